@@ -1,0 +1,306 @@
+"""The values that the rooms hand to each other: accounts, jobs, leases, and what the books look like.
+
+Durations are float seconds; ids are strings, because Discord's exceed 2**53.
+"""
+
+import hmac
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final, Never, Protocol
+
+import attrs
+
+from pika_balancer.errors import InvalidArgument, PikaError, Reason
+
+DEFAULT_MAX_JOBS: Final = 10
+"""The cap that the service assumes where an account states none."""
+
+
+class Secret:
+    """A token that does not show itself: not in `repr`, `str`, `format`, `attrs.asdict`, JSON or a pickle.
+
+    `reveal()` is the only way out. A pickle or a structured dump carries the wrapper without its value, so
+    that accounts can travel to other processes; `reveal()` there raises `PikaError`. Copies made within the
+    process are the object itself. Immutable and comparable in constant time.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value: str | None = value
+
+    def reveal(self) -> str:
+        """Return the token itself. Do not bind it to a name in a frame that may end up in a traceback."""
+        if self._value is None:
+            raise PikaError("this secret stayed behind in the process that made it; fetch the accounts again")
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        if self._value is None or other._value is None:
+            return self._value is other._value
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_withheld, ())
+
+
+def _withheld() -> Secret:
+    secret = Secret("")
+    secret._value = None  # noqa: SLF001 - the only place that makes an empty secret, beside the class
+    return secret
+
+
+def _to_secret(value: "str | Secret | None") -> Secret | None:
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _check_channel(_account: object, attribute: "attrs.Attribute[str]", value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(
+            f"{attribute.name} must be a non-empty string (a Discord channel id is one, not an int)",
+            field=attribute.name,
+        )
+
+
+def _check_cap(_account: object, attribute: "attrs.Attribute[int]", value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise InvalidArgument(f"{attribute.name} must be a whole number of at least 1", field=attribute.name)
+
+
+@attrs.frozen
+class Account:
+    """One Discord channel that can run jobs."""
+
+    channel: str = attrs.field(validator=_check_channel)
+    """Discord channel id, or whatever a sibling service keys its accounts by; never empty."""
+    max_jobs: int = attrs.field(default=DEFAULT_MAX_JOBS, validator=_check_cap)
+    """How many jobs may run at once; at least 1 (the service itself allows 1–10)."""
+    discord: Secret | None = attrs.field(default=None, converter=_to_secret)
+    """The Discord token, a full credential of the account; None where the service does not tell it."""
+
+
+class JobStatus(StrEnum):
+    """The words that the service uses for where a job stands."""
+
+    CREATED = "created"
+    STARTED = "started"
+    PROGRESS = "progress"
+    COMPLETED = "completed"
+    MODERATED = "moderated"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, well or badly, and its slot is free."""
+        return self in _ENDED
+
+
+_ENDED: Final = frozenset({JobStatus.COMPLETED, JobStatus.MODERATED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+@attrs.frozen
+class Attachment:
+    """A file that a job produced."""
+
+    url: str
+    """Where to fetch it, without authorisation."""
+    filename: str | None = None
+    """Its name, with extension."""
+    content_type: str | None = None
+    """Usually `video/mp4`."""
+    size: int | None = None
+    """In bytes."""
+    proxy_url: str | None = None
+    """A second address of the same file."""
+
+
+@attrs.frozen
+class Job:
+    """A job as the service describes it. Fields that the service left out are None, or empty."""
+
+    jobid: str
+    """The service's id of the job."""
+    status: str = JobStatus.CREATED
+    """A `JobStatus` where the word is known, else the service's own word, which counts as running."""
+    verb: str | None = None
+    """What was asked for: `pika-create`, `pika-animate`, …"""
+    created: str | None = None
+    """When it was accepted: ISO 8601, milliseconds, UTC."""
+    updated: str | None = None
+    """When it last changed: ISO 8601, milliseconds, UTC."""
+    prompt: str | None = None
+    """The prompt that was sent."""
+    channel: str | None = None
+    """The channel that runs it."""
+    max_jobs: int | None = None
+    """The cap that the service applied to the channel."""
+    discord: str | None = None
+    """The first 3 and last 3 characters of the Discord token; never the whole."""
+    message_id: str | None = None
+    """Discord's id of the message that carries the job."""
+    content: str | None = None
+    """Text of that message."""
+    timestamp: str | None = None
+    """Discord's time of that message."""
+    buttons: tuple[str, ...] = ()
+    """What a `button` call may name; only `retry` exists."""
+    attachments: tuple[Attachment, ...] = ()
+    """The results; empty until completed."""
+    embeds: tuple[Mapping[str, Any], ...] = ()
+    """Discord embeds, as they came."""
+    image: Mapping[str, Any] | None = None
+    """Size and type of the image that was sent."""
+    reply_url: str | None = None
+    """Where the service will report the end."""
+    reply_ref: str | None = None
+    """The caller's own reference, returned verbatim."""
+    code: int | None = None
+    """HTTP-like code of the job."""
+    error: str | None = None
+    """What went wrong, in the service's words."""
+    error_details: str | None = None
+    """More of the same."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended. An unknown status word counts as running."""
+        return self.status in _ENDED
+
+
+class Slot(Protocol):
+    """The books that a lease points to; kept by whoever granted it."""
+
+    owner: Any
+    """The selector or store that keeps these books."""
+    account: Account
+    """The account as it is configured now."""
+
+
+class Lease:
+    """A held slot: the right to run one job on one channel, until it is given back.
+
+    Made by a selector, store or balancer, never by hand. Compared by identity. Give it back to whoever
+    granted it; a second time does nothing.
+    """
+
+    # The account is reached through the books: a lease that held it too would cost every grant a second
+    # visit to cold memory, which shows with thousands of accounts.
+    __slots__ = ("__weakref__", "held", "id", "key", "slot")
+
+    def __init__(self, slot: Slot, lease_id: int | str, key: str | None = None) -> None:
+        self.slot = slot
+        self.id = lease_id
+        self.key = key
+        self.held = True
+
+    slot: Slot
+    """Opaque, for whoever granted the lease."""
+    id: int | str
+    """Names the lease within its store."""
+    key: str | None
+    """The id of the job that was adopted; None for a lease that was acquired."""
+    held: bool
+    """Whether the slot is still taken; False once released."""
+
+    @property
+    def account(self) -> Account:
+        """The account that the slot belongs to, as it is configured now."""
+        return self.slot.account
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the job may run."""
+        return self.slot.account.channel
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} on {self.channel}, {'held' if self.held else 'released'}>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a lease belongs to the process that holds it and cannot be pickled or copied")
+
+
+@attrs.frozen
+class AccountState:
+    """How one account stands at one moment."""
+
+    channel: str
+    """The account's channel."""
+    max_jobs: int
+    """Its cap."""
+    in_flight: int
+    """Jobs that hold a slot; above `max_jobs` only by adoption or after the cap was lowered."""
+    paused: bool
+    """Whether it is paused until resumed."""
+    resting_until: float | None
+    """When its rest ends, on the clock whose `now` was passed in; None when it does not rest."""
+    removed: bool
+    """Whether the account is gone from the map and only drains."""
+
+    @property
+    def free(self) -> int:
+        """Free slots, paused or resting notwithstanding; 0 for a removed account."""
+        return 0 if self.removed else max(0, self.max_jobs - self.in_flight)
+
+
+@attrs.frozen
+class Snapshot:
+    """The books at one moment; later changes do not show in it."""
+
+    accounts: tuple[AccountState, ...]
+    """In the order of the account map, removed accounts that still drain last."""
+
+    @property
+    def in_flight(self) -> int:
+        """Slots taken, over all accounts."""
+        return sum(account.in_flight for account in self.accounts)
+
+    @property
+    def capacity(self) -> int:
+        """Sum of the caps of the accounts in the map."""
+        return sum(account.max_jobs for account in self.accounts if not account.removed)
+
+
+@attrs.frozen
+class Explanation:
+    """What the next pick would make of one account."""
+
+    channel: str
+    """The account's channel."""
+    eligible: bool
+    """Whether the next pick could choose it."""
+    why: str
+    """In words: `eligible`, `full`, `paused`, `resting` or `removed`."""
+    free: int
+    """Free slots under its cap."""
+    probability: float
+    """Exact probability that the next unpinned pick chooses it, 0 to 1."""
+
+
+@attrs.frozen
+class Shortage:
+    """Why nothing can be had right now."""
+
+    reason: Reason
+    """`full` (a release helps), `resting` (time helps) or `never` (only `resume` or `update` helps)."""
+    until: float | None
+    """When the first rest ends; only for `resting`."""
+    message: str
+    """The same as a sentence with what to do next."""
