@@ -1,0 +1,211 @@
+"""Selection rules: which of the accounts with capacity gets the next job.
+
+A rule never sees a full, paused, resting or removed account: the selector filters first and draws then.
+Chance comes in as a function that returns a float in [0, 1), so that a seed fixes every decision. Every rule
+states its exact odds, which is what `Selector.explain` shows.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+from pika_balancer.errors import InvalidArgument
+
+
+class Candidate(Protocol):
+    """An account with capacity, as a rule sees it. Read only."""
+
+    @property
+    def channel(self) -> str:
+        """The account's channel."""
+        ...
+
+    @property
+    def max_jobs(self) -> int:
+        """Its cap."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Its jobs in flight; always below `max_jobs`."""
+        ...
+
+    @property
+    def order(self) -> int:
+        """Its place in the account map, from 0."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
+Chance = Callable[[], float]
+Weights = Callable[[Sequence[Candidate]], Sequence[float]]
+"""A user's own rule: from the candidates, in map order, to one weight each (0 or more, not all 0)."""
+
+
+class Rule(Protocol):
+    """A way to choose, with its odds. Candidates are never empty."""
+
+    ordered: bool
+    """Whether the candidates must come in map order, which costs the selector a pass over the accounts."""
+
+    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+        """Return the candidate that gets the job."""
+        ...
+
+    def odds(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the exact probability of each candidate at the next pick, without taking that pick."""
+        ...
+
+
+class Uniform:
+    """The documented rule of the service: each account with capacity alike, however many slots are free."""
+
+    ordered = False
+
+    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+        """Return one candidate, all alike. O(1), one draw."""
+        return candidates[int(chance() * len(candidates))]
+
+    def odds(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return 1/n for each."""
+        return [1 / len(candidates)] * len(candidates)
+
+
+class TwoChoices:
+    """Of two candidates drawn at random the one with fewer jobs in flight (Mitzenmacher 2001)."""
+
+    ordered = False
+
+    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+        """Return the less loaded of two distinct candidates. O(1), two draws; one candidate needs none."""
+        n = len(candidates)
+        if n == 1:
+            return candidates[0]
+        i = int(chance() * n)
+        j = int(chance() * (n - 1))
+        first, second = candidates[i], candidates[j + (j >= i)]
+        # Which of the two was drawn first is itself a fair coin, so a tie is broken at random.
+        return second if second.in_flight < first.in_flight else first
+
+    def odds(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return each candidate's share of the pairs that it wins, a tie counting half."""
+        n = len(candidates)
+        if n == 1:
+            return [1.0]
+        alike = Counter(candidate.in_flight for candidate in candidates)
+        busier: dict[int, int] = {}
+        seen = 0
+        for load in sorted(alike, reverse=True):
+            busier[load] = seen
+            seen += alike[load]
+        pairs = n * (n - 1) / 2
+        return [(busier[c.in_flight] + (alike[c.in_flight] - 1) / 2) / pairs for c in candidates]
+
+
+class RoundRobin:
+    """The next candidate after the last one picked, in map order; the first pick of all is at random."""
+
+    ordered = True
+
+    def __init__(self) -> None:
+        self._last: Candidate | None = None
+
+    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+        """Return the next candidate in turn. O(n); only the first pick draws."""
+        index = int(chance() * len(candidates)) if self._last is None else self._next(candidates, self._last)
+        chosen = candidates[index]
+        self._last = chosen
+        return chosen
+
+    def odds(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return 1 for the next in turn; 1/n for each before the first pick."""
+        if self._last is None:
+            return [1 / len(candidates)] * len(candidates)
+        turn = self._next(candidates, self._last)
+        return [float(index == turn) for index in range(len(candidates))]
+
+    @staticmethod
+    def _next(candidates: Sequence[Candidate], last: Candidate) -> int:
+        # The candidate is asked for its place only now: an update may have moved it.
+        return bisect_right(candidates, last.order, key=lambda c: c.order) % len(candidates)
+
+
+class Weighted:
+    """Each candidate with a probability in proportion to its weight."""
+
+    ordered = True
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+        """Return a candidate drawn by weight. O(n), one draw."""
+        totals = list(accumulate(self._checked(candidates)))
+        # A candidate of weight 0 adds no step to land on. Tiny weights could round the product up to the total.
+        draw = min(chance() * totals[-1], math.nextafter(totals[-1], 0))
+        return candidates[bisect_right(totals, draw)]
+
+    def odds(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the weights divided by their sum."""
+        weights = self._checked(candidates)
+        total = math.fsum(weights)
+        return [weight / total for weight in weights]
+
+    def _checked(self, candidates: Sequence[Candidate]) -> Sequence[float]:
+        weights = self._weights(candidates)
+        if len(weights) != len(candidates):
+            raise InvalidArgument(
+                f"the policy returned {len(weights)} weights for {len(candidates)} accounts; return one each",
+                field="policy",
+            )
+        if not min(weights) >= 0 or not 0 < math.fsum(weights) < math.inf:
+            raise InvalidArgument(
+                "the policy's weights must be finite, 0 or more, and not all 0", field="policy"
+            )
+        return weights
+
+
+def fewest_in_flight(candidates: Sequence[Candidate]) -> list[float]:
+    """Weigh the candidates with the fewest jobs in flight alike, all others 0."""
+    least = min(candidate.in_flight for candidate in candidates)
+    return [float(candidate.in_flight == least) for candidate in candidates]
+
+
+def free_slots(candidates: Sequence[Candidate]) -> list[float]:
+    """Weigh each candidate by its free slots."""
+    return [float(candidate.max_jobs - candidate.in_flight) for candidate in candidates]
+
+
+_NAMED: dict[str, Callable[[], Rule]] = {
+    "random": Uniform,
+    "least_loaded": lambda: Weighted(fewest_in_flight),
+    "two_choices": TwoChoices,
+    "round_robin": RoundRobin,
+    "weighted": lambda: Weighted(free_slots),
+}
+
+POLICIES: tuple[str, ...] = tuple(_NAMED)
+"""The names that `policy=` takes; `random` is the documented rule and the default."""
+
+
+def make_rule(policy: str | Weights) -> Rule:
+    """Return the rule of that name, or one that draws by a user's own weights.
+
+    Raises:
+        InvalidArgument: There is no rule of that name, or `policy` is neither a name nor a function.
+    """
+    if isinstance(policy, str):
+        if policy not in _NAMED:
+            raise InvalidArgument(
+                f"there is no policy {policy!r}; take one of {', '.join(POLICIES)}", field="policy"
+            )
+        return _NAMED[policy]()
+    if not callable(policy):
+        raise InvalidArgument(
+            f"policy must be one of {', '.join(POLICIES)}, or a function from candidates to weights",
+            field="policy",
+        )
+    return Weighted(policy)
