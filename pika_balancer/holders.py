@@ -1,0 +1,92 @@
+"""Who holds which slot since when, who waits, and how a lease that was dropped is noticed."""
+
+import weakref
+from collections.abc import Callable
+from types import CodeType
+
+import attrs
+
+from pika_balancer.models import Lease, Snapshot
+
+Place = tuple[CodeType, int]
+"""Where in the source a lease was asked for: the code and the instruction. The line is looked up when
+printed, which makes it cheap to take; the frame itself would keep the caller's locals alive."""
+
+
+def describe(place: Place) -> str:
+    """Return the place as `file:line in function`."""
+    code, instruction = place
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return f"{code.co_filename}:{line} in {code.co_name}"
+
+
+class Watched:
+    """A lease seen without holding on to it, so that its loss shows.
+
+    Keeps what is needed to give the slot back in the lost lease's name. `lost` is called wherever and
+    whenever the garbage collector notices, in the middle of anything: it must only arrange for later.
+    """
+
+    __slots__ = ("_reference", "key", "lease_id", "place", "since", "slot")
+
+    def __init__(self, lease: Lease, since: float, place: Place, lost: "Callable[[Watched], None]") -> None:
+        self.slot = lease.slot
+        self.lease_id = lease.id
+        self.key = lease.key
+        self.since = since
+        self.place = place
+        self._reference = weakref.ref(lease, lambda _: lost(self))
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the slot is."""
+        return self.slot.account.channel
+
+    def stand_in(self) -> Lease:
+        """Return a lease of the same slot, to be released in place of the lost one."""
+        return Lease(self.slot, self.lease_id, self.key)
+
+
+@attrs.frozen
+class Holder:
+    """Somebody who holds a slot."""
+
+    lease_id: int | str
+    """The lease's id."""
+    channel: str
+    """The channel on which the slot is."""
+    age: float
+    """Seconds since it was granted."""
+    place: str
+    """Where in the source it was asked for, as `file:line in function`."""
+
+
+@attrs.frozen
+class Waiter:
+    """Somebody who waits for a slot."""
+
+    channel: str | None
+    """The only channel that will do; None for any."""
+    age: float
+    """Seconds in line."""
+    place: str
+    """Where in the source it was asked for, as `file:line in function`."""
+
+
+@attrs.frozen
+class Statistics:
+    """What a balancer knows at one moment."""
+
+    snapshot: Snapshot
+    """The books."""
+    holders: tuple[Holder, ...]
+    """This process's leases, oldest first."""
+    waiters: tuple[Waiter, ...]
+    """This process's waiters, first come first."""
+    leaked: int
+    """Leases that were dropped without a release and taken back, so far."""
+    refresh_failures: int
+    """Refreshes of the account map that failed since the last one that worked."""

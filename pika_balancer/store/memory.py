@@ -1,0 +1,188 @@
+"""In-flight counts in this process: a `Selector`, and a line of futures in front of it.
+
+Between any two calls it holds that nobody waits who could be served: every change that may free a slot (a
+release, an end of a rest, a resume, a new account map) grants to the line before it returns. So whoever finds
+a free slot may take it without looking at the line, and cannot pass anybody by doing so.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+
+from pika_balancer.clock import Clock, SystemClock, Timer
+from pika_balancer.errors import NoCapacity, PikaError
+from pika_balancer.line import WaitingLine
+from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.policy import Weights
+from pika_balancer.selector import Selector
+
+_Waiter = asyncio.Future[Lease]
+
+
+class MemoryStore:
+    """The default store, for one process and one event loop.
+
+    Args:
+        accounts: The account map's values.
+        rng: Source of chance for the picks.
+        policy: A name from `POLICIES` or a function from candidates to weights.
+        clock: Measures deadlines and rests.
+    """
+
+    def __init__(
+        self,
+        accounts: Iterable[Account] = (),
+        *,
+        rng: random.Random | None = None,
+        policy: str | Weights = "random",
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._selector = Selector(accounts, rng=rng, policy=policy)
+        self._line: WaitingLine[_Waiter] = WaitingLine()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._rests: dict[str, Timer] = {}
+        # Bound once: the two calls of the hot path.
+        self.try_acquire = self._selector.try_acquire
+        self._give_back = self._selector.release
+
+    async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
+        """Wait in line for a slot; see `Store.acquire`."""
+        lease = self.try_acquire(channel)
+        if lease is not None:
+            return lease
+        if not len(self._selector):
+            raise self._no_capacity(channel)
+        loop = asyncio.get_running_loop()
+        if self._line.size and self._loop is not loop:
+            raise PikaError("others wait on this store in another event loop; use one store per event loop")
+        self._loop = loop
+        waiter: _Waiter = loop.create_future()
+        timer: Timer | None = None
+        if deadline is not None:
+            left = deadline - self._clock.now()
+            if left <= 0:
+                raise self._no_capacity(channel)
+            timer = self._clock.call_later(left, lambda: self._give_up(waiter, channel))
+        self._line.join(waiter, channel)
+        try:
+            return await waiter
+        except BaseException:
+            served = not self._line.leave(waiter, channel)
+            if served and not waiter.cancelled() and waiter.exception() is None:
+                # Granted in the very tick in which the cancellation arrived: the next in line gets it.
+                self.release(waiter.result())
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def release(self, lease: Lease) -> None:
+        """Give the slot back, to the first in line if there is one; see `Store.release`."""
+        if self._give_back(lease) and self._line.size:
+            self._grant(lease.channel)
+
+    async def adopt(self, channel: str, key: str) -> Lease:
+        """Count a job that already runs upstream; see `Selector.adopt`."""
+        return self._selector.adopt(channel, key)
+
+    async def update(self, accounts: Iterable[Account]) -> None:
+        """Take over a new account map; whoever waits for what is gone from it is told."""
+        self._selector.update(accounts)
+        channels = {account.channel for account in self._selector.snapshot().accounts if not account.removed}
+        for waiter, channel in self._line:
+            if not channels or (channel is not None and channel not in channels):
+                self._give_up(waiter, channel)
+        self._grant_all()
+
+    async def pause(self, channel: str) -> None:
+        """Give the channel no new job until `resume`."""
+        self._selector.pause(channel)
+
+    async def rest(self, channel: str, until: float) -> None:
+        """Give the channel no new job before `until`."""
+        self._selector.rest(channel, until)
+        self._forget_rest(channel)
+        left = until - self._clock.now()
+        self._rests[channel] = self._clock.call_later(left, lambda: self._wake(channel, until))
+
+    async def resume(self, channel: str) -> None:
+        """End a pause and a rest at once."""
+        self._selector.resume(channel)
+        self._forget_rest(channel)
+        self._grant_all()
+
+    def dismiss(self, error: Callable[[], PikaError]) -> None:
+        """Fail everybody in line, each with an error of its own."""
+        for waiter, channel in self._line:
+            self._fail(waiter, channel, error())
+
+    async def close(self) -> None:
+        """Call off the ends of rests; leases can still be released."""
+        for channel in list(self._rests):
+            self._forget_rest(channel)
+
+    def snapshot(self) -> Snapshot:
+        """Return the books at this moment."""
+        return self._selector.snapshot()
+
+    def explain(self) -> dict[str, Explanation]:
+        """Return per account whether the next pick could choose it, and how probably."""
+        return self._selector.explain()
+
+    def shortage(self, channel: str | None = None) -> Shortage | None:
+        """Return why nothing can be had; None if something can."""
+        return self._selector.shortage(channel)
+
+    def _grant(self, channel: str) -> None:
+        """Serve the line with what has become free on one channel."""
+        while (first := self._line.first(channel)) is not None:
+            if not self._serve(*first):
+                return
+
+    def _grant_all(self) -> None:
+        """Serve the line, in order, with whatever is free: one pass, since serving only takes."""
+        for waiter, wish in self._line:
+            self._serve(waiter, wish)
+
+    def _serve(self, waiter: _Waiter, wish: str | None) -> bool:
+        """Grant the waiter its wish and take it out of the line; return False if there is no slot for it."""
+        if not waiter.done():
+            lease = self.try_acquire(wish)
+            if lease is None:
+                return False
+            waiter.set_result(lease)
+        # A waiter that is done already was cancelled, and its task has not yet run to leave by itself.
+        self._line.leave(waiter, wish)
+        return True
+
+    def _give_up(self, waiter: _Waiter, channel: str | None) -> None:
+        self._fail(waiter, channel, self._no_capacity(channel))
+
+    def _fail(self, waiter: _Waiter, channel: str | None, error: PikaError) -> None:
+        self._line.leave(waiter, channel)
+        if not waiter.done():
+            waiter.set_exception(error)
+
+    def _no_capacity(self, channel: str | None) -> NoCapacity:
+        shortage = self._selector.shortage(channel)
+        if shortage is None:
+            # Only for a wish that gave up before it could join the line.
+            return NoCapacity("no slot in time; allow a longer timeout", channel=channel)
+        return NoCapacity(
+            f"no slot in time: {shortage.message}",
+            reason=shortage.reason,
+            until=shortage.until,
+            channel=channel,
+        )
+
+    def _wake(self, channel: str, until: float) -> None:
+        del self._rests[channel]
+        # A loop's timer may fire a clock tick early; the rest is over all the same.
+        self._selector.wake(max(until, self._clock.now()))
+        self._grant_all()
+
+    def _forget_rest(self, channel: str) -> None:
+        timer = self._rests.pop(channel, None)
+        if timer is not None:
+            timer.cancel()

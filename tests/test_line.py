@@ -1,0 +1,58 @@
+"""The waiting line against a plain list."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pika_balancer.line import WaitingLine
+
+WISHES = st.none() | st.sampled_from("ab")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), WISHES),
+        st.tuples(st.just("leave"), st.integers(0, 20)),
+        st.tuples(st.just("first"), st.sampled_from("abc")),
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS)
+def test_the_line_agrees_with_a_list(steps: list[tuple[str, object]]) -> None:
+    line: WaitingLine[int] = WaitingLine()
+    model: list[tuple[int, str | None]] = []
+    for serial, (step, value) in enumerate(steps):
+        if step == "join":
+            assert value is None or isinstance(value, str)
+            line.join(serial, value)
+            model.append((serial, value))
+        elif step == "leave":
+            assert isinstance(value, int)
+            if value < len(model):
+                waiter, wish = model.pop(value)
+                assert line.leave(waiter, wish)
+                assert not line.leave(waiter, wish)
+        else:
+            assert isinstance(value, str)
+            expected = next((item for item in model if item[1] in {None, value}), None)
+            assert line.first(value) == expected
+        assert list(line) == model
+        assert line.size == len(model)
+
+
+def test_leaving_costs_the_same_wherever_one_stands() -> None:
+    line: WaitingLine[int] = WaitingLine()
+    for waiter in range(100_000):
+        line.join(waiter, None)
+    for waiter in range(99_999):
+        # A dict that only forgets from the front would search ever longer for its first entry here.
+        assert line.first("a") == (waiter, None)
+        line.leave(waiter, None)
+    assert line.size == 1
+
+
+def test_a_channel_for_which_nobody_waits_leaves_nothing_behind() -> None:
+    line: WaitingLine[int] = WaitingLine()
+    for waiter in range(1000):
+        line.join(waiter, str(waiter))
+        line.leave(waiter, str(waiter))
+    assert not line._pinned

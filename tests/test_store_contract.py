@@ -1,0 +1,400 @@
+"""What every store promises, run against each of them."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pika_balancer.errors import Closed, ForeignLease, NoCapacity, PikaError, UnknownChannel
+from pika_balancer.models import Account, Lease
+from pika_balancer.store import MemoryStore, Store
+from pika_balancer.testing import ManualClock, settle
+
+Make = Callable[..., Store]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(params=[MemoryStore], ids=lambda store: store.__name__)
+def make(request: pytest.FixtureRequest, clock: ManualClock) -> Make:
+    """Return how to make a store over accounts 0, 1, … with the given caps."""
+
+    def make_store(*caps: int) -> Store:
+        accounts = [Account(str(i), cap) for i, cap in enumerate(caps)]
+        store: Store = request.param(accounts, rng=random.Random(1), clock=clock)
+        return store
+
+    return make_store
+
+
+async def released(store: Store, lease: Lease) -> None:
+    owed = store.release(lease)
+    if owed is not None:
+        await owed
+
+
+def wait(store: Store, channel: str | None = None, deadline: float | None = None) -> asyncio.Task[Lease]:
+    return asyncio.create_task(store.acquire(channel, deadline))
+
+
+async def test_a_free_slot_is_granted_at_once(make: Make) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    assert (lease.channel, store.snapshot().in_flight) == ("0", 1)
+    assert store.try_acquire() is None
+    await released(store, lease)
+    assert store.snapshot().in_flight == 0
+
+
+async def test_a_released_slot_goes_to_who_came_first(make: Make) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    waiters: list[asyncio.Task[Lease]] = []
+    for _ in range(5):
+        waiters.append(wait(store))
+        await settle()
+    for waiter in waiters:
+        await released(store, lease)
+        await settle()
+        assert [w.done() for w in waiters] == [
+            w is waiter or waiters.index(w) < waiters.index(waiter) for w in waiters
+        ]
+        lease = waiter.result()
+
+
+async def test_a_newcomer_passes_nobody_between_release_and_wake_up(make: Make) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    waiter = wait(store)
+    await settle()
+    await released(store, lease)
+    # Fairness: the slot is the waiter's from the release on, though its task has not run yet.
+    assert store.try_acquire() is None
+    assert (await waiter).held
+
+
+async def test_a_pinned_waiter_blocks_nobody_and_is_not_overtaken_on_its_channel(make: Make) -> None:
+    store = make(1, 1)
+    held = {lease.channel: lease for lease in [await store.acquire(c, None) for c in "01"]}
+    pinned = wait(store, "0")
+    await settle()
+    anyone = wait(store)
+    await settle()
+    await released(store, held["1"])
+    await settle()
+    assert (pinned.done(), anyone.done()) == (False, True)
+    late = wait(store)
+    await settle()
+    await released(store, held["0"])
+    await settle()
+    assert (pinned.done(), late.done()) == (True, False)
+    await released(store, pinned.result())
+    assert (await late).channel == "0"
+
+
+async def test_who_came_before_a_pinned_waiter_is_served_before_it(make: Make) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    anyone = wait(store)
+    await settle()
+    pinned = wait(store, "0")
+    await settle()
+    await released(store, lease)
+    await settle()
+    assert (anyone.done(), pinned.done()) == (True, False)
+    await released(store, anyone.result())
+    assert (await pinned).channel == "0"
+
+
+async def test_the_deadline_ends_the_wait_with_the_reason(make: Make, clock: ManualClock) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    waiter = wait(store, deadline=clock.now() + 5)
+    await clock.advance(4.9)
+    assert not waiter.done()
+    await clock.advance(0.2)
+    with pytest.raises(NoCapacity, match="full") as caught:
+        await waiter
+    assert caught.value.reason == "full"
+    await released(store, lease)
+    assert store.try_acquire() is not None
+
+
+async def test_a_wait_that_ends_early_leaves_no_timer(make: Make, clock: ManualClock) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    served, cancelled = wait(store, deadline=clock.now() + 5), wait(store, deadline=clock.now() + 5)
+    await settle()
+    assert clock.sleeping == 2
+    cancelled.cancel()
+    await released(store, lease)
+    await served
+    await settle()
+    assert clock.sleeping == 0
+
+
+async def test_a_deadline_in_the_past_takes_what_is_free_or_fails(make: Make, clock: ManualClock) -> None:
+    store = make(1)
+    lease = await store.acquire(None, clock.now())
+    with pytest.raises(NoCapacity):
+        await store.acquire(None, clock.now())
+    await released(store, lease)
+    assert store.snapshot().in_flight == 0
+    assert clock.sleeping == 0
+
+
+async def test_resting_accounts_come_back_by_themselves(make: Make, clock: ManualClock) -> None:
+    store = make(1)
+    await store.rest("0", clock.now() + 10)
+    waiter = wait(store)
+    short = wait(store, deadline=clock.now() + 1)
+    await clock.advance(9.9)
+    with pytest.raises(NoCapacity) as caught:
+        await short
+    assert (caught.value.reason, caught.value.until) == ("resting", 10.0)
+    assert not waiter.done()
+    await clock.advance(0.2)
+    assert (await waiter).channel == "0"
+
+
+async def test_a_shortened_and_a_lifted_rest_count(make: Make, clock: ManualClock) -> None:
+    store = make(1, 1)
+    for channel in "01":
+        await store.rest(channel, clock.now() + 100)
+    first, second = wait(store, "0"), wait(store, "1")
+    await store.rest("0", clock.now() + 1)
+    await store.resume("1")
+    await settle()
+    assert (first.done(), second.done()) == (False, True)
+    await clock.advance(1)
+    assert first.done()
+    assert clock.sleeping == 0
+
+
+async def test_a_pause_holds_the_line_and_resume_serves_it(make: Make) -> None:
+    store = make(2)
+    await store.pause("0")
+    waiters = [wait(store) for _ in range(3)]
+    await settle()
+    assert not any(w.done() for w in waiters)
+    await store.resume("0")
+    await settle()
+    assert [w.done() for w in waiters] == [True, True, False]
+    await released(store, waiters[0].result())
+    await waiters[2]
+
+
+async def test_an_update_serves_the_line_by_what_is_free_not_by_what_changed(make: Make) -> None:
+    store = make(3)
+    held = [await store.acquire(None, None) for _ in range(3)]
+    waiters = [wait(store) for _ in range(3)]
+    await settle()
+    await store.update([Account("0", 1)])
+    await store.update([Account("0", 4)])
+    await settle()
+    assert [w.done() for w in waiters] == [True, False, False]
+    await store.update([Account("0", 4), Account("1", 1)])
+    await settle()
+    assert [w.done() for w in waiters] == [True, True, False]
+    await released(store, held[0])
+    assert (await waiters[2]).channel == "0"
+
+
+async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
+    store = make(1, 1)
+    for channel in "01":
+        await store.acquire(channel, None)
+    pinned, anyone = wait(store, "0"), wait(store)
+    await settle()
+    await store.update([Account("1", 1)])
+    with pytest.raises(NoCapacity) as caught:
+        await pinned
+    assert (caught.value.reason, caught.value.channel) == ("never", "0")
+    assert not anyone.done()
+    await store.update([])
+    with pytest.raises(NoCapacity) as caught:
+        await anyone
+    assert caught.value.reason == "never"
+    with pytest.raises(NoCapacity, match="no accounts"):
+        await store.acquire(None, None)
+
+
+async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> None:
+    store, other = make(1), make(1)
+    with pytest.raises(UnknownChannel):
+        await store.acquire("9", None)
+    with pytest.raises(UnknownChannel):
+        store.try_acquire("9")
+    lease = await other.acquire(None, None)
+    with pytest.raises(ForeignLease):
+        await released(store, lease)
+
+
+async def test_a_double_release_serves_the_line_once(make: Make) -> None:
+    store = make(1)
+    lease = await store.acquire(None, None)
+    first, second = wait(store), wait(store)
+    await settle()
+    await released(store, lease)
+    await released(store, lease)
+    await settle()
+    assert (first.done(), second.done()) == (True, False)
+    second.cancel()
+
+
+async def test_adopted_jobs_hold_the_line_until_released(make: Make) -> None:
+    store = make(1)
+    first, second = await store.adopt("0", "job:a"), await store.adopt("0", "job:b")
+    waiter = wait(store)
+    await settle()
+    await released(store, first)
+    await settle()
+    assert not waiter.done()
+    await released(store, second)
+    assert (await waiter).channel == "0"
+
+
+async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make) -> None:
+    store = make(1)
+    await store.acquire(None, None)
+    waiters = [wait(store), wait(store, "0")]
+    await settle()
+    store.dismiss(lambda: Closed("over"))
+    errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [type(error) for error in errors] == [Closed, Closed]
+    assert errors[0] is not errors[1]
+    await store.close()
+
+
+def test_waiters_of_another_event_loop_are_not_mixed_up(make: Make) -> None:
+    store = make(1)
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(store.acquire(None, None))
+        stuck = loop.create_task(store.acquire(None, None))
+        loop.run_until_complete(settle())
+        with pytest.raises(PikaError, match="another event loop"):
+            asyncio.run(store.acquire(None, None))
+        stuck.cancel()
+        loop.run_until_complete(settle())
+    finally:
+        loop.close()
+
+
+class Line(RuleBasedStateMachine):
+    """A random walk: nobody waits who could be served, nobody is passed, nothing is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.waiting: list[tuple[str | None, asyncio.Task[Lease]]] = []
+        self.held: list[Lease] = []
+
+    @initialize(caps=st.lists(st.integers(1, 2), min_size=1, max_size=3), seed=st.integers(0, 3))
+    def begin(self, caps: list[int], seed: int) -> None:
+        self.caps = {str(i): cap for i, cap in enumerate(caps)}
+        self.store = MemoryStore(self.accounts(), rng=random.Random(seed), clock=self.clock)
+
+    def accounts(self) -> list[Account]:
+        return [Account(channel, cap) for channel, cap in self.caps.items()]
+
+    def run(self, *steps: Awaitable[object]) -> None:
+        async def all_steps() -> None:
+            for step in steps:
+                await step
+            await settle(4)
+
+        self.runner.run(all_steps())
+        for position, (_, task) in enumerate(self.waiting):
+            if task.done() and not task.cancelled() and task.exception() is None:
+                lease = task.result()
+                passed = [
+                    w for w, t in self.waiting[:position] if not t.done() and w in {None, lease.channel}
+                ]
+                assert not passed, f"{lease} passed {passed}"
+                self.held.append(lease)
+        self.waiting = [(wish, task) for wish, task in self.waiting if not task.done()]
+
+    @rule(
+        wish=st.none() | st.sampled_from("012"),
+        patience=st.none() | st.integers(1, 3),
+        turns=st.integers(0, 3),
+    )
+    def join(self, wish: str | None, patience: int | None, turns: int) -> None:
+        if wish is not None and wish not in self.caps:
+            return
+        deadline = None if patience is None else self.clock.now() + patience
+
+        async def start() -> None:
+            self.waiting.append((wish, wait(self.store, wish, deadline)))
+            await settle(turns)
+
+        self.run(start())
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), releases=st.integers(0, 2), turns=st.integers(0, 2))
+    def cancel_around_releases(self, data: st.DataObject, releases: int, turns: int) -> None:
+        index = data.draw(st.integers(0, len(self.waiting) - 1))
+
+        async def race() -> None:
+            for _ in range(min(releases, len(self.held))):
+                self.store.release(self.held.pop())
+            await settle(turns)
+            self.waiting[index][1].cancel()
+
+        self.run(race())
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        lease = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        self.run(released(self.store, lease))
+
+    @rule(caps=st.lists(st.integers(1, 3), min_size=0, max_size=3))
+    def update(self, caps: list[int]) -> None:
+        self.caps = {str(i): cap for i, cap in enumerate(caps)}
+        self.run(self.store.update(self.accounts()))
+
+    @rule(channel=st.sampled_from("012"), what=st.sampled_from(["pause", "resume", "rest"]))
+    def toggle(self, channel: str, what: str) -> None:
+        if channel in self.caps:
+            args = (self.clock.now() + 2,) if what == "rest" else ()
+            self.run(getattr(self.store, what)(channel, *args))
+
+    @rule()
+    def time_passes(self) -> None:
+        self.run(self.clock.advance(1))
+
+    @invariant()
+    def nobody_waits_who_could_be_served(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        roomy = {channel for channel, e in self.store.explain().items() if e.eligible}
+        for wish, _ in self.waiting:
+            assert not (roomy if wish is None else roomy & {wish})
+        assert self.store.snapshot().in_flight == len(self.held)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            tasks = [task for _, task in self.waiting]
+            for task in tasks:
+                task.cancel()
+            self.run()
+            for lease in self.held:
+                self.store.release(lease)
+            assert self.store.snapshot().in_flight == 0
+            assert self.store._line.size == 0
+        self.runner.close()
+
+
+Line.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestLine = Line.TestCase
