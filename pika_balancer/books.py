@@ -1,7 +1,12 @@
-"""The books of one account: what is in flight, and whether it may take another job."""
+"""The books of one channel: whether it may take another job, and why not.
+
+What changes at every grant, the free slots, stands in a column of its own beside the books (a list, one place
+per channel): with thousands of accounts a grant then touches a few bytes instead of a whole object.
+"""
 
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, overload
 
 from pika_balancer.models import Account, AccountState
 
@@ -9,36 +14,52 @@ CLOSED: Final = -1
 """The `place` of an account that cannot take a job."""
 
 
-class Entry:
-    """One account as a selector counts it. Mutable, and changed by its selector only."""
+class Books:
+    """One channel as a selector knows it, at first without an account in the map.
 
-    __slots__ = (
-        "account",
-        "in_flight",
-        "max_jobs",
-        "order",
-        "owner",
-        "paused",
-        "place",
-        "removed",
-        "rest_until",
-    )
+    Mutable, and changed by its selector only.
 
-    def __init__(self, owner: object, account: Account) -> None:
-        self.owner = owner
+    Attributes:
+        account: The account as last configured.
+        row: Which place of the column is this channel's.
+        order: Place in the account map, from 0.
+        place: Position among the accounts that can take a job, or `CLOSED`.
+        paused: Whether it is paused until resumed.
+        removed: Whether it is gone from the account map.
+        rest_until: When its rest ends; minus infinity when it does not rest.
+    """
+
+    __slots__ = ("_free", "account", "order", "paused", "place", "removed", "rest_until", "row")
+
+    def __init__(self, account: Account, free: Sequence[int], row: int) -> None:
         self.account = account
-        self.max_jobs = account.max_jobs
-        self.in_flight = 0
+        self._free = free
+        self.row = row
         self.order = 0
         self.place = CLOSED
         self.paused = False
-        self.removed = False
+        self.removed = True
         self.rest_until = -math.inf
 
     @property
     def channel(self) -> str:
         """The account's channel."""
         return self.account.channel
+
+    @property
+    def max_jobs(self) -> int:
+        """The account's cap."""
+        return self.account.max_jobs
+
+    @property
+    def limit(self) -> int:
+        """What free slots are counted from: the cap, or 0 once removed."""
+        return 0 if self.removed else self.account.max_jobs
+
+    @property
+    def in_flight(self) -> int:
+        """Slots taken."""
+        return self.limit - self._free[self.row]
 
     @property
     def resting(self) -> bool:
@@ -53,7 +74,7 @@ class Entry:
             return "paused"
         if self.resting:
             return "resting"
-        if self.in_flight >= self.max_jobs:
+        if self._free[self.row] <= 0:
             return "full"
         return None
 
@@ -67,3 +88,27 @@ class Entry:
             resting_until=self.rest_until if self.resting else None,
             removed=self.removed,
         )
+
+
+class Chosen(Sequence[Books]):
+    """Some of the books, by their rows, without making a list of them."""
+
+    __slots__ = ("_books", "_rows")
+
+    def __init__(self, books: Sequence[Books], rows: Sequence[int]) -> None:
+        self._books = books
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Books: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Books]: ...
+
+    def __getitem__(self, index: int | slice) -> Books | list[Books]:
+        if isinstance(index, slice):
+            return [self._books[row] for row in self._rows[index]]
+        return self._books[self._rows[index]]

@@ -30,12 +30,12 @@ class Watched:
     whenever the garbage collector notices, in the middle of anything: it must only arrange for later.
     """
 
-    __slots__ = ("_reference", "key", "lease_id", "place", "since", "slot")
+    __slots__ = ("_grantor", "_reference", "_row", "lease_id", "place", "since")
 
     def __init__(self, lease: Lease, since: float, place: Place, lost: "Callable[[Watched], None]") -> None:
-        self.slot = lease.slot
+        self._grantor = lease.grantor
+        self._row = lease.row
         self.lease_id = lease.id
-        self.key = lease.key
         self.since = since
         self.place = place
         self._reference = weakref.ref(lease, lambda _: lost(self))
@@ -43,11 +43,11 @@ class Watched:
     @property
     def channel(self) -> str:
         """The channel on which the slot is."""
-        return self.slot.account.channel
+        return self._grantor.account_at(self._row).channel
 
     def stand_in(self) -> Lease:
         """Return a lease of the same slot, to be released in place of the lost one."""
-        return Lease(self.slot, self.lease_id, self.key)
+        return Lease(self._grantor, self._row, self.lease_id)
 
 
 @attrs.frozen

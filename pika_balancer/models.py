@@ -185,13 +185,12 @@ class Job:
         return self.status in _ENDED
 
 
-class Slot(Protocol):
-    """The books that a lease points to; kept by whoever granted it."""
+class Grantor(Protocol):
+    """Whoever grants leases and keeps the books behind them."""
 
-    owner: Any
-    """The selector or store that keeps these books."""
-    account: Account
-    """The account as it is configured now."""
+    def account_at(self, row: int) -> Account:
+        """Return the account whose slot stands in that row of the books, as configured now."""
+        ...
 
 
 class Lease:
@@ -201,34 +200,33 @@ class Lease:
     granted it; a second time does nothing.
     """
 
-    # The account is reached through the books: a lease that held it too would cost every grant a second
-    # visit to cold memory, which shows with thousands of accounts.
-    __slots__ = ("__weakref__", "held", "id", "key", "slot")
+    # A row instead of the account: holding the account would cost every grant a visit to cold memory.
+    __slots__ = ("__weakref__", "grantor", "held", "id", "row")
 
-    def __init__(self, slot: Slot, lease_id: int | str, key: str | None = None) -> None:
-        self.slot = slot
+    def __init__(self, grantor: Grantor, row: int, lease_id: int | str) -> None:
+        self.grantor = grantor
+        self.row = row
         self.id = lease_id
-        self.key = key
         self.held = True
 
-    slot: Slot
-    """Opaque, for whoever granted the lease."""
+    grantor: Grantor
+    """Who granted it, and takes it back."""
+    row: int
+    """Where the grantor's books have its account."""
     id: int | str
-    """Names the lease within its store."""
-    key: str | None
-    """The id of the job that was adopted; None for a lease that was acquired."""
+    """Names the lease: a number, or for an adopted job the key that it was adopted by."""
     held: bool
     """Whether the slot is still taken; False once released."""
 
     @property
     def account(self) -> Account:
         """The account that the slot belongs to, as it is configured now."""
-        return self.slot.account
+        return self.grantor.account_at(self.row)
 
     @property
     def channel(self) -> str:
         """The channel on which the job may run."""
-        return self.slot.account.channel
+        return self.account.channel
 
     def __repr__(self) -> str:
         return f"<Lease {self.id} on {self.channel}, {'held' if self.held else 'released'}>"

@@ -144,7 +144,7 @@ class Weighted:
     def pick(self, candidates: Sequence[C], chance: Chance) -> C:
         """Return a candidate drawn by weight. O(n), one draw."""
         totals = list(accumulate(self._checked(candidates)))
-        # A candidate of weight 0 adds no step to land on. Tiny weights could round the product up to the total.
+        # A candidate of weight 0 adds no step to land on; tiny weights could round the product to the total.
         draw = min(chance() * totals[-1], math.nextafter(totals[-1], 0))
         return candidates[bisect_right(totals, draw)]
 

@@ -3,16 +3,16 @@
 Plain and synchronous: no event loop, no wall clock. The moment `now` and the chance `rng` come in. Reserving
 happens inside the pick, so nothing can come between the decision and the count. Not for several threads.
 
-Accounts that could take a job stand in one unordered list, `_open`; each knows its position there, so leaving
-swaps the last one into the gap. That makes the documented rule O(1) whatever the number of accounts.
+Every channel ever heard of keeps its row: a list of free slots by row, and its `Books` in the same row of
+another. The rows of the accounts that could take a job stand in one unordered list, `_open`; leaving it swaps
+the last one into the gap. That makes the documented rule O(1) whatever the number of accounts.
 """
 
 import math
 import random
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from pika_balancer.books import CLOSED, Entry
+from pika_balancer.books import CLOSED, Books, Chosen
 from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Uniform, Weights, make_rule
@@ -41,10 +41,12 @@ class Selector:
         self._rule = make_rule(policy)
         self._uniform = isinstance(self._rule, Uniform)
         self._chance = (rng or random.Random()).random  # noqa: S311 - balancing, not cryptography
-        self._entries: dict[str, Entry] = {}
-        self._departed: dict[str, Entry] = {}
-        self._open: list[Entry] = []
-        self._adopted: dict[str, Lease] = {}
+        self._free: list[int] = []
+        self._books: list[Books] = []
+        self._rows: dict[str, int] = {}
+        self._map: list[Books] = []
+        self._open: list[int] = []
+        self._adopted: dict[int | str, Lease] = {}
         self._serial = 0
         self._first_wake = math.inf
         self.update(accounts)
@@ -66,24 +68,23 @@ class Selector:
         """
         if now is not None and now >= self._first_wake:
             self.wake(now)
-        if channel is not None or max_jobs is not None:
-            entry = self._choose(channel, max_jobs)
-            if entry is None:
+        if channel is None and max_jobs is None and self._uniform:
+            # Uniform.pick, without the call: this is the hot path.
+            rows = self._open
+            if not rows:
                 return None
+            row = rows[int(self._chance() * len(rows))]
         else:
-            candidates = self._open
-            if not candidates:
+            chosen = self._choose(channel, max_jobs)
+            if chosen is None:
                 return None
-            if self._uniform:
-                # Uniform.pick, without the call: this is the hot path.
-                entry = candidates[int(self._chance() * len(candidates))]
-            else:
-                entry = self._rule.pick(self._ordered() if self._rule.ordered else candidates, self._chance)
-        entry.in_flight = in_flight = entry.in_flight + 1
-        if in_flight >= entry.max_jobs:
-            self._close(entry)
+            row = chosen.row
+        free = self._free
+        free[row] = left = free[row] - 1
+        if left <= 0:
+            self._close(self._books[row])
         self._serial = serial = self._serial + 1
-        return Lease(entry, serial)
+        return Lease(self, row, serial)
 
     def release(self, lease: Lease) -> bool:
         """Give the slot back; return whether it was still held. A second time does nothing.
@@ -92,25 +93,26 @@ class Selector:
             ForeignLease: The lease was granted by somebody else.
         """
         try:
-            entry: Any = lease.slot
+            ours = lease.grantor is self
         except AttributeError:
             raise InvalidArgument(
                 f"release takes a lease, not {type(lease).__name__}; "
                 "try_acquire returns None when nothing is free",
                 field="lease",
             ) from None
-        if entry.owner is not self:
+        if not ours:
             raise ForeignLease(
                 "this lease was granted elsewhere; release it where it was acquired", channel=lease.channel
             )
         if not lease.held:
             return False
         lease.held = False
-        entry.in_flight -= 1
-        if entry.place < 0:
-            self._settle(entry)
-        if lease.key is not None:
-            del self._adopted[lease.key]
+        row, free = lease.row, self._free
+        free[row] = left = free[row] + 1
+        if left == 1:
+            self._settle(self._books[row])
+        if self._adopted:
+            self._adopted.pop(lease.id, None)
         return True
 
     def adopt(self, channel: str, key: str) -> Lease:
@@ -133,14 +135,10 @@ class Selector:
                     channel=channel,
                 )
             return known
-        entry = self._entries.get(channel) or self._departed.get(channel)
-        if entry is None:
-            entry = self._departed[channel] = Entry(self, Account(channel))
-            entry.removed = True
-        entry.in_flight += 1
-        self._settle(entry)
-        self._serial += 1
-        lease = self._adopted[key] = Lease(entry, self._serial, key)
+        books = self._books_of(channel) or self._begin(Account(channel))
+        self._free[books.row] -= 1
+        self._settle(books)
+        lease = self._adopted[key] = Lease(self, books.row, key)
         return lease
 
     def update(self, accounts: Iterable[Account]) -> None:
@@ -167,20 +165,15 @@ class Selector:
                     channel=account.channel,
                 )
             new[account.channel] = account
-        gone = {channel: entry for channel, entry in self._entries.items() if channel not in new}
-        entries: dict[str, Entry] = {}
-        for order, (channel, account) in enumerate(new.items()):
-            entry = self._entries.get(channel) or self._departed.pop(channel, None) or Entry(self, account)
-            entry.account, entry.max_jobs = account, account.max_jobs
-            entry.order, entry.removed = order, False
-            entries[channel] = entry
-        self._entries = entries
-        self._departed.update(gone)
-        for entry in gone.values():
-            entry.removed = True
-            self._settle(entry)
-        for entry in entries.values():
-            self._settle(entry)
+        for books in self._map:
+            if books.channel not in new:
+                self._resize(books, books.account, removed=True)
+        self._map = []
+        for order, account in enumerate(new.values()):
+            books = self._books_of(account.channel) or self._begin(account)
+            books.order = order
+            self._resize(books, account, removed=False)
+            self._map.append(books)
 
     def pause(self, channel: str) -> None:
         """Give the channel no new job until `resume`; its running ones keep their slots.
@@ -188,9 +181,9 @@ class Selector:
         Raises:
             UnknownChannel: No account has that channel.
         """
-        entry = self._entry(channel)
-        entry.paused = True
-        self._settle(entry)
+        books = self._known(channel)
+        books.paused = True
+        self._settle(books)
 
     def rest(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`, a moment on the caller's clock, in seconds.
@@ -203,9 +196,9 @@ class Selector:
         """
         if not math.isfinite(until):
             raise InvalidArgument("until must be finite; use pause to rest without end", field="until")
-        entry = self._entry(channel)
-        entry.rest_until = until
-        self._settle(entry)
+        books = self._known(channel)
+        books.rest_until = until
+        self._settle(books)
         self._first_wake = self._next_wake()
 
     def resume(self, channel: str) -> None:
@@ -214,37 +207,37 @@ class Selector:
         Raises:
             UnknownChannel: No account has that channel.
         """
-        entry = self._entry(channel)
-        entry.paused = False
-        entry.rest_until = -math.inf
-        self._settle(entry)
+        books = self._known(channel)
+        books.paused = False
+        books.rest_until = -math.inf
+        self._settle(books)
 
     def wake(self, now: float) -> None:
         """End the rests that are due by `now`, in seconds on the clock that `rest` was given."""
         if now < self._first_wake:
             return
-        for entry in self._known():
-            if entry.resting and entry.rest_until <= now:
-                entry.rest_until = -math.inf
-                self._settle(entry)
+        for books in self._books:
+            if books.resting and books.rest_until <= now:
+                books.rest_until = -math.inf
+                self._settle(books)
         self._first_wake = self._next_wake()
 
     def __len__(self) -> int:
         """Return the number of accounts in the map."""
-        return len(self._entries)
+        return len(self._map)
 
     def in_flight(self, channel: str | None = None) -> int:
         """Return how many slots are taken on the channel, 0 for one never heard of; without one, in all."""
         if channel is None:
-            return sum(entry.in_flight for entry in self._known())
-        entry = self._entries.get(channel) or self._departed.get(channel)
-        return entry.in_flight if entry is not None else 0
+            return sum(books.in_flight for books in self._books)
+        books = self._books_of(channel)
+        return books.in_flight if books is not None else 0
 
     def snapshot(self, *, now: float | None = None) -> Snapshot:
         """Return the books at this moment, frozen. O(n)."""
         if now is not None:
             self.wake(now)
-        return Snapshot(tuple(entry.state() for entry in self._known()))
+        return Snapshot(tuple(books.state() for books in self._shown()))
 
     def explain(self, *, now: float | None = None) -> dict[str, Explanation]:
         """Return for each account whether the next unpinned pick could choose it, and how probably.
@@ -255,16 +248,16 @@ class Selector:
             self.wake(now)
         candidates = self._ordered()
         odds = self._rule.odds(candidates) if candidates else []
-        probability = {entry.channel: p for entry, p in zip(candidates, odds, strict=True)}
+        probability = {books.channel: p for books, p in zip(candidates, odds, strict=True)}
         explanations: dict[str, Explanation] = {}
-        for entry in self._known():
-            obstacle = entry.obstacle()
-            explanations[entry.channel] = Explanation(
-                channel=entry.channel,
+        for books in self._shown():
+            obstacle = books.obstacle()
+            explanations[books.channel] = Explanation(
+                channel=books.channel,
                 eligible=obstacle is None,
                 why=obstacle or "eligible",
-                free=entry.state().free,
-                probability=probability.get(entry.channel, 0.0),
+                free=books.state().free,
+                probability=probability.get(books.channel, 0.0),
             )
         return explanations
 
@@ -273,30 +266,39 @@ class Selector:
         if now is not None:
             self.wake(now)
         if channel is None:
-            entries = list(self._entries.values())
-            subject = "every account"
+            asked, subject = self._map, "every account"
         else:
-            entries = [self._entries[channel]] if channel in self._entries else []
-            subject = f"channel {channel!r}"
-        obstacles = {entry.obstacle() for entry in entries}
+            asked, subject = (
+                [books for books in self._map if books.channel == channel],
+                f"channel {channel!r}",
+            )
+        obstacles = {books.obstacle() for books in asked}
         if None in obstacles:
             return None
         if "full" in obstacles:
             return Shortage("full", None, f"{subject} is full now; wait for a job to end, or add an account")
         if "resting" in obstacles:
-            until = min(entry.rest_until for entry in entries if entry.obstacle() == "resting")
+            until = min(books.rest_until for books in asked if books.obstacle() == "resting")
             return Shortage("resting", until, f"{subject} rests or is paused; the first is back at {until}")
-        if entries:
+        if asked:
             return Shortage("never", None, f"{subject} is paused; resume one")
         if channel is None:
             return Shortage("never", None, "there are no accounts; configure one")
         return Shortage("never", None, f"no account has {subject}; name a configured one")
 
-    def _entry(self, channel: str) -> Entry:
-        entry = self._entries.get(channel) or self._departed.get(channel)
-        if entry is None:
+    def account_at(self, row: int) -> Account:
+        """Return the account of that row, as last configured; for leases."""
+        return self._books[row].account
+
+    def _books_of(self, channel: str) -> Books | None:
+        row = self._rows.get(channel)
+        return None if row is None else self._books[row]
+
+    def _known(self, channel: str) -> Books:
+        books = self._books_of(channel)
+        if books is None:
             raise self._unknown(channel)
-        return entry
+        return books
 
     @staticmethod
     def _unknown(channel: str) -> UnknownChannel:
@@ -306,42 +308,64 @@ class Selector:
             channel=channel,
         )
 
-    def _choose(self, channel: str | None, max_jobs: int | None) -> Entry | None:
+    def _choose(self, channel: str | None, max_jobs: int | None) -> Books | None:
         if max_jobs is not None and (type(max_jobs) is not int or max_jobs < 1):
             raise InvalidArgument("max_jobs must be a whole number of at least 1", field="max_jobs")
         if channel is not None:
-            entry = self._entries.get(channel)
-            if entry is None:
+            books = self._books_of(channel)
+            if books is None or books.removed:
                 raise self._unknown(channel)
-            roomy = entry.place >= 0 and (max_jobs is None or entry.in_flight < max_jobs)
-            return entry if roomy else None
-        candidates = [e for e in self._ordered() if max_jobs is None or e.in_flight < max_jobs]
+            roomy = books.place >= 0 and (max_jobs is None or books.in_flight < max_jobs)
+            return books if roomy else None
+        candidates: Sequence[Books]
+        if max_jobs is not None:
+            candidates = [books for books in self._ordered() if books.in_flight < max_jobs]
+        elif self._rule.ordered:
+            candidates = self._ordered()
+        else:
+            candidates = Chosen(self._books, self._open)
         return self._rule.pick(candidates, self._chance) if candidates else None
 
     def _next_wake(self) -> float:
-        return min((entry.rest_until for entry in self._known() if entry.resting), default=math.inf)
+        return min((books.rest_until for books in self._books if books.resting), default=math.inf)
 
-    def _known(self) -> list[Entry]:
-        return [*self._entries.values(), *self._departed.values()]
+    def _shown(self) -> list[Books]:
+        """Return the books of the map, in its order, and then of removed accounts that still matter."""
+        return self._map + [
+            books
+            for books in self._books
+            if books.removed and (books.in_flight or books.paused or books.resting)
+        ]
 
-    def _ordered(self) -> list[Entry]:
-        return [entry for entry in self._entries.values() if entry.place >= 0]
+    def _ordered(self) -> list[Books]:
+        return [books for books in self._map if books.place >= 0]
 
-    def _settle(self, entry: Entry) -> None:
-        """Move the account to where its books say it belongs."""
-        if entry.obstacle() is None:
-            if entry.place < 0:
-                entry.place = len(self._open)
-                self._open.append(entry)
-        elif entry.place >= 0:
-            self._close(entry)
-        # A pause or rest outlives the account's absence: a map that flickers must not lift a quarantine.
-        if entry.removed and not (entry.in_flight or entry.paused or entry.resting):
-            self._departed.pop(entry.channel, None)
+    def _begin(self, account: Account) -> Books:
+        """Return new books for a channel never heard of, as if it had been removed."""
+        books = Books(account, self._free, len(self._books))
+        self._free.append(0)
+        self._books.append(books)
+        self._rows[account.channel] = books.row
+        return books
 
-    def _close(self, entry: Entry) -> None:
+    def _resize(self, books: Books, account: Account, *, removed: bool) -> None:
+        before = books.limit
+        books.account, books.removed = account, removed
+        self._free[books.row] += books.limit - before
+        self._settle(books)
+
+    def _settle(self, books: Books) -> None:
+        """Put the account among the open ones, or take it out, as its books say."""
+        if books.obstacle() is None:
+            if books.place < 0:
+                books.place = len(self._open)
+                self._open.append(books.row)
+        elif books.place >= 0:
+            self._close(books)
+
+    def _close(self, books: Books) -> None:
         last = self._open.pop()
-        if last is not entry:
-            self._open[entry.place] = last
-            last.place = entry.place
-        entry.place = CLOSED
+        if last != books.row:
+            self._open[books.place] = last
+            self._books[last].place = books.place
+        books.place = CLOSED

@@ -406,8 +406,7 @@ class Walk(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         lease = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        if lease.key is not None:
-            del self.adopted[lease.key]
+        self.adopted.pop(str(lease.id), None)
         assert self.selector.release(lease)
         self.done.append(lease)
 
