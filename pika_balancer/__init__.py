@@ -1,3 +1,89 @@
-"""Run jobs on several capped accounts: never above a cap, never twice, fairly."""
+"""Run jobs on several capped accounts: never above a cap, never twice, fairly.
+
+The map, from the centre outwards; imports point inward only:
+
+    errors, models, clock       what can go wrong, the values, time as an argument
+    policy, books, selector     which account gets the job, and what is in flight: plain and synchronous
+    line, store                 who waits, and where the counts live
+    refresh, holders, balancer  leases that wait fairly, for one process
+    mask, strict, answer,       what comes back from the service: shown safely, read strictly
+      parse, wire               … and what is sent: the API without I/O
+    transport, client           the API over HTTP, without any balancing
+    server, testing, cli        the same API on this machine; helpers for tests; the commands
+"""
+
+from pika_balancer.balancer import Balancer
+from pika_balancer.client import PikaClient
+from pika_balancer.errors import (
+    AccountBlocked,
+    ApiError,
+    BadRequest,
+    ChannelFull,
+    Closed,
+    ConnectFailed,
+    ConnectionLost,
+    Fault,
+    ForeignLease,
+    InvalidArgument,
+    InvalidResponse,
+    LostTrack,
+    MissingExtra,
+    NoCapacity,
+    NotFound,
+    PikaError,
+    PromptRejected,
+    RateLimited,
+    RequestTimeout,
+    ServiceError,
+    SubscriptionRequired,
+    TransportError,
+    Unauthorized,
+    UnexpectedStatus,
+    UnknownChannel,
+    WrongLoop,
+)
+from pika_balancer.models import Account, Attachment, Job, JobStatus, Lease, Secret, Snapshot
+from pika_balancer.policy import POLICIES
+from pika_balancer.selector import Selector
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "POLICIES",
+    "Account",
+    "AccountBlocked",
+    "ApiError",
+    "Attachment",
+    "BadRequest",
+    "Balancer",
+    "ChannelFull",
+    "Closed",
+    "ConnectFailed",
+    "ConnectionLost",
+    "Fault",
+    "ForeignLease",
+    "InvalidArgument",
+    "InvalidResponse",
+    "Job",
+    "JobStatus",
+    "Lease",
+    "LostTrack",
+    "MissingExtra",
+    "NoCapacity",
+    "NotFound",
+    "PikaClient",
+    "PikaError",
+    "PromptRejected",
+    "RateLimited",
+    "RequestTimeout",
+    "Secret",
+    "Selector",
+    "ServiceError",
+    "Snapshot",
+    "SubscriptionRequired",
+    "TransportError",
+    "Unauthorized",
+    "UnexpectedStatus",
+    "UnknownChannel",
+    "WrongLoop",
+]

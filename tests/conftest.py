@@ -1,0 +1,23 @@
+"""A mock of aiohttp's client that works with the aiohttp that is installed."""
+
+from collections.abc import Iterator
+from functools import partial
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses, core
+
+
+@pytest.fixture
+def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
+    """Answer requests from what the test registers; no socket is opened."""
+    match = core.RequestMatch("http://localhost/")
+    try:
+        match._build_response("http://localhost/")
+    except TypeError:
+        # aioresponses 0.7.9 does not know an argument that aiohttp 3.14 requires.
+        response = partial(aiohttp.ClientResponse, stream_writer=Mock(output_size=0))
+        monkeypatch.setattr(core, "ClientResponse", response)
+    with aioresponses() as mock:
+        yield mock

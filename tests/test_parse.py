@@ -1,0 +1,507 @@
+"""What a body says: good ones come through whole, every other is refused by path and shows no token."""
+
+import copy
+import functools
+import json
+import logging
+import pickle
+import traceback
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pika_balancer import parse, strict
+from pika_balancer.errors import (
+    InvalidResponse,
+)
+from pika_balancer.models import Account, Job, JobStatus, Secret
+from pika_balancer.wire import read_account, read_accounts, read_job, read_jobs, read_nothing
+
+SAMPLES = Path(__file__).parent / "samples"
+API_TOKEN = "user:1234-canary/api+token"
+TOKEN = "MTAw.canary.discord-token_000"
+NOW = 1_705_284_900.0  # 2024-01-15T02:15:00Z
+
+
+def sample(name: str) -> bytes:
+    return (SAMPLES / f"{name}.json").read_bytes()
+
+
+def paths(read: Any, body: bytes | str, **options: Any) -> list[str]:
+    """Return the faults of a body that must be refused, as text."""
+    with pytest.raises(InvalidResponse) as caught:
+        read(body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass"), **options)
+    assert caught.value.faults
+    assert str(caught.value.faults[0]) in caught.value.message
+    return [str(fault) for fault in caught.value.faults]
+
+
+# --- the account map -----------------------------------------------------------------------------------
+
+
+def test_the_account_map_keeps_the_servers_order_and_every_value() -> None:
+    accounts = read_accounts(sample("accounts-200"))
+    assert list(accounts) == ["1193054500145942538", "1187062548362145800", "98765432109876543"]
+    first, second, third = accounts.values()
+    assert (first.max_jobs, second.max_jobs, third.max_jobs) == (3, 10, 10)
+    assert first.discord is not None
+    assert first.discord.reveal().endswith("number-one-000000000000000000")
+    assert third.discord is None
+    assert third == Account("98765432109876543")
+
+
+def test_an_account_made_on_the_fast_path_is_like_any_other() -> None:
+    body = json.dumps({"1": {"channel": "1", "discord": TOKEN, "maxJobs": 4}}).encode()
+    assert parse._quick_accounts(body, 1, 10) is not None
+    account = read_accounts(body)["1"]
+    made = Account("1", 4, TOKEN)
+    assert account == made
+    assert hash(account) == hash(made)
+    assert repr(account) == repr(made)
+    assert attrs.evolve(account, max_jobs=5) == Account("1", 5, TOKEN)
+    assert copy.deepcopy(account) == made
+    assert pickle.loads(pickle.dumps(account)).channel == "1"
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        account.max_jobs = 9  # type: ignore[misc]  # that it is refused is the point
+
+
+@pytest.mark.parametrize(
+    ("body", "account"),
+    [
+        ({}, Account("7")),
+        ({"maxJobs": 1}, Account("7", 1)),
+        ({"maxJobs": 10, "channel": "7"}, Account("7", 10)),
+        ({"discord": ""}, Account("7")),
+        ({"discord": 'quo"te\\'}, Account("7", 10, 'quo"te\\')),
+        ({"other": [1.5, {"deep": None}], "discord": "d"}, Account("7", 10, "d")),
+        ({"other": "text", "flag": True, "none": None, "maxJobs": 2}, Account("7", 2)),
+    ],
+)
+def test_every_field_of_an_account_is_optional_and_unknown_ones_are_ignored(
+    body: dict[str, Any], account: Account
+) -> None:
+    assert read_accounts(json.dumps({"7": body}).encode()) == {"7": account}
+    assert read_account(json.dumps(body).encode(), "7") == account
+
+
+def test_an_empty_object_means_no_accounts() -> None:
+    assert read_accounts(sample("accounts-200-empty")) == {}
+
+
+def test_a_byte_order_mark_is_let_pass() -> None:
+    assert read_accounts(b'\xef\xbb\xbf{"1": {}}') == {"1": Account("1")}
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('{"7": {"maxJobs": true}}', "$['7'].maxJobs: must be a whole number, not true"),
+        (
+            '{"7": {"channel": "7", "discord": "d", "maxJobs": true}}',
+            "$['7'].maxJobs: must be a whole number, not true",
+        ),
+        ('{"7": {"maxJobs": "7"}}', "$['7'].maxJobs: must be a whole number, not a string"),
+        ('{"7": {"maxJobs": 7.0}}', "$['7'].maxJobs: must be a whole number, not a number with a point"),
+        ('{"7": {"maxJobs": 1e1}}', "$['7'].maxJobs: must be a whole number, not a number with a point"),
+        ('{"7": {"maxJobs": null}}', "$['7'].maxJobs: must be a whole number, not null"),
+        ('{"7": {"maxJobs": 0}}', "$['7'].maxJobs: must be from 1 to 10"),
+        ('{"7": {"maxJobs": 11}}', "$['7'].maxJobs: must be from 1 to 10"),
+        ('{"7": {"maxJobs": -1}}', "$['7'].maxJobs: must be from 1 to 10"),
+        ('{"7": {"maxJobs": 18446744073709551616}}', "$['7'].maxJobs: must be from 1 to 10"),
+        ('{"7": {"channel": null}}', "$['7'].channel: must be a string, not null"),
+        ('{"7": {"channel": 7}}', "$['7'].channel: must be a string, not a whole number"),
+        ('{"7": {"channel": "8"}}', "$['7'].channel: differs from the channel that it stands for"),
+        ('{"7": {"channel": ""}}', "$['7'].channel: differs from the channel that it stands for"),
+        ('{"7": {"discord": null}}', "$['7'].discord: must be a string, not null"),
+        ('{"7": {"discord": ["x"]}}', "$['7'].discord: must be a string, not a list"),
+        ('{"7": {"discord": "\\ud800"}}', "$['7'].discord: has a lone surrogate"),
+        ('{"\\udc00": {}}', "$['\\udc00']: has a lone surrogate in its key"),
+        ('{"7": {"x": [{"\\udc00": 1}]}}', "$['7'].x[0]['\\udc00']: has a lone surrogate in its key"),
+        ('{"": {}}', "$['']: has an empty key, which no channel can have"),
+        ('{"7": {}, "7": {}}', "$['7']: appears more than once"),
+        ('{"7": {"maxJobs": 1, "maxJobs": 1}}', "$['7'].maxJobs: appears more than once"),
+        ('{"7": {"x": [0, {"a": 1, "a": 1}]}}', "$['7'].x[1].a: appears more than once"),
+        ('{"7": {"x": Infinity}}', "$['7'].x: is NaN or infinite, which JSON does not have"),
+        ('{"7": []}', "$['7']: must be an object, not a list"),
+        ('{"7": null}', "$['7']: must be an object, not null"),
+        ("[]", "$: must be an object, not a list"),
+        ("null", "$: must be an object, not null"),
+        ('"x"', "$: must be an object, not a string"),
+        ("3", "$: must be an object, not a whole number"),
+        ("true", "$: must be an object, not true"),
+        ("NaN", "$: must be an object, not NaN"),
+        ("", "$: is empty"),
+        (" \r\n", "$: is empty"),
+        ("<html>", "$: is HTML or XML where JSON was expected; check the base URL"),
+        ('{"7": {"maxJobs": 3', "$: is not JSON at character 19: Expecting ',' delimiter"),
+        ("{} {}", "$: is not JSON at character 3: Extra data"),
+        ("{'7': {}}", "$: is not JSON at character 1: Expecting property name enclosed in double quotes"),
+        ('{"7": {"maxJobs": ' + "9" * 5000 + "}}", "$: has a number of too many digits"),
+        ('{"7": {"x": ' + "[" * 100_000, "$: is nested deeper than 64 levels"),
+    ],
+)
+def test_a_map_that_breaks_the_contract_is_refused_by_path(body: str, fault: str) -> None:
+    assert paths(read_accounts, body) == [fault]
+
+
+def test_nesting_is_limited_even_where_the_decoder_could_take_it() -> None:
+    deep = functools.reduce(lambda inner, _: [inner], range(100), cast("Any", 0))
+    (fault,) = paths(read_accounts, json.dumps({"7": {"x": deep}}))
+    assert fault.endswith(": is nested deeper than 64 levels")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"7": {"discord": "\xff"}}', '{"7": {}}'.encode("utf-16"), '{"7": {}}'.encode("utf-32-le")]
+)
+def test_only_utf_8_is_read(body: bytes) -> None:
+    (fault,) = paths(read_accounts, body)
+    assert fault.startswith("$: is not ")
+
+
+def test_a_raw_surrogate_is_not_utf_8() -> None:
+    assert paths(read_accounts, '{"7": {"discord": "\ud800"}}') == ["$: is not UTF-8 at byte 19"]
+
+
+def test_all_faults_are_listed_in_the_order_of_the_body() -> None:
+    body = (
+        '{"1": {"maxJobs": 11, "x": NaN}, "2": 5, "": {}, "3": {},'
+        ' "4": {"channel": "5", "maxJobs": false, "discord": 0}, "1": {"maxJobs": 0}}'
+    )
+    assert paths(read_accounts, body) == [
+        "$['1']: appears more than once",
+        "$['1'].maxJobs: must be from 1 to 10",
+        "$['2']: must be an object, not a whole number",
+        "$['']: has an empty key, which no channel can have",
+        "$['4'].channel: differs from the channel that it stands for",
+        "$['4'].maxJobs: must be a whole number, not false",
+        "$['4'].discord: must be a string, not a whole number",
+    ]
+
+
+def test_the_range_of_caps_is_the_callers() -> None:
+    body = b'{"a@example.com": {"maxJobs": 100}}'
+    assert read_accounts(body, cap_range=(1, 100))["a@example.com"].max_jobs == 100
+    assert paths(read_accounts, body, cap_range=(1, 99)) == [
+        "$['a@example.com'].maxJobs: must be from 1 to 99"
+    ]
+
+
+def test_a_fault_shows_no_token_and_no_control_character() -> None:
+    body = json.dumps(
+        {
+            TOKEN: {"maxJobs": 0},
+            f"a{TOKEN}b": 1,
+            API_TOKEN: 1,
+            "1": {"discord": TOKEN, TOKEN: "\ud800", "maxJobs": TOKEN},
+            "2": {"discord": [TOKEN + "2"]},
+            TOKEN + "2": 3,
+            "\x1b]0;evil\x07": 1,
+            "\u202egnp": 1,
+            "quo'te\\": 1,
+            "long" * 1000: 1,
+        }
+    )
+    faults = paths(read_accounts, body, secrets=(Secret(API_TOKEN),))
+    text = "\n".join(faults)
+    assert TOKEN not in text
+    assert API_TOKEN not in text
+    assert text.replace("\n", "").isprintable()
+    assert text.count("['***']") == 5
+    assert "$['\\x1b]0;evil\\x07']: must be an object, not a whole number" in faults
+    assert "$['\\u202egnp']: must be an object, not a whole number" in faults
+    assert "$['quo\\'te\\\\']: must be an object, not a whole number" in faults
+    assert max(map(len, faults)) < 400
+
+
+def test_a_token_that_a_duplicate_key_hides_is_hidden_too() -> None:
+    body = f'{{"1": {{"discord": "{TOKEN}", "discord": "other"}}, "{TOKEN}": 1}}'
+    assert paths(read_accounts, body) == [
+        "$['1'].discord: appears more than once",
+        "$['***']: must be an object, not a whole number",
+    ]
+
+
+def test_thousands_of_tokens_and_faulty_keys_are_masked_in_linear_time() -> None:
+    entries: dict[str, Any] = {}
+    for i in range(5000):
+        entries[f"{i}"] = {"discord": f"{TOKEN}{i:06d}"}
+        entries[f"x{TOKEN}{i:06d}"] = 0
+    faults = paths(read_accounts, json.dumps(entries))
+    assert len(faults) == 5000
+    assert set(faults) == {"$['***']: must be an object, not a whole number"}
+
+
+def test_memory_for_faults_is_bounded() -> None:
+    body = json.dumps({str(i): 0 for i in range(50_100)})
+    faults = paths(read_accounts, body)
+    assert len(faults) == 50_001
+    assert faults[-1] == "$: and 100 faults more"
+
+
+channels = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "maxJobs": st.integers(1, 10),
+        "discord": st.text(st.characters(codec="utf-8"), min_size=1),
+        "note": st.one_of(st.none(), st.booleans(), st.text(st.characters(codec="utf-8")), st.integers()),
+    },
+)
+
+
+@st.composite
+def good_maps(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
+    found = draw(st.dictionaries(channels, entries, max_size=6))
+    return {key: entry | ({"channel": key} if draw(st.booleans()) else {}) for key, entry in found.items()}
+
+
+@settings(deadline=None)
+@given(good_maps(), st.booleans())
+def test_a_good_map_comes_through_with_its_order_and_values(tree: dict[str, Any], ascii_only: bool) -> None:  # noqa: FBT001 - drawn
+    accounts = read_accounts(json.dumps(tree, ensure_ascii=ascii_only).encode())
+    assert list(accounts) == list(tree)
+    for key, entry in tree.items():
+        account = accounts[key]
+        assert account == Account(key, entry.get("maxJobs", 10), entry.get("discord"))
+
+
+def thorough(body: bytes) -> Any:
+    make = functools.partial(parse._accounts, (1, 10))
+    return strict.read("the account list", body, (), dict, make)
+
+
+def outcome_of(read: Any, body: bytes, *args: Any) -> Any:
+    """Return the value or the error; anything but `InvalidResponse` escapes and fails the test."""
+    try:
+        return read(body, *args)
+    except InvalidResponse as error:
+        return error
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 15), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@st.composite
+def mutated_maps(draw: st.DrawFn) -> bytes:
+    """A good map with a value, a key or a stretch of bytes replaced."""
+    tree: dict[str, dict[str, Any]] = draw(good_maps())
+    if draw(st.booleans()) and tree:
+        entry = tree[draw(st.sampled_from(list(tree)))]
+        entry[draw(st.sampled_from(["channel", "discord", "maxJobs", "x"]))] = draw(json_values)
+    body = json.dumps(tree).encode()
+    if draw(st.booleans()):
+        start = draw(st.integers(0, len(body)))
+        end = draw(st.integers(start, min(len(body), start + 8)))
+        patch = draw(
+            st.one_of(st.binary(max_size=4), st.just(body[start:end] * 2), st.just(b'"7":{},"7":{}'))
+        )
+        body = body[:start] + patch + body[end:]
+    return body
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated_maps())
+def test_the_fast_path_accepts_only_what_the_thorough_one_accepts_and_reads_the_same(body: bytes) -> None:
+    careful = thorough(body)
+    quick = parse._quick_accounts(body, 1, 10)
+    if quick is not None:
+        assert quick == careful
+        assert list(quick) == list(careful)
+    result = outcome_of(read_accounts, body)
+    assert isinstance(result, InvalidResponse) == isinstance(careful, InvalidResponse)
+
+
+READERS: list[tuple[Any, tuple[Any, ...], tuple[type, ...]]] = [
+    (read_accounts, (), (dict,)),
+    (read_account, ("7",), (Account,)),
+    (read_job, (), (Job,)),
+    (read_jobs, (), (list,)),
+    (read_nothing, (), (type(None),)),
+]
+
+
+@pytest.mark.parametrize(("read", "args", "kinds"), READERS)
+@settings(deadline=None)
+@given(body=st.one_of(st.binary(max_size=60), json_values.map(lambda tree: json.dumps(tree).encode())))
+def test_any_bytes_give_a_value_or_invalid_response(
+    read: Any, args: tuple[Any, ...], kinds: tuple[type, ...], body: bytes
+) -> None:
+    assert isinstance(outcome_of(read, body, *args), (*kinds, InvalidResponse))
+
+
+# --- one account, jobs, nothing ------------------------------------------------------------------------
+
+
+def test_a_single_account_is_read_against_the_channel_that_was_asked_for() -> None:
+    account = read_account(sample("account-200"), "1193054500145942538")
+    assert account.max_jobs == 3
+    assert paths(functools.partial(read_account, channel="2"), sample("account-200")) == [
+        "$.channel: differs from the channel that it stands for"
+    ]
+    assert paths(functools.partial(read_account, channel="2"), b'{"maxJobs": 0}') == [
+        "$.maxJobs: must be from 1 to 10"
+    ]
+
+
+@pytest.mark.parametrize("word", list(JobStatus))
+def test_a_job_in_every_status_is_read(word: JobStatus) -> None:
+    job = read_job(sample(f"job-200-{word}"))
+    assert job.status is word
+    assert job.ended == (word not in {"created", "started", "progress"})
+    assert job.jobid == "job:20240115021440711-user:1234-channel:1193054500145942538"
+
+
+def test_every_field_of_a_job_is_read_by_its_name_on_the_wire() -> None:
+    tree = json.loads(sample("job-200-completed"))
+    job = read_job(sample("job-200-completed"))
+    assert (job.max_jobs, job.message_id, job.reply_url, job.reply_ref) == (
+        tree["maxJobs"],
+        tree["messageId"],
+        tree["replyUrl"],
+        tree["replyRef"],
+    )
+    for name in (
+        "verb",
+        "created",
+        "updated",
+        "prompt",
+        "channel",
+        "discord",
+        "content",
+        "timestamp",
+        "code",
+    ):
+        assert getattr(job, name) == tree[name]
+    assert job.buttons == ("retry",)
+    assert job.embeds == (tree["embeds"][0],)
+    assert job.image == {"size": 184203, "type": "image/png"}
+    (attachment,) = job.attachments
+    assert attachment.filename == "a_cat_on_a_surfboard.mp4"
+    assert attachment.size == 1204817
+    failed = read_job(sample("job-200-failed"))
+    assert (failed.error, failed.error_details) == ("Generation failed", "The bot did not answer")
+
+
+def test_null_counts_as_absent_in_a_job_and_its_attachments() -> None:
+    body = {"jobid": "j", "content": None, "buttons": None, "attachments": [{"url": "u", "size": None}]}
+    job = read_job(json.dumps(body).encode())
+    assert (job.content, job.buttons, job.attachments[0].size) == (None, (), None)
+
+
+def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    parse._report.cache_clear()
+    with caplog.at_level(logging.WARNING, "pika_balancer.wire"):
+        jobs = [read_job(b'{"jobid": "j", "status": "\\u001b[2Jpondering"}') for _ in range(3)]
+    assert jobs[0].status == "\x1b[2Jpondering"
+    assert not jobs[0].ended
+    assert [record.getMessage() for record in caplog.records] == [
+        "unknown job status '\\x1b[2Jpondering': the job counts as running"
+    ]
+
+
+def test_a_job_that_is_wrong_in_many_ways_tells_all_of_them_and_keeps_its_id() -> None:
+    body = {
+        "status": 5,
+        "jobid": "job:1",
+        "maxJobs": True,
+        "attachments": [{"url": 1}, {}, 3],
+        "buttons": "retry",
+        "embeds": [[]],
+        "image": [],
+        "code": "200",
+        "messageId": 7,
+    }
+    with pytest.raises(InvalidResponse) as caught:
+        read_job(json.dumps(body).encode())
+    assert caught.value.jobid == "job:1"
+    assert [str(fault) for fault in caught.value.faults] == [
+        "$.status: must be a string, not a whole number",
+        "$.maxJobs: must be a whole number, not true",
+        "$.attachments[0].url: must be a string, not a whole number",
+        "$.attachments[1].url: is missing",
+        "$.attachments[2]: must be an object, not a whole number",
+        "$.buttons: must be a list, not a string",
+        "$.embeds[0]: must be an object, not a list",
+        "$.image: must be an object, not a list",
+        "$.code: must be a whole number, not a string",
+        "$.messageId: must be a string, not a whole number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("{}", "$.jobid: is missing"),
+        ('{"jobid": null}', "$.jobid: is missing"),
+        ('{"jobid": ""}', "$.jobid: must not be empty"),
+        ('{"jobid": 5}', "$.jobid: must be a string, not a whole number"),
+        ("[]", "$: must be an object, not a list"),
+    ],
+)
+def test_a_job_without_an_id_is_refused(body: str, fault: str) -> None:
+    assert paths(read_job, body) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("body", "jobid"),
+    [
+        (b'{"jobid": "job:1", "verb": "pika-cr', "job:1"),
+        (b'{"verb": "x", "jobid" : "job:\\u0031", "n": NaN}', "job:1"),
+        (b'{"jobid": "job:1", "jobid": "job:1"}', "job:1"),
+        (b'{"jobid": "job:1", "jobid": "job:2"}', None),
+        (b'{"prompt": "\\"jobid\\": \\"job:1\\"", "jobid', None),
+        (b'{"jobid": "job:1', None),
+        (b'{"jobid": "\\ud800", ', None),
+        (b'{"jobid": "\\x", ', None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_the_id_of_an_accepted_job_is_found_in_a_broken_body(body: bytes, jobid: str | None) -> None:
+    with pytest.raises(InvalidResponse) as caught:
+        read_job(body)
+    assert caught.value.jobid == jobid
+
+
+def test_a_whole_discord_token_in_a_job_is_cut_to_its_ends() -> None:
+    job = read_job(json.dumps({"jobid": "j", "discord": TOKEN}).encode())
+    assert job.discord == "MTA…000"
+
+
+def test_the_list_of_jobs_is_read() -> None:
+    assert read_jobs(sample("jobs-200-empty")) == []
+    assert len(read_jobs(sample("jobs-200"))) == 2
+    assert paths(read_jobs, b'["a", "", null, 7, "\\ud800"]') == [
+        "$[1]: must not be empty",
+        "$[2]: must be a string, not null",
+        "$[3]: must be a string, not a whole number",
+        "$[4]: has a lone surrogate",
+    ]
+    assert paths(read_jobs, b"{}") == ["$: must be a list, not an object"]
+
+
+def test_an_answer_without_content_may_be_empty_or_an_object_but_no_page() -> None:
+    read_nothing(b"")
+    read_nothing(b'{"channel": "1"}')
+    assert paths(read_nothing, b"<html>login</html>") == [
+        "$: is HTML or XML where JSON was expected; check the base URL"
+    ]
+
+
+def test_what_an_error_raises_from_holds_no_body() -> None:
+    body = json.dumps({"1": {"discord": TOKEN, "maxJobs": 0}}).encode()
+    holder = [body]
+    del body
+    with pytest.raises(InvalidResponse) as caught:
+        read_accounts(holder.pop())
+    for frame, _ in list(traceback.walk_tb(caught.value.__traceback__))[1:]:
+        assert TOKEN not in repr(frame.f_locals)
