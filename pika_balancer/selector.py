@@ -4,12 +4,13 @@ Plain and synchronous: no event loop, no wall clock. The moment `now` and the ch
 happens inside the pick, so nothing can come between the decision and the count. Not for several threads.
 
 Every channel ever heard of keeps its row: a list of free slots by row, and its `Books` in the same row of
-another. The rows of the accounts that could take a job stand in one unordered list, `_open`; leaving it swaps
-the last one into the gap. That makes the documented rule O(1) whatever the number of accounts.
+another. The rows of the accounts that could take a job stand unordered in `_open`; leaving it swaps the last
+one into the gap. That makes the documented rule O(1) whatever the number of accounts.
 """
 
 import math
 import random
+from array import array
 from collections.abc import Iterable, Sequence
 
 from pika_balancer.books import CLOSED, Books, Chosen
@@ -45,7 +46,8 @@ class Selector:
         self._books: list[Books] = []
         self._rows: dict[str, int] = {}
         self._map: list[Books] = []
-        self._open: list[int] = []
+        # An array, not a list: its numbers stand side by side, so that a pick among thousands stays in cache.
+        self._open = array("i")
         self._adopted: dict[int | str, Lease] = {}
         self._serial = 0
         self._first_wake = math.inf
