@@ -1,0 +1,35 @@
+"""The documented Pika API as a local server, for demos, tests and trying things out.
+
+It shares no code with the client side, so that a misreading of the API cannot cancel itself out.
+
+    local       LocalServer: settings, life, counts
+    app         routes, host and token checks        submit    a job call from body to answer
+    form        reading bodies                       params    checking parameters
+    state       accounts, admission, statistics      jobs      the life of jobs
+    timeline    what is due when                     callback  telling `replyUrl`
+    laws        service times as texts               faults    what goes wrong, as texts
+    accounts    account values, their file           answers, errors
+"""
+
+from pika_balancer.server.accounts import ServerAccount, parse_accounts
+from pika_balancer.server.errors import ConfigError
+from pika_balancer.server.faults import FAULTS, Fault, parse_fault
+from pika_balancer.server.laws import LAW_FORMS, Law, parse_duration, parse_law
+from pika_balancer.server.local import LocalServer
+from pika_balancer.server.state import ChannelStatistics, Statistics
+
+__all__ = [
+    "FAULTS",
+    "LAW_FORMS",
+    "ChannelStatistics",
+    "ConfigError",
+    "Fault",
+    "Law",
+    "LocalServer",
+    "ServerAccount",
+    "Statistics",
+    "parse_accounts",
+    "parse_duration",
+    "parse_fault",
+    "parse_law",
+]

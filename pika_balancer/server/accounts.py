@@ -1,0 +1,169 @@
+"""Accounts of the local server: their values, made-up ones for demos, and the file that keeps real ones."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+
+from pika_balancer.server.errors import ConfigError
+
+CHANNEL_ID: Final = re.compile(r"[0-9]{17,20}")
+"""A Discord channel id: a decimal snowflake."""
+
+MAX_JOBS_LIMIT: Final = 10
+"""The service's own limit of `maxJobs`."""
+
+_MOST_ACCOUNTS: Final = 10_000
+_FIRST_CHANNEL: Final = 1_100_000_000_000_000_001
+_HINT_FROM_LENGTH: Final = 12
+
+
+@attrs.frozen
+class ServerAccount:
+    """An account as the local server keeps it."""
+
+    channel: str
+    """Discord channel id, 17 to 20 digits."""
+    max_jobs: int
+    """How many jobs may run on the channel at once, at least 1."""
+    discord: str = attrs.field(repr=False)
+    """Discord token, a full credential of a real account."""
+
+    def as_wire(self) -> dict[str, Any]:
+        """Return the account as the API shows it, the Discord token in full."""
+        return {"channel": self.channel, "discord": self.discord, "maxJobs": self.max_jobs}
+
+
+def discord_hint(discord: str) -> str:
+    """Return what jobs show of a Discord token: its first and last 3 characters, or none of a short one."""
+    return f"{discord[:3]}…{discord[-3:]}" if len(discord) >= _HINT_FROM_LENGTH else "…"
+
+
+def made_up(channel: str, max_jobs: int) -> ServerAccount:
+    """Return an account with a Discord token that plainly is none."""
+    return ServerAccount(channel, max_jobs, f"made-up-discord-token-{channel}")
+
+
+def parse_accounts(text: str, *, limit: int = MAX_JOBS_LIMIT) -> tuple[ServerAccount, ...]:
+    """Return made-up accounts with the caps that `text` lists; the same text always means the same accounts.
+
+    `"2,1"` is two accounts with caps 2 and 1; `"5x6"` five with cap 6; `"2x6,4"` three with caps 6, 6 and 4.
+
+    Raises:
+        ConfigError: `text` is no such list, or a cap is not 1 to `limit`; names the field `accounts`.
+    """
+    caps: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(?:([0-9]{1,6})\s*x\s*)?([0-9]{1,6})\s*", part)
+        if match is None:
+            raise ConfigError(
+                f"accounts: {text!r} is no list of caps; write 2,1 or 5x6 (five accounts with cap 6)",
+                field="accounts",
+            )
+        count, cap = int(match[1] or 1), int(match[2])
+        if not (1 <= cap <= limit and 1 <= count <= _MOST_ACCOUNTS - len(caps)):
+            raise ConfigError(
+                f"accounts: {part.strip()!r}: caps go from 1 to {limit}, for 1 to {_MOST_ACCOUNTS} accounts",
+                field="accounts",
+            )
+        caps += [cap] * count
+    return tuple(made_up(str(_FIRST_CHANNEL + index), cap) for index, cap in enumerate(caps))
+
+
+def check_accounts(
+    accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]], *, limit: int
+) -> dict[str, ServerAccount]:
+    """Return the accounts by channel, in their order; `(channel, max_jobs)` pairs get made-up tokens.
+
+    Raises:
+        ConfigError: A channel id is none or comes twice, or a cap is not 1 to `limit`; names `accounts`.
+    """
+    items: Iterable[ServerAccount | tuple[str, int]] = (
+        cast("Mapping[str, int]", accounts).items() if isinstance(accounts, Mapping) else accounts
+    )
+    result: dict[str, ServerAccount] = {}
+    for item in items:
+        account = item if isinstance(item, ServerAccount) else made_up(*item)
+        problem = _problem(account, limit)
+        if account.channel in result:
+            problem = "comes twice"
+        if problem:
+            raise ConfigError(f"accounts: channel {account.channel!r} {problem}", field="accounts")
+        result[account.channel] = account
+    return result
+
+
+def _problem(account: ServerAccount, limit: int) -> str:
+    # Values come from files and untyped callers too.
+    channel: Any = account.channel
+    max_jobs: Any = account.max_jobs
+    discord: Any = account.discord
+    if not (isinstance(channel, str) and CHANNEL_ID.fullmatch(channel)):
+        return "is no Discord channel id: a string of 17 to 20 digits"
+    if type(max_jobs) is not int or not 1 <= max_jobs <= limit:
+        return f"needs a whole number of jobs from 1 to {limit}"
+    if not (isinstance(discord, str) and discord):
+        return "has no Discord token"
+    return ""
+
+
+@attrs.frozen
+class AccountsFile:
+    """Accounts kept in a JSON file of the same shape as `GET /account`, readable by its owner alone."""
+
+    path: Path
+    """Where the file is, or will be."""
+
+    def read(self, *, limit: int) -> dict[str, ServerAccount] | None:
+        """Return the accounts of the file, or None where there is no file yet.
+
+        Raises:
+            ConfigError: The file cannot be read or holds something else; names `accounts_file`.
+        """
+        try:
+            return self._parse(limit)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable(error.strerror or "it cannot be read") from None
+        except ConfigError as error:
+            raise self._unusable(str(error)) from None
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            # Neither chained nor raised where the content is: a token could show.
+            raise self._unusable(
+                'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
+            ) from None
+
+    def write(self, accounts: Iterable[ServerAccount]) -> None:
+        """Replace the file by these accounts, at once or not at all, mode 0600.
+
+        Raises:
+            OSError: The file cannot be written; the old one is then untouched.
+        """
+        text = json.dumps({account.channel: account.as_wire() for account in accounts}, indent=2)
+        # mkstemp makes the file with mode 0600, before the first byte is in it.
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _parse(self, limit: int) -> dict[str, ServerAccount]:
+        data: Any = json.loads(self.path.read_text(encoding="utf-8"))
+        accounts = [
+            ServerAccount(channel, entry["maxJobs"], entry["discord"]) for channel, entry in data.items()
+        ]
+        return check_accounts(accounts, limit=limit)
+
+    def _unusable(self, problem: str) -> ConfigError:
+        return ConfigError(f"accounts file {str(self.path)!r}: {problem}", field="accounts_file")

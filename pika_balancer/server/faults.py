@@ -1,0 +1,159 @@
+"""Scripted faults: what may go wrong with a submit, as a text such as `429:0.1:15s`.
+
+Faults meet job submits only (`POST /create`, `/animate`, …), after their parameters have been found good. At
+most one fault meets a submit, so a script's probabilities add up to at most 1.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+import attrs
+
+from pika_balancer.server.errors import ConfigError
+from pika_balancer.server.laws import parse_duration
+
+
+@attrs.frozen
+class FaultKind:
+    """What a fault of one name does."""
+
+    meaning: str
+    """One line for help texts."""
+    accepted: bool = True
+    """Whether the job is taken and holds a slot."""
+    answer: Literal["job", "error", "html", "drop"] = "job"
+    """What comes back: the job as usual, a JSON error, an HTML error, or nothing (the connection closes)."""
+    status: int = 200
+    """HTTP status of the answer."""
+    error: str = ""
+    """The `error` text of the answer."""
+    param: float | None = None
+    """Default of the parameter, in seconds; None where the fault takes none."""
+    outcome: str | None = None
+    """How the job ends; None: completed. `lost` jobs hold a slot, but nobody ever sees them again."""
+
+
+def _refused(status: int, meaning: str, error: str, param: float | None = None) -> FaultKind:
+    return FaultKind(meaning, accepted=False, answer="error", status=status, error=error, param=param)
+
+
+FAULTS: Final[Mapping[str, FaultKind]] = {
+    "429": _refused(429, "Discord rate limit; PARAM: wait asked for, 15s", "Rate limited by Discord", 15.0),
+    "402": _refused(402, "no subscription", "Account has no subscription or subscription expired"),
+    "422": _refused(422, "prompt moderated or invalid", "Prompt moderated or invalid"),
+    "500": _refused(500, "server error, job not taken", "Internal Server Error"),
+    "500-but-accepted": FaultKind(
+        "server error, but the job was taken", answer="error", status=500, error="Internal Server Error"
+    ),
+    "502": _refused(502, "bad gateway, job not taken", "Bad Gateway"),
+    "503": _refused(503, "unavailable, job not taken", "Service Unavailable"),
+    "504": FaultKind(
+        "job queued but lost from sight; PARAM: how long it holds a slot, 3min",
+        answer="error",
+        status=504,
+        error="Gateway Timeout: the job was queued, but no confirmation arrived",
+        param=180.0,
+        outcome="lost",
+    ),
+    "596": _refused(596, "pending moderation message", "Discord account has a pending moderation message"),
+    "slow": FaultKind("late answer; PARAM: by how much, 10s", param=10.0),
+    "drop": FaultKind("connection closed without an answer, job not taken", accepted=False, answer="drop"),
+    "drop-accepted": FaultKind("connection closed without an answer, but the job was taken", answer="drop"),
+    "html": FaultKind(
+        "an HTML page with status 500, job not taken", accepted=False, answer="html", status=500
+    ),
+    "fail": FaultKind("the job ends as failed", outcome="failed"),
+    "moderated": FaultKind("the job ends as moderated", outcome="moderated"),
+    "cancel": FaultKind("the job ends as cancelled", outcome="cancelled"),
+}
+"""Every fault by its name."""
+
+
+@attrs.frozen
+class Fault:
+    """One line of a fault script."""
+
+    name: str
+    """A key of `FAULTS`."""
+    probability: float
+    """That a submit meets the fault, 0 to 1."""
+    param: float | None = None
+    """The fault's parameter, in seconds of service time; None: its default."""
+
+    def __attrs_post_init__(self) -> None:
+        kind = FAULTS.get(self.name)
+        if kind is None:
+            problem = f"unknown; known faults: {', '.join(FAULTS)}"
+        elif not 0 <= self.probability <= 1:
+            problem = "the probability goes from 0 to 1"
+        elif self.param is not None and kind.param is None:
+            problem = "takes no parameter"
+        elif self.param is not None and not 0 <= self.param < math.inf:
+            problem = "the parameter is a duration of at least 0"
+        else:
+            return
+        raise ConfigError(f"fault {self.name!r}: {problem}", field="faults")
+
+    @property
+    def kind(self) -> FaultKind:
+        """What the fault does."""
+        return FAULTS[self.name]
+
+    @property
+    def seconds(self) -> float:
+        """The parameter, or its default; 0 where the fault takes none."""
+        return self.param if self.param is not None else self.kind.param or 0.0
+
+
+def parse_fault(text: str) -> Fault:
+    """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, PARAM being a duration.
+
+    Raises:
+        ConfigError: `text` is no fault; names the field `faults` and, for an unknown name, the known ones.
+    """
+    name, _, rest = text.strip().partition(":")
+    chance, colon, param = rest.partition(":")
+    try:
+        probability = float(chance) if chance else math.nan
+    except ValueError:
+        probability = math.nan
+    if name in FAULTS and math.isnan(probability):
+        raise ConfigError(
+            f"fault {text!r}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
+        )
+    return Fault(name, probability, parse_duration(param, field="faults") if colon else None)
+
+
+@attrs.frozen
+class FaultScript:
+    """The faults of a server, drawn from for each submit."""
+
+    faults: tuple[Fault, ...]
+    """In the order in which they are drawn."""
+
+    def __attrs_post_init__(self) -> None:
+        total = math.fsum(fault.probability for fault in self.faults)
+        if total > 1 + 1e-9:
+            raise ConfigError(
+                f"faults: the probabilities add up to {total:g}; at most one fault meets a submit, "
+                "so they add up to at most 1",
+                field="faults",
+            )
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault | str]) -> "FaultScript":
+        """Return the script of these faults, texts among them parsed by `parse_fault`."""
+        return cls(tuple(parse_fault(fault) if isinstance(fault, str) else fault for fault in faults))
+
+    def draw(self, rng: random.Random) -> Fault | None:
+        """Return the fault that the next submit meets, or None; uses one number of `rng`, none if empty."""
+        if not self.faults:
+            return None
+        point = rng.random()
+        for fault in self.faults:
+            point -= fault.probability
+            if point < 0:
+                return fault
+        return None

@@ -1,0 +1,126 @@
+"""Reading a submit's body, as liberally as real senders need.
+
+It is multipart/form-data, or urlencoded where no file is in it.
+"""
+
+import re
+import urllib.parse
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import attrs
+from aiohttp import web
+
+from pika_balancer.server.errors import Refusal
+
+MAX_PARAMS: Final = 200
+"""How many parameters a body may have."""
+
+_LONGEST_HEAD: Final = 8 * 1024
+_VALUE: Final = r'[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))'
+_BOUNDARY: Final = re.compile(rf"[;\s]boundary{_VALUE}", re.IGNORECASE)
+_NAME: Final = re.compile(rf"^content-disposition:[^\r\n]*?[;\s]name{_VALUE}", re.IGNORECASE | re.MULTILINE)
+_TYPE: Final = re.compile(r"^content-type:[ \t]*([^\s;]+)", re.IGNORECASE | re.MULTILINE)
+_MAGIC: Final = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+)
+
+
+@attrs.frozen
+class Upload:
+    """A file that came with a submit; its bytes are not kept."""
+
+    size: int
+    """In bytes."""
+    type: str
+    """Media type: by its first bytes where they are an image's, else as the sender said."""
+
+
+Form = dict[str, str | Upload]
+"""Parameters by name; empty ones are left out, and the last of several with one name counts."""
+
+
+def too_large(limit: int) -> Refusal:
+    """Return the refusal of a body longer than `limit` bytes."""
+    return Refusal(413, f"Request body is larger than {limit} bytes")
+
+
+async def read_form(request: web.Request, *, files: Collection[str], limit: int) -> Form:
+    """Return the parameters of a submit; those named in `files` become uploads, whatever their file name.
+
+    Raises:
+        Refusal: 413 for a body of more than `limit` bytes, 400 for one that cannot be read.
+    """
+    if (request.content_length or 0) > limit:
+        raise too_large(limit)
+    # By hand, as the multipart below: aiohttp's readers cost more than all the rest of a submit, and give up
+    # a part for a file name that they dislike.
+    content_type = request.headers.get("Content-Type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    boundary = _BOUNDARY.search(content_type)
+    if media_type == "application/x-www-form-urlencoded":
+        return _urlencoded(await request.read())
+    if media_type != "multipart/form-data" or boundary is None:
+        raise Refusal(400, "Request body must be multipart/form-data, with a boundary")
+    return _multipart(await request.read(), boundary[1] or boundary[2], files)
+
+
+def _urlencoded(body: bytes) -> Form:
+    try:
+        return dict(urllib.parse.parse_qsl(body.decode(), errors="strict", max_num_fields=MAX_PARAMS))
+    except ValueError:
+        raise Refusal(400, "Request body is not valid application/x-www-form-urlencoded") from None
+
+
+def _multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
+    form: Form = {}
+    for count, part in enumerate(_parts(body, boundary)):
+        if count == MAX_PARAMS:
+            raise Refusal(400, f"Request body has more than {MAX_PARAMS} parameters")
+        raw_head, _, content = part.partition(b"\r\n\r\n")
+        if len(raw_head) > _LONGEST_HEAD:
+            raise Refusal(400, f"Request body has a parameter with a head of more than {_LONGEST_HEAD} bytes")
+        head = raw_head.decode(errors="replace")
+        match = _NAME.search(head)
+        name = match[1] or match[2] if match else None
+        if not (name and content):
+            continue
+        if name in files:
+            declared = _TYPE.search(head)
+            form[name] = Upload(len(content), _media_type(content, declared[1] if declared else ""))
+        else:
+            form[name] = _text(name, content)
+    return form
+
+
+def _parts(body: bytes, boundary: str) -> Iterator[bytes]:
+    """Yield what stands between the delimiter lines, each part with its head (RFC 2046, 5.1.1)."""
+    delimiter = re.compile(
+        rb"\r\n--" + re.escape(boundary.encode(errors="surrogateescape")) + rb"(?:(--)|[ \t]*(?=\r\n))"
+    )
+    body = b"\r\n" + body
+    start: int | None = None
+    for match in delimiter.finditer(body):
+        if start is not None:
+            yield body[start : match.start()]
+        if match[1]:
+            return
+        start = match.end()
+    raise Refusal(400, "Request body is not valid multipart/form-data: it breaks off")
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Refusal(400, f"Param {name} is not valid UTF-8") from None
+
+
+def _media_type(start: bytes, declared: str) -> str:
+    for magic, media_type in _MAGIC:
+        if magic.match(start):
+            return media_type
+    return declared or "application/octet-stream"

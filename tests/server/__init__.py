@@ -1,0 +1,1 @@
+"""Tests of the local server: real sockets, time moved by hand."""
