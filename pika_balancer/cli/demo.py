@@ -1,0 +1,244 @@
+"""`pika-balancer demo`: the balancer at work against a local server, to be watched."""
+
+import argparse
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from pika_balancer.balancer import Balancer
+from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, Interrupted
+from pika_balancer.cli.frame import PlainView
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, whole
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.workload import Workload
+from pika_balancer.client import PikaClient
+from pika_balancer.clock import SystemClock
+from pika_balancer.models import Secret
+from pika_balancer.policy import POLICIES
+from pika_balancer.server import LAW_FORMS, ConfigError, LocalServer, Statistics, parse_accounts, parse_law
+
+T = TypeVar("T")
+
+_ACCOUNTS: Final = "5,3,2"
+_SERVICE: Final = "uniform:15s,45s"
+_SPEED: Final = 20.0
+_JOBS_PER_SLOT: Final = 6
+_LOOKS_PER_JOB: Final = 20
+_LOOKS_PER_SECOND: Final = 250
+_SHORTEST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 1.0
+_START_WITHIN: Final = 0.75
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the parser of `demo`."""
+    parser = add_command(
+        subparsers,
+        "demo",
+        summary="watch the balancer at work; needs no service and no token",
+        description="Start the API on this machine, fetch its account map over HTTP and run real jobs on it "
+        "through the balancer: every account fills up to its cap and never above.",
+        examples="  pika-balancer demo\n"
+        "  pika-balancer demo --accounts 5x6 --policy least_loaded --seed 7\n"
+        "  pika-balancer demo --accounts 2,1 --jobs 30 --service exp:30s --speed 60 --json",
+    )
+    add = parser.add_argument
+    add(
+        "--accounts",
+        type=_configured(parse_accounts),
+        default=_ACCOUNTS,
+        metavar="CAPS",
+        help="caps of the accounts: 6,6,4, or 5x6 for five with cap 6 (default: %(default)s)",
+    )
+    add(
+        "--jobs",
+        type=whole(1),
+        metavar="N",
+        help=f"how many jobs (default: {_JOBS_PER_SLOT} per slot)",
+    )
+    add(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        help="how many want to run a job (default: half as many again as slots, so that a line forms)",
+    )
+    add(
+        "--service",
+        type=_configured(parse_law),
+        default=_SERVICE,
+        metavar="LAW",
+        help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",
+    )
+    add(
+        "--speed",
+        type=above_zero,
+        default=_SPEED,
+        metavar="X",
+        help="let the service run so many times faster (default: %(default)g)",
+    )
+    add("--policy", choices=POLICIES, default="random", help="how accounts are chosen (default: %(default)s)")
+    add("--seed", type=int, metavar="N", help="make chance repeatable (default: a new seed, which is shown)")
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Run the demo; the exit code says whether all went as it has to."""
+    out = Output(as_json=args.json)
+    seed: int = secrets.randbelow(1_000_000) if args.seed is None else args.seed
+    slots = sum(account.max_jobs for account in args.accounts)
+    jobs: int = args.jobs or _JOBS_PER_SLOT * slots
+    workers: int = args.workers or slots + (slots + 1) // 2
+    out.say(
+        f"{len(args.accounts)} accounts with {slots} slots, {jobs} jobs, {workers} workers; "
+        f"policy {args.policy}, seed {seed}; Ctrl-C stops"
+    )
+    try:
+        report = await _perform(args, out, seed=seed, slots=slots, jobs=jobs, workers=workers)
+    except asyncio.CancelledError:
+        raise Interrupted("interrupted") from None
+    out.document(report.document() | {"seed": seed, "policy": args.policy})
+    if not args.json:
+        report.show(out)
+    return report.exit_code
+
+
+async def _perform(
+    args: argparse.Namespace, out: Output, *, seed: int, slots: int, jobs: int, workers: int
+) -> "Report":
+    """Start the server, run the jobs before the user's eyes, and return how it went."""
+    clock = SystemClock()
+    token = Secret(secrets.token_urlsafe(24))
+    mean = args.service.mean / args.speed
+    # Two sources of chance, so that what one side draws does not shift the other's.
+    server = LocalServer(
+        args.accounts,
+        token=token.reveal(),
+        service=args.service,
+        speed=args.speed,
+        rng=random.Random(f"server {seed}"),  # noqa: S311 - service times, not cryptography
+        clock=clock,
+    )
+    async with server.run() as base_url, PikaClient(token, base_url=base_url, clock=clock) as client:
+        balancer = await Balancer.from_client(
+            client,
+            policy=args.policy,
+            rng=random.Random(seed),  # noqa: S311 - balancing, not cryptography
+            clock=clock,
+        )
+        async with balancer:
+            workload = Workload(
+                client,
+                balancer,
+                clock=clock,
+                jobs=jobs,
+                workers=workers,
+                every=pause_between_looks(mean, slots),
+                stagger=_START_WITHIN * mean,
+            )
+            interrupted = await _watched(workload, out)
+    return Report.of(server.statistics(), workload, jobs=jobs, interrupted=interrupted)
+
+
+async def _watched(workload: Workload, out: Output) -> bool:
+    """Run it and show it; return whether it was cut short."""
+    view = out.terminal.live() if out.terminal is not None else PlainView(out.say)
+    try:
+        with view:
+            await workload.run(view)
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+def pause_between_looks(mean: float, slots: int) -> float:
+    """Return the seconds between two looks at a job: a small part of its life, but no flood of requests."""
+    pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, mean / _LOOKS_PER_JOB))
+    return max(pause, slots / _LOOKS_PER_SECOND)
+
+
+@attrs.frozen
+class Seen:
+    """What the server saw on one account."""
+
+    channel: str
+    max_jobs: int
+    jobs: int
+    peak_in_flight: int
+
+
+@attrs.frozen
+class Report:
+    """How the demo went, by the server's own count."""
+
+    jobs: int
+    """Jobs there were to do."""
+    completed: int
+    """Jobs that have ended as completed."""
+    refusals: int
+    """Submits that the server refused because no slot was free."""
+    elapsed_s: float
+    """Seconds from the first worker's start to the last one's end."""
+    accounts: tuple[Seen, ...]
+    """In the order of the account map."""
+    interrupted: bool
+    """Whether it was cut short."""
+
+    @classmethod
+    def of(cls, statistics: Statistics, workload: Workload, *, jobs: int, interrupted: bool) -> "Report":
+        """Return the report of a workload that has ended."""
+        return cls(
+            jobs=jobs,
+            completed=statistics.completed,
+            refusals=statistics.attempts_when_full,
+            elapsed_s=round(workload.elapsed, 3),
+            accounts=tuple(
+                Seen(seen.channel, seen.max_jobs or 0, seen.jobs, seen.peak_in_flight)
+                for seen in statistics.channels.values()
+            ),
+            interrupted=interrupted,
+        )
+
+    @property
+    def exceeded(self) -> int:
+        """How many accounts ever ran more jobs than their cap."""
+        return sum(seen.peak_in_flight > seen.max_jobs for seen in self.accounts)
+
+    @property
+    def exit_code(self) -> int:
+        """0 only if every job is completed, nothing was refused and no cap was passed."""
+        if self.interrupted:
+            return INTERRUPTED
+        return OK if self.completed == self.jobs and not self.refusals and not self.exceeded else FAILURE
+
+    def document(self) -> dict[str, Any]:
+        """Return the report as `--json` shows it."""
+        return attrs.asdict(self)
+
+    def show(self, out: Output) -> None:
+        """Print the report."""
+        rows = [(seen.channel, seen.jobs, seen.peak_in_flight, seen.max_jobs) for seen in self.accounts]
+        out.say()
+        out.table(("account", "jobs", "peak in flight", "cap"), rows)
+        out.say()
+        stopped = "stopped early: " if self.interrupted else ""
+        rate = self.completed / self.elapsed_s if self.elapsed_s else 0.0
+        speed = f"in {self.elapsed_s:.1f} s ({rate:.1f} jobs/s)"
+        out.say(f"{stopped}{self.completed} of {self.jobs} jobs completed {speed}")
+        out.say(
+            f"by the server's count: {self.refusals} submits refused (0 expected), "
+            f"{self.exceeded} accounts above their cap (0 expected)"
+        )
+
+
+def _configured(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def read(text: str) -> T:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{error.field}: ")) from None
+
+    return read

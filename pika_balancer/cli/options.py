@@ -1,0 +1,131 @@
+"""Options that commands share, what they accept, and the client that they lead to."""
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import math
+import os
+import sys
+import textwrap
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Final, NoReturn, TypeAlias
+
+from pika_balancer.cli.exits import Interrupted, Usage
+from pika_balancer.client import BASE_URL, PikaClient
+from pika_balancer.models import Secret
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
+
+_LONGEST_TOKEN: Final = 4096
+_WIDTH: Final = 79
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `Usage` for a wrong command line, and never takes half of an option's name."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type] # handed on as it came
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `Usage` with the message and where to read more."""
+        raise Usage(f"{message}; see `{self.prog} --help`")
+
+
+def add_command(
+    subparsers: Subparsers, name: str, *, summary: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    """Add and return the parser of one command, with `--json`; the examples end its help."""
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, _WIDTH),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, all else on stderr"
+    )
+    return parser
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which service to talk to, and as whom."""
+    group = parser.add_argument_group("service")
+    group.add_argument(
+        "--base-url", metavar="URL", help=f"where the API is (default: PIKA_BASE_URL, else {BASE_URL})"
+    )
+    group.add_argument(
+        "--token-file",
+        dest="token",
+        type=_read_token,
+        metavar="FILE",
+        help="read the API token from this file, - for stdin (default: USEAPI_TOKEN)",
+    )
+
+
+@contextlib.asynccontextmanager
+async def connect(args: argparse.Namespace) -> AsyncGenerator[PikaClient]:
+    """Open a client for the service that the options name.
+
+    Raises:
+        InvalidArgument: There is no token, or the base URL cannot work.
+        Interrupted: The command was cancelled inside.
+    """
+    if args.token is None and not os.environ.get("USEAPI_TOKEN"):
+        raise Usage("no API token: set USEAPI_TOKEN, or name the file that holds it with --token-file")
+    try:
+        async with PikaClient(args.token, base_url=args.base_url) as client:
+            yield client
+    except asyncio.CancelledError:
+        raise Interrupted("interrupted") from None
+
+
+def whole(minimum: int) -> Callable[[str], int]:
+    """Return what reads a whole number of at least `minimum`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {minimum} or more")
+        return value
+
+    return read
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
+
+
+def _read_token(name: str) -> Secret:
+    # Read while the options are: in the event loop, waiting for stdin would keep Ctrl-C out. No message
+    # quotes the name, which may be a token put there by mistake.
+    try:
+        if name != "-":
+            with Path(name).open(encoding="utf-8") as file:
+                text = file.read(_LONGEST_TOKEN + 1)
+        elif sys.stdin.isatty():
+            text = getpass.getpass("API token: ", stream=sys.stderr)
+        else:
+            text = sys.stdin.read(_LONGEST_TOKEN + 1)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"that file cannot be read: {error.strerror or type(error).__name__}"
+        ) from None
+    except (ValueError, EOFError):
+        raise argparse.ArgumentTypeError("that file holds no UTF-8 text") from None
+    text = text.strip()
+    if not text or len(text) > _LONGEST_TOKEN or len(text.split()) != 1:
+        raise argparse.ArgumentTypeError("that file must hold one token and nothing else")
+    return Secret(text)

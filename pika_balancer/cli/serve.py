@@ -1,0 +1,209 @@
+"""`pika-balancer serve`: the documented API on this machine, without the real service."""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from pika_balancer.cli.exits import FAILURE, Usage, error_document
+from pika_balancer.cli.options import above_zero, add_command
+from pika_balancer.cli.output import Output
+from pika_balancer.errors import PikaError
+from pika_balancer.models import Secret
+from pika_balancer.server import (
+    FAULTS,
+    LAW_FORMS,
+    ConfigError,
+    LocalServer,
+    Statistics,
+    parse_accounts,
+    parse_duration,
+    parse_fault,
+    parse_law,
+)
+
+_EXAMPLES: Final = """\
+  pika-balancer serve --accounts 6,6,4 --service lognormal:mean=180s,cv=0.7 --speed 60 --fault 504:0.02
+
+faults of job submits; at most one meets a submit, so their probabilities add up to at most 1:
+"""
+_HIGHEST_PORT: Final = 65535
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the parser of `serve`."""
+    faults = "\n".join(f"  {name:<18}{kind.meaning}" for name, kind in FAULTS.items())
+    parser = add_command(
+        subparsers,
+        "serve",
+        summary="serve the documented API on this machine",
+        description="Serve the documented API on this machine until Ctrl-C, then print what was seen.",
+        examples=_EXAMPLES + faults,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to bind (default: %(default)s, this machine alone)")
+    add("--port", type=_port, default=8080, help="port to bind, 0 for a free one (default: %(default)s)")
+    add(
+        "--accounts",
+        type=_typed(parse_accounts),
+        default="2,1",
+        metavar="CAPS",
+        help="made-up accounts by their caps: 2,1 or 5x6 for five with cap 6 (default: %(default)s)",
+    )
+    add(
+        "--accounts-file",
+        type=Path,
+        metavar="FILE",
+        help="keep accounts in this JSON file; it wins over --accounts once it exists",
+    )
+    add(
+        "--service",
+        type=_typed(parse_law),
+        default="exp:30s",
+        metavar="LAW",
+        help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",
+    )
+    add("--speed", type=above_zero, default=1.0, help="divide all times by this (default: 1)")
+    add(
+        "--notice",
+        type=_typed(parse_duration),
+        default=0.0,
+        metavar="DURATION",
+        help="period of the poll by which ends are noticed (default: 0; the real service: 15s to 60s)",
+    )
+    add(
+        "--fault",
+        type=_typed(parse_fault),
+        action="append",
+        default=[],
+        metavar="NAME:PROB[:PARAM]",
+        help="let submits fail, see below; may be repeated",
+    )
+    add("--seed", type=int, help="make chance repeatable")
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token", type=_token, help="the pretend API token to insist on (default: any bearer token will do)"
+    )
+    token.add_argument(
+        "--token-file", dest="token", type=_token_file, metavar="FILE", help="read that token from a file"
+    )
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Serve until cancelled, then print the counts; return 1 where the address cannot be bound.
+
+    Raises:
+        CancelledError: The end of every run that could start.
+        Usage: Options do not go together, or the accounts file holds something else.
+        OSError: The accounts file cannot be made.
+    """
+    out = Output(as_json=args.json)
+    token: Secret | None = args.token
+    try:
+        server = LocalServer(
+            args.accounts,
+            token=token.reveal() if token is not None else None,
+            service=args.service,
+            speed=args.speed,
+            notice=args.notice,
+            faults=args.fault,
+            rng=random.Random(args.seed),  # noqa: S311 - service times and balancing, not cryptography
+            accounts_file=args.accounts_file,
+        )
+    except ConfigError as error:
+        raise Usage(str(error), field=error.field) from None
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                base_url = await stack.enter_async_context(server.run(args.host, args.port))
+            except OSError as error:
+                problem = PikaError(_cannot_bind(args.host, args.port, error))
+                out.document(error_document(problem))
+                out.note(f"pika-balancer: {problem.message}")
+                return FAILURE
+            _greet(out, base_url, args.host, server.statistics(), token_known=token is not None)
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        _show(out, server.statistics())
+        raise
+    return 0
+
+
+def _greet(out: Output, base_url: str, host: str, statistics: Statistics, *, token_known: bool) -> None:
+    caps = [channel.max_jobs or 0 for channel in statistics.channels.values()]
+    out.say(f"Pika API on {base_url} ({len(caps)} accounts, {sum(caps)} slots); Ctrl-C stops it")
+    token = "$USEAPI_TOKEN" if token_known else "any"
+    out.say(f'curl -H "Authorization: Bearer {token}" -F prompt="a cat" {base_url}/create')
+    if not (token_known or _is_loopback(host)):
+        out.note("other machines may reach this server, and any token opens it: consider --token-file")
+
+
+def _show(out: Output, statistics: Statistics) -> None:
+    totals = {"jobs": statistics.jobs, "in_flight": statistics.in_flight}
+    out.document(totals | attrs.asdict(statistics))
+    if out.as_json:
+        return
+    rows = [
+        (seen.channel, seen.jobs, seen.in_flight, seen.peak_in_flight, seen.max_jobs or "-", seen.refused)
+        for seen in statistics.channels.values()
+    ]
+    out.table(("channel", "jobs", "in flight", "peak", "cap", "refused"), rows)
+    out.say(
+        f"{statistics.submits} submits, {statistics.completed} jobs completed, "
+        f"{statistics.attempts_when_full} attempts when full, "
+        f"{statistics.duplicate_reply_refs} duplicate replyRefs"
+    )
+    if statistics.faults:
+        out.say("faults: " + ", ".join(f"{name} {count}" for name, count in statistics.faults.items()))
+
+
+def _cannot_bind(host: str, port: int, error: OSError) -> str:
+    why = "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or type(error).__name__)
+    return f"cannot serve on port {port} of {host}: {why}; --port 0 takes a free port"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and int(text) <= _HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {_HIGHEST_PORT}")
+    return int(text)
+
+
+def _token(text: str) -> Secret:
+    # No message quotes the value: it may be somebody's real token.
+    if not (text.isascii() and text.isprintable() and text) or " " in text:
+        raise argparse.ArgumentTypeError("a token is one word of printable ASCII characters")
+    return Secret(text)
+
+
+def _token_file(name: str) -> Secret:
+    try:
+        return _token(Path(name).read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"that file cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError("that file must hold one token, printable ASCII") from None

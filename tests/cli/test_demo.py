@@ -1,0 +1,343 @@
+"""`demo`: every account fills to its cap and never above, and the exit code tells."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+from collections.abc import Sequence
+from typing import Any, Self
+
+import attrs
+import pytest
+
+from pika_balancer import POLICIES, Account, Balancer, Job, PikaClient
+from pika_balancer.cli import workload as workload_room
+from pika_balancer.cli.demo import Report, Seen, pause_between_looks
+from pika_balancer.cli.frame import Frame, PlainView, Row
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.workload import Workload
+from pika_balancer.clock import SystemClock
+from pika_balancer.errors import ConnectFailed
+from pika_balancer.server import LocalServer
+from pika_balancer.testing import ManualClock, wait_until
+from tests.cli.conftest import FIRST, SECOND, Run, Spawn, group_lives, read_until
+
+FAST = ("--speed", "400")
+
+
+def test_defaults_take_8_to_20_seconds_and_fill_every_account(spawn: Spawn) -> None:
+    begun = SystemClock().now()
+    process = spawn("demo", "--json")
+    out, err = process.communicate(timeout=30)
+    took = SystemClock().now() - begun
+    assert process.returncode == 0
+    report = json.loads(out)
+    assert list(report) == [
+        *("jobs", "completed", "refusals", "elapsed_s", "accounts", "interrupted", "seed", "policy")
+    ]
+    assert (report["jobs"], report["completed"], report["refusals"]) == (60, 60, 0)
+    assert isinstance(report["elapsed_s"], float)
+    assert 8 < report["elapsed_s"] <= took < 20
+    assert [(seen["max_jobs"], seen["peak_in_flight"]) for seen in report["accounts"]] == [
+        (5, 5),
+        (3, 3),
+        (2, 2),
+    ]
+    assert sum(seen["jobs"] for seen in report["accounts"]) == 60
+    assert re.search(r"in flight 5/5 3/3 2/2  5 in line", err)
+    # Work of 90 s on average on ten slots: of the time when jobs were left, little may be idle.
+    assert report["elapsed_s"] < 16
+    assert len(err.splitlines()) <= report["elapsed_s"] + 4
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_keeps_the_caps(cli: Run, policy: str) -> None:
+    ran = cli("demo", "--policy", policy, "--accounts", "2x2,1", "--jobs", "25", *FAST, "--json")
+    assert ran.code == 0
+    assert ran.document["policy"] == policy
+    assert ran.document["completed"] == 25
+    assert [seen["max_jobs"] for seen in ran.document["accounts"]] == [2, 2, 1]
+    assert all(seen["peak_in_flight"] <= seen["max_jobs"] for seen in ran.document["accounts"])
+
+
+def test_summary_is_for_people(cli: Run) -> None:
+    ran = cli("demo", "--accounts", "2,1", "--jobs", "9", "--workers", "5", "--seed", "7", *FAST)
+    assert ran.code == 0
+    assert ran.err == ""
+    lines = ran.out.splitlines()
+    assert lines[0] == "2 accounts with 3 slots, 9 jobs, 5 workers; policy random, seed 7; Ctrl-C stops"
+    rows = [line.split() for line in lines if line.startswith((FIRST, SECOND))]
+    assert [(row[0], row[2], row[3]) for row in rows] == [(FIRST, "2", "2"), (SECOND, "1", "1")]
+    assert sum(int(row[1]) for row in rows) == 9
+    assert re.fullmatch(r"9 of 9 jobs completed in \d+\.\d s \(\d+\.\d jobs/s\)", lines[-2])
+    assert lines[-1] == (
+        "by the server's count: 0 submits refused (0 expected), 0 accounts above their cap (0 expected)"
+    )
+
+
+def test_one_job_for_many_workers(cli: Run) -> None:
+    ran = cli("demo", "--accounts", "1", "--jobs", "1", "--workers", "20", *FAST, "--json")
+    assert (ran.code, ran.document["completed"]) == (0, 1)
+
+
+def test_seed_fixes_the_service_times_and_the_first_choices(cli: Run) -> None:
+    # One worker: then nothing depends on which answer arrives first.
+    options = (
+        "--accounts",
+        "3,3,3",
+        "--jobs",
+        "12",
+        "--workers",
+        "1",
+        "--speed",
+        "3000",
+        "--seed",
+        "5",
+        "--json",
+    )
+    spread = [[seen["jobs"] for seen in cli("demo", *options).document["accounts"]] for _ in range(2)]
+    assert spread[0] == spread[1]
+
+
+def test_interrupt_drains_tells_and_leaves_nothing(spawn: Spawn) -> None:
+    process = spawn("demo", "--speed", "40")
+    read_until(process.stdout, "in flight 5/5 3/3 2/2")
+    process.send_signal(signal.SIGINT)
+    begun = SystemClock().now()
+    out, err = process.communicate(timeout=10)
+    assert SystemClock().now() - begun < 6
+    assert process.returncode == 130
+    assert err == ""
+    assert "stopping" in out
+    done = re.search(r"stopped early: (\d+) of 60 jobs completed", out)
+    assert done is not None
+    # What ran was waited for: at this speed every job ends within the patience.
+    jobs = sum(int(line.split()[1]) for line in out.splitlines() if line.startswith("11000000"))
+    assert int(done[1]) == jobs >= 10
+    assert not group_lives(process)
+
+
+def test_interrupt_in_this_process(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = PlainView.show
+    frames: list[Frame] = []
+
+    def show(self: PlainView, frame: Frame) -> None:
+        really(self, frame)
+        frames.append(frame)
+        if len(frames) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(PlainView, "show", show)
+    monkeypatch.setattr(PlainView, "interval", 0.05)
+    ran = cli("demo", "--speed", "100", "--json")
+    assert ran.code == 130
+    assert ran.document["interrupted"] is True
+    assert 0 < ran.document["completed"] < 60
+    assert frames[-1].stopping
+    # Everything that was submitted has been waited for.
+    assert sum(seen["jobs"] for seen in ran.document["accounts"]) == ran.document["completed"]
+
+
+def test_interrupt_before_the_first_job(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(_self: PikaClient) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(PikaClient, "accounts", interrupted)
+    ran = cli("demo", "--json")
+    assert (ran.code, ran.error["type"]) == (130, "Interrupted")
+
+
+def test_terminate_is_as_orderly_and_json_stays_one_document(spawn: Spawn) -> None:
+    process = spawn("demo", "--speed", "40", "--json")
+    read_until(process.stderr, "in flight 5/5 3/3 2/2")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    report = json.loads(out)
+    assert report["interrupted"] is True
+    assert 10 <= report["completed"] < 60
+    assert report["refusals"] == 0
+
+
+def test_second_signal_does_not_wait(spawn: Spawn) -> None:
+    process = spawn("demo", "--service", "fixed:1h", "--speed", "1000", "--json")
+    read_until(process.stderr, "in flight 5/5 3/3 2/2")
+    process.send_signal(signal.SIGINT)
+    read_until(process.stderr, "stopping")
+    process.send_signal(signal.SIGINT)
+    begun = SystemClock().now()
+    out, err = process.communicate(timeout=10)
+    assert SystemClock().now() - begun < 2
+    assert process.returncode == 130
+    assert json.loads(out)["interrupted"] is True
+    assert "Traceback" not in err
+    assert not group_lives(process)
+
+
+class Quiet:
+    """A view that keeps what it is shown."""
+
+    interval = 0.01
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+
+async def perform(
+    believed: Sequence[Account], *, view: Any, jobs: int = 12, **settings: Any
+) -> tuple[LocalServer, Workload]:
+    """Run a workload that believes in these accounts, on a server whose one account has cap 2."""
+    defaults: dict[str, Any] = {"service": "fixed:0.02s", "rng": random.Random(1)}
+    server = LocalServer({FIRST: 2}, **(defaults | settings))
+    async with server.run() as url, PikaClient("any", base_url=url) as client, Balancer(believed) as balancer:
+        workload = Workload(
+            client, balancer, clock=SystemClock(), jobs=jobs, workers=6, every=0.005, stagger=0.0
+        )
+        await workload.run(view)
+    return server, workload
+
+
+def verdict(server: LocalServer, workload: Workload, jobs: int = 12) -> Report:
+    return Report.of(server.statistics(), workload, jobs=jobs, interrupted=False)
+
+
+async def test_caller_who_believes_in_too_many_slots_is_found_out() -> None:
+    server, workload = await perform([Account(FIRST, 5)], view=Quiet())
+    report = verdict(server, workload)
+    assert report.refusals > 0
+    assert report.completed == 12
+    assert report.exit_code == 1
+
+
+async def test_jobs_that_fail_are_counted_as_not_completed() -> None:
+    server, workload = await perform([Account(FIRST, 2)], view=Quiet(), faults=["fail:0.5"])
+    report = verdict(server, workload)
+    assert 0 < report.completed < 12
+    assert report.completed == workload.completed
+    assert (report.refusals, report.exit_code) == (0, 1)
+
+
+async def test_submits_that_fail_cost_their_job_and_no_other() -> None:
+    server, workload = await perform([Account(FIRST, 2)], view=Quiet(), faults=["422:0.5"])
+    statistics = server.statistics()
+    assert statistics.submits == 12
+    assert workload.completed == statistics.jobs == 12 - statistics.faults["422"] < 12
+    assert verdict(server, workload).exit_code == 1
+
+
+async def test_rate_is_that_of_the_last_three_seconds() -> None:
+    clock = ManualClock()
+    client = PikaClient("any", base_url="http://127.0.0.1:1/v1")
+    workload = Workload(client, Balancer(), clock=clock, jobs=9, workers=1, every=1.0, stagger=0.0)
+    ended = Job("j", "completed", channel="1")
+    for _ in range(4):
+        workload._count(ended)
+    await clock.advance(2)
+    workload._count(ended)
+    assert workload.frame().rate == pytest.approx(5 / 2)
+    await clock.advance(2)
+    assert workload.frame().rate == pytest.approx(1 / 3)
+    await clock.advance(2)
+    assert workload.frame().rate == 0
+
+
+async def test_frames_add_up() -> None:
+    view = Quiet()
+    await perform([Account(FIRST, 2)], view=view)
+    first, last = view.frames[0], view.frames[-1]
+    assert (first.completed, first.rows) == (0, (Row(FIRST, 2, 0, 0),))
+    assert (last.completed, last.waiting, last.rows) == (12, 0, (Row(FIRST, 2, 0, 12),))
+    assert any(frame.waiting == 4 and frame.rows[0].in_flight == 2 for frame in view.frames)
+    assert all(row.in_flight <= row.max_jobs for frame in view.frames for row in frame.rows)
+    assert last.rate > 0
+
+
+async def test_view_that_fails_leaves_no_worker() -> None:
+    class Broken(Quiet):
+        def show(self, frame: Frame) -> None:
+            super().show(frame)
+            if len(self.frames) == 3:
+                raise BrokenPipeError
+
+    before = asyncio.all_tasks()
+    with pytest.raises(BrokenPipeError):
+        await perform([Account(FIRST, 2)], view=Broken())
+    await wait_until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_drain_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload_room, "_PATIENCE", 0.2)
+    view = Quiet()
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(perform([Account(FIRST, 2)], view=view, service="fixed:1h"))
+    await wait_until(lambda: bool(view.frames) and view.frames[-1].waiting == 4)
+    begun = SystemClock().now()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0.2 <= SystemClock().now() - begun < 2
+    assert (view.frames[-1].stopping, view.frames[-1].waiting, view.frames[-1].completed) == (True, 0, 0)
+    await wait_until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_service_that_cannot_be_reached_ends_the_workload() -> None:
+    async with PikaClient("any", base_url="http://127.0.0.1:1/v1", retries=0) as client:
+        balancer = Balancer([Account("1", 2)])
+        workload = Workload(client, balancer, clock=SystemClock(), jobs=5, workers=3, every=1.0, stagger=0.0)
+        with pytest.raises(ConnectFailed):
+            await workload.run(Quiet())
+        assert balancer.snapshot().in_flight == 0
+
+
+GOOD = Report(10, 10, 0, 1.5, (Seen("1", 2, 10, 2),), interrupted=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),
+        ({"completed": 9}, 1),
+        ({"refusals": 1}, 1),
+        ({"accounts": (Seen("1", 2, 10, 3),)}, 1),
+        ({"interrupted": True, "completed": 5}, 130),
+    ],
+)
+def test_verdict(changes: dict[str, Any], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    report = attrs.evolve(GOOD, **changes)
+    assert report.exit_code == code
+    report.show(Output())
+    shown = capsys.readouterr().out
+    assert f"{report.refusals} submits refused" in shown
+    assert f"{report.exceeded} accounts above their cap" in shown
+
+
+@pytest.mark.parametrize(
+    ("mean", "slots", "pause"),
+    [(1.5, 10, 0.075), (0.0, 1, 0.02), (100.0, 10, 1.0), (1.5, 1000, 4.0)],
+)
+def test_pause_between_looks_is_short_but_the_requests_stay_few(
+    mean: float, slots: int, pause: float
+) -> None:
+    assert pause_between_looks(mean, slots) == pytest.approx(pause)
+
+
+def test_plain_line_stays_short_with_many_accounts(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tuple(Row(str(number), 10, 10, 0) for number in range(1000))
+    frame = Frame(12.34, 5000, 7, 33, 5.5, rows, stopping=False)
+    PlainView(Output().say).show(frame)
+    line = capsys.readouterr().out
+    assert line.startswith(" 12.3 s     7 of 5000 done    5.5 jobs/s  in flight 10/10 ")
+    assert line.endswith("10/10 …  33 in line\n")
+    assert len(line) < 130

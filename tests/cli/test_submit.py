@@ -1,0 +1,337 @@
+"""`submit`: one job, never above a cap, never twice, never lost."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from pika_balancer import Job, PikaClient
+from pika_balancer.cli import carry, submit
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.running import Running
+from tests.cli.conftest import CANARY, FIRST, SECOND, Run, Serve, Service, Spawn, read_until
+
+QUICK = ("--every", "0.02")
+
+
+def jobs_on(service: Service, channel: str) -> int:
+    return service.server.statistics().channels[channel].jobs
+
+
+def test_url_goes_to_stdout_and_the_story_to_stderr(cli: Run, serve: Serve) -> None:
+    service = serve("1")
+    ran = cli("submit", "a cat", *QUICK)
+    assert ran.code == 0
+    story = ran.err.splitlines()
+    assert story[0] == f"submitting on channel {FIRST}"
+    assert story[1].startswith("accepted as job:")
+    assert (story[2], story[-1]) == ("started", "completed")
+    assert ran.out.startswith(f"{service.url}/files/job:")
+    assert ran.out.endswith(".mp4\n")
+
+
+def test_json_is_the_ended_job(cli: Run, serve: Serve) -> None:
+    serve("1")
+    job = cli("submit", "a cat", *QUICK, "--json").document
+    assert (job["status"], job["prompt"], job["channel"]) == ("completed", "a cat", FIRST)
+
+
+def test_all_parameters_arrive(cli: Run, serve: Serve, tmp_path: Path) -> None:
+    service = serve("2,1", service="fixed:0s")
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    options = ["--image", str(image), "--channel", SECOND, "--reply-ref", "ref 1"]
+    options += ["--reply-url", "http://127.0.0.1:9/hook"]
+    job = cli("submit", "a cat", *options, *QUICK, "--json").document
+    assert (job["channel"], job["replyRef"]) == (SECOND, "ref 1")
+    assert job["replyUrl"] == "http://127.0.0.1:9/hook"
+    assert job["image"] == {"size": 28, "type": "image/png"}
+    assert jobs_on(service, FIRST) == 0
+
+
+def test_no_wait_prints_the_id_of_the_running_job(cli: Run, serve: Serve) -> None:
+    service = serve("1", service="fixed:1h")
+    ran = cli("submit", "a cat", "--no-wait")
+    assert ran.code == 0
+    assert service.server.statistics().in_flight == 1
+    assert cli("jobs", ran.out.strip()).code == 0
+
+
+def test_no_wait_as_json(cli: Run, serve: Serve) -> None:
+    serve("1", service="fixed:1h")
+    assert cli("submit", "a cat", "--no-wait", "--json").document["status"] == "started"
+
+
+def test_what_runs_already_is_counted(cli: Run, serve: Serve) -> None:
+    service = serve("2,1,3", service="fixed:1h")
+    for number in range(6):
+        assert cli("submit", f"cat {number}", "--no-wait").code == 0
+    statistics = service.server.statistics()
+    assert [seen.in_flight for seen in statistics.channels.values()] == [2, 1, 3]
+    assert statistics.attempts_when_full == 0
+
+
+def test_full_accounts_are_waited_for_and_time_runs_out(cli: Run, serve: Serve) -> None:
+    service = serve("1", service="fixed:1h")
+    cli("submit", "first", "--no-wait")
+    ran = cli("submit", "second", "--timeout", "0.2", *QUICK, "--json")
+    assert ran.code == 3
+    assert ran.error["reason"] == "full"
+    assert "no slot is free; waiting for one" in ran.err
+    assert ran.err.count("waiting for one") == 1
+    assert service.server.statistics().submits == 1
+
+
+def test_slot_that_frees_meanwhile_is_taken(cli: Run, serve: Serve) -> None:
+    service = serve("1", service="fixed:0.3s")
+    cli("submit", "first", "--no-wait")
+    assert cli("submit", "second", *QUICK).code == 0
+    statistics = service.server.statistics()
+    assert (statistics.completed, statistics.attempts_when_full) == (2, 0)
+
+
+def blind_at_first(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """Let the first looks at what runs see nothing, as if others submitted just after them."""
+    really = Running.look
+    left = iter(range(looks))
+
+    async def look(self: Running) -> None:
+        if next(left, None) is None:
+            await really(self)
+
+    monkeypatch.setattr(Running, "look", look)
+
+
+def test_channel_that_others_filled_rests_and_another_account_is_tried(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serve("6x1", service="fixed:1h")
+    for number in range(5):
+        cli("submit", f"cat {number}", "--no-wait")
+    blind_at_first(monkeypatch, 10)
+    ran = cli("submit", "the sixth", "--no-wait", "--every", "30")
+    assert ran.code == 0
+    statistics = service.server.statistics()
+    assert [seen.in_flight for seen in statistics.channels.values()] == [1] * 6
+    assert all(seen.refused <= 1 for seen in statistics.channels.values())
+    assert statistics.submits == 6 + statistics.attempts_when_full
+
+
+def test_pinned_channel_that_others_filled_is_tried_again(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serve("1,1", service="fixed:0.3s")
+    cli("submit", "first", "--no-wait", "--channel", FIRST)
+    blind_at_first(monkeypatch, 1)
+    ran = cli("submit", "second", "--channel", FIRST, *QUICK)
+    assert ran.code == 0
+    assert "the channel has just become full" in ran.err
+    assert service.server.statistics().attempts_when_full == 1
+    assert jobs_on(service, FIRST) == 2
+
+
+def test_unknown_channel_is_a_usage_error(cli: Run, serve: Serve) -> None:
+    serve()
+    ran = cli("submit", "a cat", "--channel", "12345")
+    assert ran.code == 2
+    assert "no account has channel '12345'" in ran.err
+
+
+def test_prompt_that_is_too_long_is_refused_before_it_is_sent(cli: Run, serve: Serve) -> None:
+    service = serve()
+    ran = cli("submit", "x" * 1501)
+    assert ran.code == 2
+    assert service.server.statistics().submits == 0
+
+
+FAULTS: list[tuple[str, int, str]] = [
+    ("422", 1, "Prompt moderated or invalid"),
+    ("402", 4, "no subscription"),
+    ("429", 3, "rate is limited"),
+    ("596", 1, "moderation message"),
+    ("500", 5, "the job may run all the same"),
+    ("500-but-accepted", 5, "the job may run all the same"),
+    ("504", 5, "lost track"),
+    ("drop", 5, "the job may run all the same"),
+    ("drop-accepted", 5, "the job may run all the same"),
+    ("html", 5, "the job may run all the same"),
+    ("fail", 1, "the job ended as failed; the service says: "),
+    ("moderated", 1, "the job ended as moderated; the service says: "),
+    ("cancel", 1, "the job ended as cancelled; the service says: "),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "sentence"), FAULTS)
+def test_trouble_ends_in_its_exit_code_and_one_submit(
+    cli: Run, serve: Serve, fault: str, code: int, sentence: str
+) -> None:
+    service = serve("2,1", faults=[f"{fault}:1"])
+    ran = cli("submit", "a cat", *QUICK, "--json")
+    assert ran.code == code
+    assert sentence in ran.err
+    assert ran.error["exit_code"] == code
+    assert service.server.statistics().submits == 1
+
+
+FAULTS_AT = {"submitting": ["drop:1"]}
+
+
+def test_failed_job_is_in_the_error_document(cli: Run, serve: Serve) -> None:
+    serve("1", faults=["fail:1"])
+    error = cli("submit", "a cat", *QUICK, "--json").error
+    assert error["type"] == "NotCompleted"
+    assert error["job"]["status"] == "failed"
+    assert error["jobid"] == error["job"]["jobid"]
+
+
+def test_job_that_outlasts_the_timeout_is_named(cli: Run, serve: Serve) -> None:
+    serve("1", service="fixed:1h")
+    ran = cli("submit", "a cat", "--timeout", "0.2", *QUICK, "--json")
+    assert ran.code == 5
+    assert ran.error["type"] == "StillRunning"
+    assert f"`pika-balancer jobs {ran.error['jobid']}`" in ran.err
+
+
+def test_service_that_vanishes_while_following_leaves_the_id(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serve("1", service="fixed:1h")
+    monkeypatch.setattr(carry, "_FAILURES_IN_A_ROW", 2)
+    seen: list[str] = []
+    really = submit._Log.saw
+
+    def saw(self: Any, job: Any) -> None:
+        really(self, job)
+        seen.append(job.jobid)
+        service.stop()
+
+    monkeypatch.setattr(submit._Log, "saw", saw)
+    ran = cli("submit", "a cat", *QUICK, "--json")
+    assert ran.code == 5
+    assert ran.error["jobid"] == seen[0]
+    assert seen[0] in ran.err.splitlines()[-1]
+
+
+INTERRUPTED = [
+    ("submitting", "interrupted during the submit: the job may run; `pika-balancer jobs` lists what runs"),
+    ("started", "interrupted; the job goes on: `pika-balancer jobs job:"),
+    ("completed", "interrupted; the job has ended as completed: `pika-balancer jobs job:"),
+    ("full", "interrupted; nothing was submitted"),
+]
+
+
+@pytest.mark.parametrize(("moment", "farewell"), INTERRUPTED)
+def test_interrupt_at_any_moment_tells_what_became_of_the_job(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch, moment: str, farewell: str
+) -> None:
+    # With the answer dropped, waiting for it ends without an id.
+    serve("1", service="fixed:1h" if moment == "full" else "fixed:0.1s", faults=FAULTS_AT.get(moment, ()))
+    if moment == "full":
+        cli("submit", "first", "--no-wait")
+    really = Output.note
+
+    def note(self: Output, text: str) -> None:
+        really(self, text)
+        if text.startswith("no slot is free" if moment == "full" else moment):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Output, "note", note)
+    ran = cli("submit", "a cat", *QUICK, "--json")
+    assert ran.code == 130
+    assert farewell in ran.err.splitlines()[-1]
+    assert ran.error["type"] == "Interrupted"
+    assert ("jobid" in ran.error) == ("pika-balancer jobs job:" in farewell)
+
+
+def test_completed_job_without_a_result_is_told(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve("1", service="fixed:0s")
+    really = PikaClient.job
+
+    async def bare(self: PikaClient, jobid: str) -> Job:
+        return attrs.evolve(await really(self, jobid), attachments=())
+
+    monkeypatch.setattr(PikaClient, "job", bare)
+    ran = cli("submit", "a cat", *QUICK)
+    assert (ran.code, ran.out) == (0, "")
+    assert "the service names no result" in ran.err
+
+
+def test_result_is_downloaded(cli: Run, serve: Serve, tmp_path: Path) -> None:
+    serve("1", service="fixed:0s")
+    directory = tmp_path / "new" / "videos"
+    ran = cli("submit", "a cat", *QUICK, "--output", str(directory), "--json")
+    assert ran.code == 0
+    (file,) = directory.iterdir()
+    assert ran.document["files"] == [str(file)]
+    assert file.read_bytes()[4:8] == b"ftyp"
+    assert f"saved {file}" in ran.err
+
+
+def test_directory_that_cannot_be_made_is_refused_before_anything_is_paid_for(
+    cli: Run, serve: Serve, tmp_path: Path
+) -> None:
+    service = serve("1")
+    (tmp_path / "file").touch()
+    ran = cli("submit", "a cat", "--output", str(tmp_path / "file"))
+    assert ran.code == 2
+    assert "--output: that directory cannot be made: File exists" in ran.err
+    assert service.server.statistics().submits == 0
+
+
+def test_directory_that_cannot_be_written_to_is_refused(
+    cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = serve("1")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    ran = cli("submit", "a cat", "--output", str(tmp_path))
+    assert ran.code == 2
+    assert "that directory cannot be written to" in ran.err
+    assert service.server.statistics().submits == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_interrupt_after_the_submit_leaves_the_id(
+    serve: Serve, spawn: Spawn, number: signal.Signals, *, as_json: bool
+) -> None:
+    service = serve("1", service="fixed:1h")
+    process = spawn("submit", "a cat", *(["--json"] if as_json else []))
+    accepted = read_until(process.stderr, "accepted as ").split()[-1]
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert f"interrupted; the job goes on: `pika-balancer jobs {accepted}` shows it" in err
+    assert CANARY not in out + err
+    if as_json:
+        assert json.loads(out)["error"]["jobid"] == accepted
+    else:
+        assert out == ""
+    assert service.server.statistics().submits == 1
+
+
+def test_interrupt_during_the_submit_waits_for_the_id(serve: Serve, spawn: Spawn) -> None:
+    serve("1", service="fixed:1h", faults=["slow:1:700ms"])
+    process = spawn("submit", "a cat")
+    read_until(process.stderr, "submitting on channel")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "accepted as job:" in err
+    assert "the job goes on: `pika-balancer jobs job:" in err
+
+
+def test_interrupt_in_the_line_says_that_nothing_was_submitted(cli: Run, serve: Serve, spawn: Spawn) -> None:
+    serve("1", service="fixed:1h")
+    cli("submit", "first", "--no-wait")
+    process = spawn("submit", "second")
+    read_until(process.stderr, "no slot is free")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "interrupted; nothing was submitted" in err
