@@ -67,7 +67,7 @@ class LeaseContext:
         """Give the slot back."""
         lease, self.lease = self.lease, None
         if lease is not None and (owed := self._balancer._give_back(lease)) is not None:
-            await asyncio.shield(owed)
+            await asyncio.shield(self._balancer._see_to(owed))
 
 
 class Balancer:
@@ -185,7 +185,7 @@ class Balancer:
         """
         owed = self._give_back(lease)
         if owed is not None:
-            await asyncio.shield(owed)
+            await asyncio.shield(self._see_to(owed))
 
     async def adopt(self, channel: str, key: str) -> Lease:
         """Count a job that already runs upstream, even past the cap, and return its lease.
@@ -291,6 +291,8 @@ class Balancer:
         """
         self._end("is closed")
         await self._refresher.stop()
+        if self._owed:
+            await asyncio.wait(self._owed)
         await self._store.close()
 
     def __repr__(self) -> str:
@@ -341,6 +343,13 @@ class Balancer:
                 _done(drainer)
         return owed
 
+    def _see_to(self, owed: Awaitable[None]) -> asyncio.Future[None]:
+        # Somebody has to hold on to it: a release must reach its store even if the releaser is cancelled.
+        task = asyncio.ensure_future(owed)
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
+        return task
+
     def _watch(self, lease: Lease, place: Place) -> None:
         loop = asyncio.get_running_loop()
 
@@ -364,9 +373,7 @@ class Balancer:
         )
         owed = self._give_back(watched.stand_in())
         if owed is not None:
-            task = asyncio.ensure_future(owed)
-            self._owed.add(task)
-            task.add_done_callback(self._owed.discard)
+            self._see_to(owed)
 
 
 def _deadline(timeout: float | None, now: float) -> float | None:

@@ -59,7 +59,8 @@ class Books:
     @property
     def in_flight(self) -> int:
         """Slots taken."""
-        return self.limit - self._free[self.row]
+        # `limit`, without the call: rules read this of every candidate.
+        return (0 if self.removed else self.account.max_jobs) - self._free[self.row]
 
     @property
     def resting(self) -> bool:

@@ -1,10 +1,17 @@
-"""Helpers for tests, this project's and its users': a clock moved by hand, and waiting for a condition."""
+"""Helpers for tests, this project's and its users'.
+
+A clock moved by hand, waiting for a condition, and the local server, which is a context manager:
+`async with LocalServer(...).run() as base_url`.
+"""
 
 import asyncio
 import heapq
 from collections.abc import Callable
 
 from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.server import LocalServer
+
+__all__ = ["LocalServer", "ManualClock", "settle", "wait_until"]
 
 
 class _Alarm:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import pytest
 
@@ -228,6 +228,53 @@ async def test_a_store_of_ones_own_gets_the_accounts_before_the_first_lease() ->
     async with balancer.lease("0") as lease:
         assert store.snapshot().in_flight == 1
         assert lease.channel == "0"
+
+
+class FarStore(MemoryStore):
+    """A store whose releases take a while, as over a network."""
+
+    def __init__(self, *caps: int) -> None:
+        super().__init__(accounts(*caps))
+        self.arrived = 0
+
+    def release(self, lease: Lease) -> Awaitable[None]:  # type: ignore[override]  # the protocol allows it
+        async def travel() -> None:
+            await settle(3)
+            self.arrived += 1
+            super(FarStore, self).release(lease)
+
+        return travel()
+
+
+async def test_a_release_that_takes_io_is_awaited() -> None:
+    store = FarStore(1)
+    balancer = Balancer(accounts(1), store=store)
+    async with balancer.lease():
+        pass
+    await balancer.release(await balancer.acquire())
+    assert (store.arrived, store.snapshot().in_flight) == (2, 0)
+
+
+async def test_a_cancelled_release_still_reaches_the_store() -> None:
+    store = FarStore(1)
+    balancer = Balancer(accounts(1), store=store)
+    lease = await balancer.acquire()
+    releasing = asyncio.create_task(balancer.release(lease))
+    await settle(2)
+    releasing.cancel()
+    await asyncio.wait([releasing])
+    gc.collect()
+    await balancer.close()
+    assert (releasing.cancelled(), store.snapshot().in_flight) == (True, 0)
+
+
+async def test_a_lease_dropped_on_a_far_store_comes_back_too() -> None:
+    store = FarStore(1)
+    balancer = Balancer(accounts(1), store=store)
+    await balancer.acquire()
+    gc.collect()
+    await settle()
+    assert (balancer.statistics().leaked, store.snapshot().in_flight) == (1, 0)
 
 
 async def test_refresh_keeps_counts_and_serves_the_line() -> None:
