@@ -1,0 +1,65 @@
+"""What does reading the account map cost against `json.loads` of the same bytes, which checks nothing?"""
+
+import json
+import time
+from collections.abc import Callable
+
+from benchmarks.measure import Row, Subject, compare
+from pika_balancer import Account
+from pika_balancer.wire import read_accounts
+
+SIZES = (100, 10_000)
+AIM = 3.0
+
+
+def body(count: int, *, extra: bool = False) -> bytes:
+    """Return an account map as the service sends it, perhaps with a field that nobody knows."""
+    accounts = {
+        str(10**17 + i): {
+            "channel": str(10**17 + i),
+            "discord": f"MTA{i:021d}.G{i:05d}.{i:038d}",
+            "maxJobs": 1 + i % 10,
+        }
+        | ({"note": "x"} if extra else {})
+        for i in range(count)
+    }
+    return json.dumps(accounts).encode()
+
+
+def by_hand(data: bytes) -> dict[str, Account]:
+    """Read the map the short way: the constructor checks types, nothing checks keys or duplicates."""
+    return {key: Account(key, entry["maxJobs"], entry["discord"]) for key, entry in json.loads(data).items()}
+
+
+def of(read: Callable[[bytes], object], data: bytes, count: int) -> Subject:
+    """Return a round that reads `data` as often as makes 10,000 accounts; seconds per account."""
+    turns = max(1, 10_000 // count)
+
+    def run() -> float:
+        begin = time.perf_counter()
+        for _ in range(turns):
+            read(data)
+        return (time.perf_counter() - begin) / (turns * count)
+
+    return run
+
+
+def rows(rounds: int = 15) -> list[Row]:
+    """Measure and return the rows."""
+    found: list[Row] = []
+    for count in SIZES:
+        data, odd = body(count), body(count, extra=True)
+        plain, ours = f"json.loads, {count:,} accounts", f"read_accounts, {count:,} accounts"
+        found += compare(
+            "parse",
+            {
+                plain: of(json.loads, data, count),
+                ours: of(read_accounts, data, count),
+                f"{ours}, unknown field": of(read_accounts, odd, count),
+                f"json.loads + Account(), {count:,} accounts": of(by_hand, data, count),
+            },
+            plain,
+            rounds=rounds,
+            aims={ours: AIM},
+        )
+    return found
