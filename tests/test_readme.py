@@ -1,0 +1,171 @@
+"""Every command and snippet of the README runs as printed; only addresses, ports and patience differ."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SHELL = [text for language, text in BLOCKS if language == "sh"]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+SCRIPT = [text for language, text in BLOCKS if language == "js"]
+
+# Waits as documented, only quicker: nobody wants a test that sleeps for a quarter of a minute.
+IMPATIENT = """
+import asyncio
+sleep = asyncio.sleep
+asyncio.sleep = lambda seconds: sleep(min(seconds, 0.05))
+"""
+
+
+def shell(command: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euc", command],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Start the server as the README prints it, on a free port and faster, and yield its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = (
+        SHELL[2]
+        .strip()
+        .replace("8080", str(port))
+        .replace("pika-balancer", f"{sys.executable} -m pika_balancer")
+    )
+    server = subprocess.Popen([*command.split(), "--speed", "300"], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, "the server ended before it listened"
+            assert time.monotonic() < deadline, "the server does not listen"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/v1/pika"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert server.returncode == 130
+
+
+@pytest.fixture
+def env(address: str) -> dict[str, str]:
+    """Return an environment in which the commands are on the PATH and the address and token are set."""
+    return os.environ | {
+        "PIKA_BASE_URL": address,
+        "USEAPI_TOKEN": "user:1234-readme",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def test_no_block_goes_unread() -> None:
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 6
+    assert (len(PYTHON), len(SCRIPT)) == (3, 1)
+    assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
+
+
+def test_the_two_commands_work_in_a_clean_copy(tmp_path: Path) -> None:
+    keep_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", ".coverage*", ".hypothesis")
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=keep_out)
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("COV_", "COVERAGE", "PYTEST"))
+    }
+    demo = shell(SHELL[0], bare, cwd=copy)
+    assert demo.returncode == 0, demo.stderr
+    assert "refus" in demo.stdout
+    # The tests set themselves up; running them from within themselves would have no end.
+    tests = shell(SHELL[1], bare | {"PYTEST_ADDOPTS": "--collect-only --quiet --cov-fail-under=0"}, cwd=copy)
+    assert tests.returncode == 0, tests.stdout + tests.stderr
+    assert "tests collected" in tests.stdout
+
+
+def test_the_first_snippet_runs_a_job(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(IMPATIENT + PYTHON[0])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"completed http://127\.0\.0\.1:\d+/\S+\.mp4\n", done.stdout)
+
+
+def test_the_plain_snippet_picks(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[1])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in {"1001 1 0.5\n", "1002 1 0.5\n"}
+
+
+def test_requests_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[2])
+    done = shell(f"{sys.executable} {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("200 {'1")
+    assert "'maxJobs': 2" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="JavaScript needs node on the PATH")
+def test_fetch_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.mjs"
+    snippet.write_text(SCRIPT[0])
+    done = shell(f"node {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("200 {")
+    assert "maxJobs: 2" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the example needs curl on the PATH")
+def test_curl_reads_the_accounts(env: dict[str, str]) -> None:
+    done = shell(SHELL[3], env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"maxJobs": 2' in done.stdout
+
+
+def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
+    done = shell(SHELL[4], env)
+    assert done.returncode == 0, done.stderr
+    assert "accepted as job:" in done.stderr
+    assert "completed" in done.stderr
+    assert re.search(r"^http://\S+\.mp4$", done.stdout, re.MULTILINE)
+    assert env["USEAPI_TOKEN"] not in done.stdout + done.stderr
+
+
+def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
+    done = shell(SHELL[5].strip() + " --rounds 2", env)
+    assert done.returncode == 0, done.stderr
+    for question in ("selector", "lease", "parse", "import"):
+        assert f"| {question}" in done.stdout
+
+
+def test_the_readmes_table_is_that_of_the_last_run() -> None:
+    def table(path: Path) -> list[str]:
+        return [line for line in path.read_text().splitlines() if line.startswith("|")]
+
+    assert table(ROOT / "README.md") == table(ROOT / "benchmarks" / "README.md")
+    assert table(ROOT / "README.md")[0] == measure.table([]).splitlines()[0]
