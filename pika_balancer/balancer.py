@@ -33,6 +33,7 @@ class LeaseContext:
     __slots__ = ("_balancer", "lease", "place", "since", "timeout", "wish")
 
     def __init__(self, balancer: "Balancer", wish: str | None, timeout: float | None, place: Place) -> None:
+        _check_timeout(timeout)
         self._balancer = balancer
         self.wish = wish
         self.timeout = timeout
@@ -102,6 +103,8 @@ class Balancer:
         self._clock = clock or SystemClock()
         self._now = self._clock.now
         self._refresher = Refresher(source, refresh_every, self.update, self._clock)
+        if store is not None and (policy != "random" or rng is not None):
+            raise InvalidArgument("policy and rng belong to the store that was passed in", field="store")
         if store is None:
             store = MemoryStore(accounts, rng=rng, policy=policy, clock=self._clock)
             self._unsent: list[Account] | None = None
@@ -268,14 +271,14 @@ class Balancer:
         Args:
             timeout: Seconds to wait at most; None to wait for ever.
         """
-        deadline = _deadline(timeout, self._now())
+        _check_timeout(timeout)
         self._end("drains")
         if self._held:
             emptied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._drainers.append(emptied)
             timer = None
-            if deadline is not None:
-                timer = self._clock.call_later(deadline - self._now(), lambda: _done(emptied))
+            if timeout is not None:
+                timer = self._clock.call_later(timeout, lambda: _done(emptied))
             try:
                 await emptied
             finally:
@@ -325,8 +328,8 @@ class Balancer:
         return lease
 
     async def _wait(self, wish: LeaseContext) -> Lease:
-        wish.since = now = self._now()
-        deadline = _deadline(wish.timeout, now)
+        wish.since = self._now()
+        deadline = None if wish.timeout is None else wish.since + wish.timeout
         if not self._is_open:
             await self._open()
         self._waiting[wish] = None
@@ -376,14 +379,11 @@ class Balancer:
             self._see_to(owed)
 
 
-def _deadline(timeout: float | None, now: float) -> float | None:
-    if timeout is None:
-        return None
-    if not 0 <= timeout < math.inf:
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not 0 <= timeout < math.inf:
         raise InvalidArgument(
             "timeout must be a number of seconds, 0 or more; None waits for ever", field="timeout"
         )
-    return now + timeout
 
 
 def _done(future: asyncio.Future[None]) -> None:

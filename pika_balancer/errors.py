@@ -10,7 +10,6 @@ Facts are attributes, so that a caller never parses a message. Every attribute e
     ├── ForeignLease           a lease given to somebody who did not grant it
     ├── Closed                 the balancer or client has been closed or is draining
     ├── WrongLoop              an object made in one event loop was used in another
-    ├── MissingExtra           an optional dependency is not installed
     ├── ApiError               the service answered with an error status
     │   ├── BadRequest 400   Unauthorized 401   SubscriptionRequired 402   NotFound 404   PromptRejected 422
     │   ├── ChannelFull 429 (with executing jobs)   RateLimited 429 (without)
@@ -108,14 +107,6 @@ class Closed(PikaError):
 
 class WrongLoop(PikaError):
     """An object that belongs to one event loop was used in another; make one per loop."""
-
-
-class MissingExtra(PikaError, ImportError):
-    """An optional dependency is missing; `extra` names the extra that brings it."""
-
-    def __init__(self, message: str = "", *, extra: str | None = None) -> None:
-        super().__init__(message)
-        self.extra = extra
 
 
 class ApiError(PikaError):

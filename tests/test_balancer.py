@@ -67,12 +67,21 @@ async def test_no_capacity_in_time_says_why_and_for_which_channel() -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf")])
-async def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+async def test_a_timeout_that_is_none_is_refused_even_while_slots_are_free(timeout: float) -> None:
     balancer = Balancer(accounts(1))
-    async with balancer.lease():
+    for ask in (balancer.lease, balancer.acquire):
         with pytest.raises(InvalidArgument) as caught:
-            await balancer.acquire(timeout=timeout)
-    assert caught.value.field == "timeout"
+            ask(timeout=timeout)
+        assert caught.value.field == "timeout"
+    with pytest.raises(InvalidArgument):
+        await balancer.drain(timeout=timeout)
+    assert balancer.snapshot().in_flight == 0
+
+
+async def test_a_policy_beside_a_store_of_ones_own_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Balancer(accounts(1), store=MemoryStore(), policy="weighted")
+    assert caught.value.field == "store"
 
 
 async def test_an_empty_map_fails_at_once_instead_of_waiting_for_ever() -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pika_balancer.errors import Closed, ForeignLease, NoCapacity, PikaError, UnknownChannel
+from pika_balancer.errors import Closed, ForeignLease, NoCapacity, UnknownChannel, WrongLoop
 from pika_balancer.models import Account, Lease
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import ManualClock, settle
@@ -281,7 +281,7 @@ def test_waiters_of_another_event_loop_are_not_mixed_up(make: Make) -> None:
         loop.run_until_complete(store.acquire(None, None))
         stuck = loop.create_task(store.acquire(None, None))
         loop.run_until_complete(settle())
-        with pytest.raises(PikaError, match="another event loop"):
+        with pytest.raises(WrongLoop, match="another event loop"):
             asyncio.run(store.acquire(None, None))
         stuck.cancel()
         loop.run_until_complete(settle())

@@ -76,7 +76,6 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.ForeignLease: Exit(FAILURE),
     errors.Closed: Exit(FAILURE),
     errors.WrongLoop: Exit(FAILURE),
-    errors.MissingExtra: Exit(FAILURE),
     errors.ApiError: Exit(FAILURE),
     errors.BadRequest: Exit(FAILURE),
     errors.Unauthorized: Exit(REFUSED, "or name the file of another token with --token-file"),

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from pika_balancer.clock import Clock, SystemClock, Timer
-from pika_balancer.errors import NoCapacity, PikaError
+from pika_balancer.errors import NoCapacity, PikaError, WrongLoop
 from pika_balancer.line import WaitingLine
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
@@ -55,7 +55,7 @@ class MemoryStore:
             raise self._no_capacity(channel)
         loop = asyncio.get_running_loop()
         if self._line.size and self._loop is not loop:
-            raise PikaError("others wait on this store in another event loop; use one store per event loop")
+            raise WrongLoop("others wait on this store in another event loop; use one store per event loop")
         self._loop = loop
         waiter: _Waiter = loop.create_future()
         timer: Timer | None = None
