@@ -3,9 +3,11 @@
 The map, from the centre outwards; imports point inward only:
 
     errors, models, clock       what can go wrong, the values, time as an argument
-    policy, books, selector     which account gets the job, and what is in flight: plain and synchronous
+    policy, books, shortage,    which account gets the job, and what is in flight:
+      selector                  plain and synchronous
     line, store                 who waits, and where the counts live
-    refresh, holders, balancer  leases that wait fairly, for one process
+    refresh, holders, leasing,  leases that wait fairly, for one process
+      balancer
     mask, strict, answer,       what comes back from the service: shown safely, read strictly
       parse, wire               … and what is sent: the API without I/O
     transport, client           the API over HTTP, without any balancing

@@ -10,13 +10,14 @@ import logging
 import math
 import random
 import sys
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.errors import Closed, InvalidArgument
+from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
 from pika_balancer.holders import Holder, Place, Statistics, Waiter, Watched, describe
+from pika_balancer.leasing import LeaseContext, check_timeout, in_use
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
 from pika_balancer.refresh import AccountSource, Refresher
@@ -26,58 +27,13 @@ from pika_balancer.store.memory import MemoryStore
 log = logging.getLogger(__name__)
 
 
-class LeaseContext:
-    """`async with` this to hold a slot; made by `Balancer.lease`."""
-
-    # While it waits and while it holds, it is also its own entry in the balancer's lists of who does.
-    __slots__ = ("_balancer", "lease", "place", "since", "timeout", "wish")
-
-    def __init__(self, balancer: "Balancer", wish: str | None, timeout: float | None, place: Place) -> None:
-        _check_timeout(timeout)
-        self._balancer = balancer
-        self.wish = wish
-        self.timeout = timeout
-        self.place = place
-        self.lease: Lease | None = None
-
-    since: float
-    """When it began to wait or to hold, on the balancer's clock."""
-
-    @property
-    def channel(self) -> str:
-        """The channel on which the slot is, while it is held."""
-        return self.lease.channel if self.lease is not None else ""
-
-    async def __aenter__(self) -> Lease:
-        """Wait for a slot and take it."""
-        balancer = self._balancer
-        lease = balancer._try_acquire(self.wish) if balancer._is_open else None
-        if lease is None:
-            lease = await balancer._wait(self)
-        if self.lease is not None:
-            await balancer.release(lease)
-            raise InvalidArgument("this lease context is in use; call lease() once per `async with`")
-        self.lease = lease
-        self.since = balancer._now()
-        balancer._held[lease.id] = self
-        return lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the slot back."""
-        lease, self.lease = self.lease, None
-        if lease is not None and (owed := self._balancer._give_back(lease)) is not None:
-            await asyncio.shield(self._balancer._see_to(owed))
-
-
 class Balancer:
     """Hand out slots of several accounts, first come, first served, never above a cap.
 
     For one event loop. Open it with `async with`, or just use it; `close` it at the end.
 
     Args:
-        accounts: The account map's values, in its order.
+        accounts: The account map's values, in its order; None leaves the map of a given store as it is.
         store: Where in-flight counts live; a new `MemoryStore` by default.
         source: Anything with an async `accounts()`, read by `refresh`.
         refresh_every: Seconds between refreshes in the background; None for none.
@@ -91,7 +47,7 @@ class Balancer:
 
     def __init__(
         self,
-        accounts: Iterable[Account] = (),
+        accounts: Iterable[Account] | None = None,
         *,
         store: Store | None = None,
         source: AccountSource | None = None,
@@ -106,12 +62,12 @@ class Balancer:
         if store is not None and (policy != "random" or rng is not None):
             raise InvalidArgument("policy and rng belong to the store that was passed in", field="store")
         if store is None:
-            store = MemoryStore(accounts, rng=rng, policy=policy, clock=self._clock)
-            self._unsent: list[Account] | None = None
-        else:
-            self._unsent = list(accounts)
+            store = MemoryStore(accounts or (), rng=rng, policy=policy, clock=self._clock)
+            accounts = None
+        self._unsent = None if accounts is None else list(accounts)
+        self._opening = asyncio.Lock()
         self._store = store
-        self._try_acquire = store.try_acquire
+        self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
         self._is_open = False
         self._ended: str | None = None
         self._held: dict[int | str, LeaseContext | Watched] = {}
@@ -184,7 +140,7 @@ class Balancer:
         """Give the slot back, to the first in line if there is one; a second time does nothing.
 
         Raises:
-            ForeignLease: The lease was granted by somebody else.
+            ForeignLease: The lease was granted by somebody else, another balancer of the same store included.
         """
         owed = self._give_back(lease)
         if owed is not None:
@@ -198,7 +154,8 @@ class Balancer:
         frame = sys._getframe(1)
         await self._open()
         lease = await self._store.adopt(channel, key)
-        self._watch(lease, (frame.f_code, frame.f_lasti))
+        if lease.id not in self._held:
+            self._watch(lease, (frame.f_code, frame.f_lasti))
         return lease
 
     async def pause(self, channel: str) -> None:
@@ -208,6 +165,8 @@ class Balancer:
 
     async def rest(self, channel: str, seconds: float) -> None:
         """Give the channel no new job for so many seconds from now."""
+        if not 0 <= seconds < math.inf:
+            raise InvalidArgument("seconds must be finite and 0 or more; pause has no end", field="seconds")
         await self._open()
         await self._store.rest(channel, self._now() + seconds)
 
@@ -271,21 +230,30 @@ class Balancer:
         Args:
             timeout: Seconds to wait at most; None to wait for ever.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         self._end("drains")
-        if self._held:
-            emptied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._drainers.append(emptied)
-            timer = None
-            if timeout is not None:
-                timer = self._clock.call_later(timeout, lambda: _done(emptied))
-            try:
-                await emptied
-            finally:
-                self._drainers.remove(emptied)
-                if timer is not None:
-                    timer.cancel()
-        return not self._held
+        await self._refresher.stop()
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            self._stir()
+
+        timer = self._clock.call_later(timeout, expire) if timeout is not None else None
+        try:
+            # A waiter may have its grant already without having run to take note of it.
+            while (self._held or self._waiting or self._owed) and not expired:
+                stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._drainers.append(stirred)
+                try:
+                    await stirred
+                finally:
+                    self._drainers.remove(stirred)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return not (self._held or self._waiting or self._owed)
 
     async def close(self) -> None:
         """Grant nothing more, stop refreshing; leases that are out can still be released.
@@ -306,14 +274,22 @@ class Balancer:
         )
 
     async def _open(self) -> None:
+        self._refuse_if_ended()
+        if self._is_open:
+            return
+        # One at a time: the first map has to arrive before anything that is built on it.
+        async with self._opening:
+            if self._unsent is not None:
+                await self._store.update(self._unsent)
+                self._unsent = None
+            self._refuse_if_ended()
+            if not self._is_open:
+                self._is_open = True
+                self._refresher.start()
+
+    def _refuse_if_ended(self) -> None:
         if self._ended is not None:
             raise Closed(f"this balancer {self._ended} and grants nothing more; make a new one")
-        if self._unsent is not None:
-            await self._store.update(self._unsent)
-            self._unsent = None
-        if not self._is_open and self._ended is None:
-            self._is_open = True
-            self._refresher.start()
 
     def _end(self, how: str) -> None:
         self._is_open = False
@@ -332,26 +308,40 @@ class Balancer:
         deadline = None if wish.timeout is None else wish.since + wish.timeout
         if not self._is_open:
             await self._open()
+        if wish in self._waiting:
+            raise in_use()
         self._waiting[wish] = None
         try:
             return await self._store.acquire(wish.wish, deadline)
         finally:
             del self._waiting[wish]
+            if self._drainers:
+                self._stir()
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
+        if lease.held and lease.id not in self._held:
+            raise ForeignLease("this lease was granted elsewhere; release it where it was acquired")
         owed = self._store.release(lease)
         self._held.pop(lease.id, None)
-        if self._drainers and not self._held:
-            for drainer in self._drainers:
-                _done(drainer)
+        if self._drainers:
+            self._stir()
         return owed
+
+    def _stir(self) -> None:
+        """Have whoever drains look again, after everybody else who is ready has run."""
+        for drainer in self._drainers:
+            _done(drainer)
 
     def _see_to(self, owed: Awaitable[None]) -> asyncio.Future[None]:
         # Somebody has to hold on to it: a release must reach its store even if the releaser is cancelled.
         task = asyncio.ensure_future(owed)
         self._owed.add(task)
-        task.add_done_callback(self._owed.discard)
+        task.add_done_callback(self._arrived)
         return task
+
+    def _arrived(self, task: asyncio.Future[None]) -> None:
+        self._owed.discard(task)
+        self._stir()
 
     def _watch(self, lease: Lease, place: Place) -> None:
         loop = asyncio.get_running_loop()
@@ -367,7 +357,7 @@ class Balancer:
             return
         self._leaked += 1
         log.warning(
-            "lease %s on channel %s was dropped without a release after %.1f s; "
+            "lease %r on channel %r was dropped without a release after %.1f s; "
             "it was taken at %s and its slot is free again",
             watched.lease_id,
             watched.channel,
@@ -377,13 +367,6 @@ class Balancer:
         owed = self._give_back(watched.stand_in())
         if owed is not None:
             self._see_to(owed)
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not 0 <= timeout < math.inf:
-        raise InvalidArgument(
-            "timeout must be a number of seconds, 0 or more; None waits for ever", field="timeout"
-        )
 
 
 def _done(future: asyncio.Future[None]) -> None:

@@ -67,6 +67,11 @@ class Books:
         """Whether a rest has been set and not ended."""
         return self.rest_until > -math.inf
 
+    @property
+    def matters(self) -> bool:
+        """Whether the channel has to be shown even without an account: a pause or rest outlives it too."""
+        return bool(self.in_flight) or self.paused or self.resting
+
     def obstacle(self) -> str | None:
         """Return why this account cannot take a job, or None if it can: the one test of eligibility."""
         if self.removed:

@@ -46,7 +46,8 @@ class Secret:
             return NotImplemented
         if self._value is None or other._value is None:
             return self._value is other._value
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        mine, theirs = (secret.encode("utf-8", "surrogatepass") for secret in (self._value, other._value))
+        return hmac.compare_digest(mine, theirs)
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
@@ -71,6 +72,14 @@ def _to_secret(value: "str | Secret | None") -> Secret | None:
     return Secret(value) if isinstance(value, str) else value
 
 
+def _check_discord(_account: object, attribute: "attrs.Attribute[Secret | None]", value: Any) -> None:
+    wrong = value is not None and not isinstance(value, Secret)
+    # It may be a token all the same, and must not stand in a frame of the error's traceback.
+    del value
+    if wrong:
+        raise InvalidArgument(f"{attribute.name} must be a string or a Secret", field=attribute.name)
+
+
 def _check_channel(_account: object, attribute: "attrs.Attribute[str]", value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidArgument(
@@ -92,7 +101,7 @@ class Account:
     """Discord channel id, or whatever a sibling service keys its accounts by; never empty."""
     max_jobs: int = attrs.field(default=DEFAULT_MAX_JOBS, validator=_check_cap)
     """How many jobs may run at once; at least 1 (the service itself allows 1–10)."""
-    discord: Secret | None = attrs.field(default=None, converter=_to_secret)
+    discord: Secret | None = attrs.field(default=None, converter=_to_secret, validator=_check_discord)
     """The Discord token, a full credential of the account; None where the service does not tell it."""
 
 
@@ -229,7 +238,7 @@ class Lease:
         return self.account.channel
 
     def __repr__(self) -> str:
-        return f"<Lease {self.id} on {self.channel}, {'held' if self.held else 'released'}>"
+        return f"<Lease {self.id!r} on {self.channel!r}, {'held' if self.held else 'released'}>"
 
     def __reduce__(self) -> Never:
         raise TypeError("a lease belongs to the process that holds it and cannot be pickled or copied")
@@ -283,7 +292,7 @@ class Explanation:
     channel: str
     """The account's channel."""
     eligible: bool
-    """Whether the next pick could choose it."""
+    """Whether it can take a job now; a rule may still give it the probability 0."""
     why: str
     """In words: `eligible`, `full`, `paused`, `resting` or `removed`."""
     free: int

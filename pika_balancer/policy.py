@@ -151,17 +151,23 @@ class Weighted:
     def odds(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return the weights divided by their sum."""
         weights = self._checked(candidates)
-        total = math.fsum(weights)
+        total = sum(weights)
         return [weight / total for weight in weights]
 
     def _checked(self, candidates: Sequence[Candidate]) -> Sequence[float]:
-        weights = self._weights(candidates)
+        returned = self._weights(candidates)
+        try:
+            weights = [float(weight) for weight in returned]
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidArgument(
+                "the policy must return a list of numbers, one each", field="policy"
+            ) from None
         if len(weights) != len(candidates):
             raise InvalidArgument(
                 f"the policy returned {len(weights)} weights for {len(candidates)} accounts; return one each",
                 field="policy",
             )
-        if not min(weights) >= 0 or not 0 < math.fsum(weights) < math.inf:
+        if not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
             raise InvalidArgument(
                 "the policy's weights must be finite, 0 or more, and not all 0", field="policy"
             )

@@ -50,6 +50,7 @@ class Refresher:
         self._take = take
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
         self.failures = 0
 
     failures: int
@@ -61,7 +62,9 @@ class Refresher:
             raise InvalidArgument(
                 "there is no source to refresh from; use from_client or source=", field="source"
             )
-        await self._take((await self._source.accounts()).values())
+        # One at a time, or an old answer that comes late would undo a newer one.
+        async with self._reading:
+            await self._take((await self._source.accounts()).values())
         self.failures = 0
 
     def start(self) -> None:
@@ -72,7 +75,8 @@ class Refresher:
     async def stop(self) -> None:
         """End the reading in the background; returns once it has ended."""
         task, self._task = self._task, None
-        if task is not None:
+        # A task that reads the map may be the one that stops; one of a loop that is gone is done.
+        if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait([task])
 
@@ -81,8 +85,16 @@ class Refresher:
             await self._clock.sleep(every)
             try:
                 await self.once()
+            except asyncio.CancelledError as error:
+                # Not ours, if nobody has cancelled this task: something within the source was.
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                self._failed(error)
             except Exception as error:  # noqa: BLE001 - whatever the source throws, the old map still serves
-                self.failures += 1
-                # Only our own errors are known to hold no token.
-                what = str(error) if isinstance(error, PikaError) else type(error).__name__
-                log.warning("refresh of the account map failed, the old one stays: %s", what)
+                self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures += 1
+        # Only our own errors are known to hold no token.
+        what = str(error) if isinstance(error, PikaError) else type(error).__name__
+        log.warning("refresh of the account map failed, the old one stays: %s", what)

@@ -12,11 +12,15 @@ import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
 
 from pika_balancer.books import CLOSED, Books, Chosen
 from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Uniform, Weights, make_rule
+from pika_balancer.shortage import shortage_of
 
 
 class Selector:
@@ -27,6 +31,9 @@ class Selector:
         rng: Source of chance; a seed makes every pick repeatable. A fresh one by default.
         policy: A name from `POLICIES`, or a function from candidates to weights. `random`, the default, is
             the documented rule: uniform over the accounts that have a free slot.
+
+    Attributes:
+        next_wake: A moment before which no rest ends; infinite when nobody rests.
 
     Raises:
         InvalidArgument: An account is not an `Account`, a channel comes twice, the policy is unknown.
@@ -41,7 +48,10 @@ class Selector:
     ) -> None:
         self._rule = make_rule(policy)
         self._uniform = isinstance(self._rule, Uniform)
-        self._chance = (rng or random.Random()).random  # noqa: S311 - balancing, not cryptography
+        if rng is not None and not callable(getattr(rng, "random", None)):
+            raise InvalidArgument("rng must be a random.Random, such as random.Random(7)", field="rng")
+        self._rng = random.Random() if rng is None else rng  # noqa: S311 - balancing, not cryptography
+        self._chance = self._rng.random
         self._free: list[int] = []
         self._books: list[Books] = []
         self._rows: dict[str, int] = {}
@@ -50,7 +60,7 @@ class Selector:
         self._open = array("i")
         self._adopted: dict[int | str, Lease] = {}
         self._serial = 0
-        self._first_wake = math.inf
+        self.next_wake = math.inf
         self.update(accounts)
 
     def try_acquire(
@@ -68,7 +78,7 @@ class Selector:
         Raises:
             UnknownChannel: No account has that channel.
         """
-        if now is not None and now >= self._first_wake:
+        if now is not None and now >= self.next_wake:
             self.wake(now)
         if channel is None and max_jobs is None and self._uniform:
             # Uniform.pick, without the call: this is the hot path.
@@ -80,6 +90,8 @@ class Selector:
             chosen = self._choose(channel, max_jobs)
             if chosen is None:
                 return None
+            if chosen.place < 0:
+                raise InvalidArgument("the policy must not acquire or release by itself", field="policy")
             row = chosen.row
         free = self._free
         free[row] = left = free[row] - 1
@@ -126,8 +138,8 @@ class Selector:
         Raises:
             InvalidArgument: The key is empty, or is held on another channel.
         """
-        if not key:
-            raise InvalidArgument("key must name the job that is adopted", field="key")
+        if type(key) is not str or not key:
+            raise InvalidArgument("key must name the job that is adopted, as a string", field="key")
         known = self._adopted.get(key)
         if known is not None:
             if known.channel != channel:
@@ -169,7 +181,9 @@ class Selector:
             new[account.channel] = account
         for books in self._map:
             if books.channel not in new:
-                self._resize(books, books.account, removed=True)
+                # An account that runs nothing any more leaves no token behind.
+                account = books.account if books.in_flight else attrs.evolve(books.account, discord=None)
+                self._resize(books, account, removed=True)
         self._map = []
         for order, account in enumerate(new.values()):
             books = self._books_of(account.channel) or self._begin(account)
@@ -201,7 +215,8 @@ class Selector:
         books = self._known(channel)
         books.rest_until = until
         self._settle(books)
-        self._first_wake = self._next_wake()
+        # A lower bound will do: a wake that comes too early finds nothing and sets it right.
+        self.next_wake = min(self.next_wake, until)
 
     def resume(self, channel: str) -> None:
         """End a pause and a rest at once.
@@ -216,13 +231,13 @@ class Selector:
 
     def wake(self, now: float) -> None:
         """End the rests that are due by `now`, in seconds on the clock that `rest` was given."""
-        if now < self._first_wake:
+        if now < self.next_wake:
             return
         for books in self._books:
             if books.resting and books.rest_until <= now:
                 books.rest_until = -math.inf
                 self._settle(books)
-        self._first_wake = self._next_wake()
+        self.next_wake = min((b.rest_until for b in self._books if b.resting), default=math.inf)
 
     def __len__(self) -> int:
         """Return the number of accounts in the map."""
@@ -264,41 +279,41 @@ class Selector:
         return explanations
 
     def shortage(self, channel: str | None = None, *, now: float | None = None) -> Shortage | None:
-        """Return why nothing can be had, on the channel or at all; None if something can. O(n)."""
+        """Return why nothing can be had, on the channel or at all; None if something can.
+
+        It knows nothing of a lower cap for one call: `try_acquire(max_jobs=…)` can find nothing all the same.
+        """
         if now is not None:
             self.wake(now)
         if channel is None:
-            asked, subject = self._map, "every account"
-        else:
-            asked, subject = (
-                [books for books in self._map if books.channel == channel],
-                f"channel {channel!r}",
-            )
-        obstacles = {books.obstacle() for books in asked}
-        if None in obstacles:
-            return None
-        if "full" in obstacles:
-            return Shortage("full", None, f"{subject} is full now; wait for a job to end, or add an account")
-        if "resting" in obstacles:
-            until = min(books.rest_until for books in asked if books.obstacle() == "resting")
-            return Shortage("resting", until, f"{subject} rests or is paused; the first is back at {until}")
-        if asked:
-            return Shortage("never", None, f"{subject} is paused; resume one")
-        if channel is None:
-            return Shortage("never", None, "there are no accounts; configure one")
-        return Shortage("never", None, f"no account has {subject}; name a configured one")
+            return None if self._open else shortage_of(self._map, None)
+        books = self._books_of(channel)
+        return shortage_of([] if books is None or books.removed else [books], channel)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the bound method, so that a copy draws from its own copy of the chance."""
+        return {name: value for name, value in vars(self).items() if name != "_chance"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._chance = self._rng.random
 
     def account_at(self, row: int) -> Account:
         """Return the account of that row, as last configured; for leases."""
         return self._books[row].account
 
     def _books_of(self, channel: str) -> Books | None:
+        if not isinstance(channel, str):
+            raise InvalidArgument(
+                f"channel must be a string, not {type(channel).__name__}; a time limit goes to timeout=",
+                field="channel",
+            )
         row = self._rows.get(channel)
         return None if row is None else self._books[row]
 
     def _known(self, channel: str) -> Books:
         books = self._books_of(channel)
-        if books is None:
+        if books is None or (books.removed and not books.matters):
             raise self._unknown(channel)
         return books
 
@@ -328,16 +343,9 @@ class Selector:
             candidates = Chosen(self._books, self._open)
         return self._rule.pick(candidates, self._chance) if candidates else None
 
-    def _next_wake(self) -> float:
-        return min((books.rest_until for books in self._books if books.resting), default=math.inf)
-
     def _shown(self) -> list[Books]:
         """Return the books of the map, in its order, and then of removed accounts that still matter."""
-        return self._map + [
-            books
-            for books in self._books
-            if books.removed and (books.in_flight or books.paused or books.resting)
-        ]
+        return self._map + [books for books in self._books if books.removed and books.matters]
 
     def _ordered(self) -> list[Books]:
         return [books for books in self._map if books.place >= 0]

@@ -64,6 +64,8 @@ class ManualClock:
 
     async def advance(self, seconds: float) -> None:
         """Move the clock on, waking each sleeper at its own moment and letting it run before the next."""
+        if seconds < 0:
+            raise ValueError("a clock does not go back")
         target = self._now + seconds
         await settle()
         while self._alarms and self._alarms[0][0] <= target:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 
 import pytest
 
@@ -24,7 +24,7 @@ class Source:
 
     def __init__(self, *caps: int) -> None:
         self.map = {account.channel: account for account in accounts(*caps)}
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.reads = 0
 
     async def accounts(self) -> Mapping[str, Account]:
@@ -107,6 +107,58 @@ async def test_one_context_used_twice_at_once_is_refused_and_gives_back() -> Non
     async with context:
         assert balancer.snapshot().in_flight == 1
     assert balancer.snapshot().in_flight == 0
+
+
+async def test_one_context_waiting_twice_is_refused_and_loses_nothing() -> None:
+    balancer = Balancer(accounts(1))
+    holder = await balancer.acquire()
+    context = balancer.lease()
+
+    async def use() -> None:
+        async with context:
+            await settle()
+
+    first, second = asyncio.create_task(use()), asyncio.create_task(use())
+    await settle()
+    await balancer.release(holder)
+    told = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(outcome) for outcome in told] == [type(None), InvalidArgument]
+    assert balancer.snapshot().in_flight == 0
+
+
+async def test_a_store_keeps_its_own_map_when_the_balancer_brings_none() -> None:
+    store = MemoryStore(accounts(2))
+    async with Balancer(store=store).lease(timeout=0):
+        assert store.snapshot().capacity == 2
+
+
+async def test_a_lease_goes_back_to_the_balancer_that_granted_it_even_on_a_shared_store() -> None:
+    store = MemoryStore(accounts(1))
+    first, second = Balancer(store=store), Balancer(store=store)
+    lease = await first.acquire()
+    with pytest.raises(ForeignLease):
+        await second.release(lease)
+    await first.release(lease)
+    del lease
+    gc.collect()
+    await settle()
+    assert (store.snapshot().in_flight, first.statistics().leaked) == (0, 0)
+
+
+async def test_adopting_again_does_not_make_a_job_younger() -> None:
+    clock = ManualClock()
+    balancer = Balancer(accounts(1), clock=clock)
+    lease = await balancer.adopt("0", "job:a")
+    await clock.advance(60)
+    assert await balancer.adopt("0", "job:a") is lease
+    assert balancer.statistics().holders[0].age == 60
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+async def test_a_rest_without_a_length_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await Balancer(accounts(1)).rest("0", seconds)
+    assert caught.value.field == "seconds"
 
 
 async def test_forty_workers_never_pass_a_cap_and_all_get_their_turn() -> None:
@@ -354,6 +406,111 @@ async def test_drain_waits_for_the_held_and_grants_nothing_more() -> None:
     await balancer.release(lease)
     assert await drained is True
     assert await balancer.drain(timeout=0) is True
+
+
+async def test_drain_waits_for_a_grant_that_has_not_been_taken_note_of() -> None:
+    balancer = Balancer(accounts(1))
+    holder = await balancer.acquire()
+    waiter = asyncio.create_task(balancer.acquire())
+    await settle()
+    await balancer.release(holder)
+    drained = asyncio.create_task(balancer.drain())
+    await settle()
+    assert not drained.done()
+    await balancer.release(await waiter)
+    assert await drained is True
+
+
+async def test_drain_looks_again_after_every_release() -> None:
+    balancer = Balancer(accounts(2))
+    one, two = await balancer.acquire(), await balancer.acquire()
+    waiter = asyncio.create_task(balancer.acquire())
+    await settle()
+    releasing = asyncio.create_task(balancer.release(two))
+    await balancer.release(one)
+    drained = asyncio.create_task(balancer.drain())
+    await settle()
+    assert (releasing.done(), drained.done()) == (True, False)
+    await balancer.release(await waiter)
+    assert await drained is True
+
+
+async def test_drain_waits_until_the_store_has_heard() -> None:
+    store = FarStore(1)
+    balancer = Balancer(accounts(1), store=store)
+    lease = await balancer.acquire()
+    releasing = asyncio.create_task(balancer.release(lease))
+    await asyncio.sleep(0)
+    assert await balancer.drain() is True
+    assert store.snapshot().in_flight == 0
+    await releasing
+
+
+async def test_a_drained_balancer_reads_the_map_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    clock, source = ManualClock(), Source(1)
+    balancer = await Balancer.from_client(source, refresh_every=60, clock=clock)
+    await balancer.drain()
+    await clock.advance(600)
+    assert (source.reads, balancer.statistics().refresh_failures, caplog.text) == (1, 0, "")
+
+
+async def test_a_source_that_was_cancelled_inside_is_a_failed_refresh_and_no_end() -> None:
+    clock, source = ManualClock(), Source(1)
+    async with await Balancer.from_client(source, refresh_every=60, clock=clock) as balancer:
+        source.failure = asyncio.CancelledError()
+        await clock.advance(60)
+        assert balancer.statistics().refresh_failures == 1
+        source.failure = None
+        await clock.advance(60)
+        assert (source.reads, balancer.statistics().refresh_failures) == (3, 0)
+
+
+async def test_a_late_old_answer_does_not_undo_a_newer_one() -> None:
+    class Slow(Source):
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.caps = [2, 3]
+
+        async def accounts(self) -> Mapping[str, Account]:
+            cap = self.caps.pop(0)
+            await settle(10 if cap == 2 else 0)
+            return {"0": Account("0", cap)}
+
+    balancer = Balancer(accounts(1), source=Slow())
+    await asyncio.gather(balancer.refresh(), balancer.refresh())
+    assert balancer.snapshot().capacity == 3
+
+
+async def test_a_balancer_closed_while_it_opens_grants_nothing() -> None:
+    class SlowStore(MemoryStore):
+        async def update(self, accounts: Iterable[Account]) -> None:
+            await settle(5)
+            await super().update(accounts)
+
+    store = SlowStore()
+    balancer = Balancer(accounts(1), store=store)
+    asker = asyncio.create_task(balancer.acquire())
+    await settle(2)
+    await balancer.close()
+    with pytest.raises(Closed):
+        await asker
+    assert store.snapshot().in_flight == 0
+
+
+async def test_an_abandoned_block_on_a_far_store_gives_its_slot_back() -> None:
+    store = FarStore(1)
+    balancer = Balancer(accounts(1), store=store)
+    await balancer.update(accounts(1))
+
+    async def worker() -> None:
+        async with balancer.lease():
+            await asyncio.get_running_loop().create_future()
+
+    coroutine = worker()
+    coroutine.send(None)
+    coroutine.close()
+    await settle()
+    assert store.snapshot().in_flight == 0
 
 
 async def test_drain_gives_up_after_its_timeout() -> None:

@@ -64,6 +64,19 @@ def test_a_cap_that_is_no_cap_is_refused_by_name(max_jobs: int) -> None:
     assert caught.value.field == "max_jobs"
 
 
+@pytest.mark.parametrize("discord", [CANARY.encode(), 12345678901234567890])
+def test_a_discord_token_of_a_wrong_type_is_refused_and_not_shown(discord: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Account("1", discord=discord)
+    assert caught.value.field == "discord"
+    assert "canary" not in str(caught.value)
+    assert "1234567" not in str(caught.value)
+
+
+def test_a_broken_secret_compares_without_showing_itself() -> None:
+    assert Secret("\ud800" + CANARY) != Secret(CANARY)
+
+
 @pytest.mark.parametrize("channel", ["", 123, None])
 def test_a_channel_that_is_no_channel_is_refused_by_name(channel: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -113,4 +126,4 @@ def test_a_lease_cannot_be_pickled_or_copied() -> None:
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="belongs to the process"):
             attempt(lease)
-    assert repr(lease) == "<Lease 1 on 1, held>"
+    assert repr(lease) == "<Lease 1 on '1', held>"

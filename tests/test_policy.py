@@ -121,6 +121,10 @@ def test_the_largest_draw_below_one_lands_on_the_last_candidate_with_weight(weig
         ([1, float("nan")], "finite"),
         ([float("inf"), 1], "finite"),
         ([1], "1 weights for 2"),
+        ([1e308, 1e308], "finite"),
+        (None, "list of numbers"),
+        (["a", "b"], "list of numbers"),
+        ([10**400, 1], "list of numbers"),
     ],
 )
 def test_weights_that_mean_nothing_are_refused(weights: list[float], word: str) -> None:

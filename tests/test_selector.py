@@ -1,6 +1,8 @@
 """The selector's promises one by one, and all of them under a random walk."""
 
+import copy
 import math
+import pickle
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
-from pika_balancer.models import Account, Lease
+from pika_balancer.models import Account, Lease, Secret
 from pika_balancer.policy import POLICIES, Candidate, Weights
 from pika_balancer.selector import Selector
 
@@ -261,6 +263,59 @@ def test_a_job_adopted_on_a_channel_outside_the_map_counts_when_its_account_come
     assert selector.try_acquire("9") is None
     selector.release(lease)
     assert selector.try_acquire("9") is not None
+
+
+def test_a_key_or_channel_that_is_no_string_is_refused_by_name() -> None:
+    selector = Selector(accounts(1))
+    take(selector)
+    for call, field in (
+        (lambda: selector.adopt("0", 1), "key"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: selector.try_acquire(600), "channel"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: selector.pause([]), "channel"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Selector(rng=7), "rng"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Selector(rng=0), "rng"),  # type: ignore[arg-type]  # wrong on purpose
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            call()
+        assert caught.value.field == field
+
+
+def test_a_policy_that_acquires_by_itself_cannot_pass_a_cap() -> None:
+    def greedy(candidates: Sequence[Candidate]) -> list[float]:
+        selector.try_acquire("0")
+        return [1.0] * len(candidates)
+
+    selector = Selector(accounts(1), policy=greedy)
+    with pytest.raises(InvalidArgument, match="by itself"):
+        selector.try_acquire()
+    assert selector.in_flight("0") == 1
+    assert selector.try_acquire() is None
+
+
+def test_a_copy_goes_its_own_way_and_draws_its_own_chance() -> None:
+    one, two = (Selector(accounts(*[1] * 50), rng=random.Random(6)) for _ in range(2))
+    copied = copy.deepcopy(one)
+    what_if = [take(copied).channel for _ in range(50)]
+    assert [take(one).channel for _ in range(50)] == [take(two).channel for _ in range(50)] == what_if
+    assert pickle.loads(pickle.dumps(copied)).in_flight() == 50
+
+
+def test_round_robin_follows_a_map_that_was_reordered() -> None:
+    selector = Selector(accounts(5, 5, 5), policy="round_robin")
+    first = take(selector).channel
+    others = [channel for channel in "012" if channel != first]
+    order = [first, *reversed(others)]
+    selector.update([Account(channel, 5) for channel in order])
+    assert [take(selector).channel for _ in range(4)] == [*order[1:], *order[:2]]
+
+
+def test_an_account_that_left_with_nothing_running_leaves_no_token_behind() -> None:
+    selector = Selector([Account("0", 1, Secret("canary-token"))])
+    lease = take(selector)
+    assert lease.account.discord is not None
+    selector.release(lease)
+    selector.update([])
+    assert lease.account.discord is None
 
 
 def test_explain_says_why_and_reserves_nothing() -> None:

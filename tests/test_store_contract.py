@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pika_balancer.errors import Closed, ForeignLease, NoCapacity, UnknownChannel, WrongLoop
+from pika_balancer.clock import SystemClock
+from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapacity, UnknownChannel, WrongLoop
 from pika_balancer.models import Account, Lease
+from pika_balancer.policy import Candidate
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import ManualClock, settle
 
@@ -121,7 +123,7 @@ async def test_the_deadline_ends_the_wait_with_the_reason(make: Make, clock: Man
     await clock.advance(4.9)
     assert not waiter.done()
     await clock.advance(0.2)
-    with pytest.raises(NoCapacity, match="full") as caught:
+    with pytest.raises(NoCapacity, match="free slot") as caught:
         await waiter
     assert caught.value.reason == "full"
     await released(store, lease)
@@ -225,6 +227,65 @@ async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
     assert caught.value.reason == "never"
     with pytest.raises(NoCapacity, match="no accounts"):
         await store.acquire(None, None)
+
+
+async def test_an_account_that_rested_comes_back_though_nobody_waits(make: Make, clock: ManualClock) -> None:
+    store = make(1, 5)
+    await store.rest("0", clock.now() + 10)
+    await clock.advance(10)
+    assert store.try_acquire("0") is not None
+
+
+async def test_a_rest_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
+    store = make(1)
+    await store.rest("0", clock.now() + 10)
+    await store.close()
+    waiter = wait(store)
+    await clock.advance(10)
+    assert (await waiter).channel == "0"
+
+
+def test_a_rest_ends_in_a_second_event_loop() -> None:
+    store = MemoryStore([Account("0", 1)])
+
+    async def acquire_in_time() -> Lease:
+        return await store.acquire(None, SystemClock().now() + 5)
+
+    asyncio.run(store.rest("0", SystemClock().now() + 0.02))
+    assert asyncio.run(acquire_in_time()).channel == "0"
+
+
+async def test_a_time_out_in_the_tick_of_a_cancellation_stays_a_cancellation(
+    make: Make, clock: ManualClock
+) -> None:
+    store = make(1)
+    await store.acquire(None, None)
+    waiter = wait(store, deadline=clock.now() + 1)
+    await settle()
+    waiter.cancel()
+    store.dismiss(lambda: Closed("over"))
+    await asyncio.wait([waiter])
+    assert waiter.cancelled()
+
+
+def never_zero(candidates: Sequence[Candidate]) -> list[float]:
+    """A user's rule that leaves one account out, and so fails where it is the only one."""
+    return [float(candidate.channel != "0") for candidate in candidates]
+
+
+async def test_a_policy_that_fails_hits_its_asker_and_never_the_releaser() -> None:
+    store = MemoryStore([Account("0", 1), Account("1", 1)], policy=never_zero)
+    anyone, pinned = await store.acquire(None, None), await store.acquire("0", None)
+    asker = wait(store)
+    await settle()
+    behind = wait(store, "0")
+    await settle()
+    store.release(pinned)
+    with pytest.raises(InvalidArgument):
+        await asker
+    assert (await behind).channel == "0"
+    store.release(anyone)
+    assert store.snapshot().in_flight == 1
 
 
 async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> None:

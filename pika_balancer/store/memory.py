@@ -6,6 +6,7 @@ a free slot may take it without looking at the line, and cannot pass anybody by 
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterable
 
@@ -41,22 +42,20 @@ class MemoryStore:
         self._selector = Selector(accounts, rng=rng, policy=policy)
         self._line: WaitingLine[_Waiter] = WaitingLine()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._rests: dict[str, Timer] = {}
+        self._alarm: Timer | None = None
+        self._alarm_at = math.inf
         # Bound once: the two calls of the hot path.
         self.try_acquire = self._selector.try_acquire
         self._give_back = self._selector.release
 
     async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
         """Wait in line for a slot; see `Store.acquire`."""
+        loop = self._settle_in()
         lease = self.try_acquire(channel)
         if lease is not None:
             return lease
         if not len(self._selector):
             raise self._no_capacity(channel)
-        loop = asyncio.get_running_loop()
-        if self._line.size and self._loop is not loop:
-            raise WrongLoop("others wait on this store in another event loop; use one store per event loop")
-        self._loop = loop
         waiter: _Waiter = loop.create_future()
         timer: Timer | None = None
         if deadline is not None:
@@ -65,6 +64,8 @@ class MemoryStore:
                 raise self._no_capacity(channel)
             timer = self._clock.call_later(left, lambda: self._give_up(waiter, channel))
         self._line.join(waiter, channel)
+        if self._selector.next_wake < math.inf:
+            self._arm()
         try:
             return await waiter
         except BaseException:
@@ -102,14 +103,11 @@ class MemoryStore:
     async def rest(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`."""
         self._selector.rest(channel, until)
-        self._forget_rest(channel)
-        left = until - self._clock.now()
-        self._rests[channel] = self._clock.call_later(left, lambda: self._wake(channel, until))
+        self._arm()
 
     async def resume(self, channel: str) -> None:
         """End a pause and a rest at once."""
         self._selector.resume(channel)
-        self._forget_rest(channel)
         self._grant_all()
 
     def dismiss(self, error: Callable[[], PikaError]) -> None:
@@ -118,21 +116,19 @@ class MemoryStore:
             self._fail(waiter, channel, error())
 
     async def close(self) -> None:
-        """Call off the ends of rests; leases can still be released."""
-        for channel in list(self._rests):
-            self._forget_rest(channel)
+        """Do nothing: the store may serve another balancer, whose rests have to end."""
 
     def snapshot(self) -> Snapshot:
         """Return the books at this moment."""
-        return self._selector.snapshot()
+        return self._selector.snapshot(now=self._clock.now())
 
     def explain(self) -> dict[str, Explanation]:
         """Return per account whether the next pick could choose it, and how probably."""
-        return self._selector.explain()
+        return self._selector.explain(now=self._clock.now())
 
     def shortage(self, channel: str | None = None) -> Shortage | None:
         """Return why nothing can be had; None if something can."""
-        return self._selector.shortage(channel)
+        return self._selector.shortage(channel, now=self._clock.now())
 
     def _grant(self, channel: str) -> None:
         """Serve the line with what has become free on one channel."""
@@ -148,10 +144,14 @@ class MemoryStore:
     def _serve(self, waiter: _Waiter, wish: str | None) -> bool:
         """Grant the waiter its wish and take it out of the line; return False if there is no slot for it."""
         if not waiter.done():
-            lease = self.try_acquire(wish)
-            if lease is None:
-                return False
-            waiter.set_result(lease)
+            try:
+                lease = self.try_acquire(wish)
+            except Exception as error:  # noqa: BLE001 - a user's policy failed: its asker is told, not the releaser
+                waiter.set_exception(error)
+            else:
+                if lease is None:
+                    return False
+                waiter.set_result(lease)
         # A waiter that is done already was cancelled, and its task has not yet run to leave by itself.
         self._line.leave(waiter, wish)
         return True
@@ -169,20 +169,51 @@ class MemoryStore:
         if shortage is None:
             # Only for a wish that gave up before it could join the line.
             return NoCapacity("no slot in time; allow a longer timeout", channel=channel)
+        left = "" if shortage.until is None else f" in {max(0.0, shortage.until - self._clock.now()):.1f} s"
         return NoCapacity(
-            f"no slot in time: {shortage.message}",
+            f"no slot in time: {shortage.message}{left}",
             reason=shortage.reason,
             until=shortage.until,
             channel=channel,
         )
 
-    def _wake(self, channel: str, until: float) -> None:
-        del self._rests[channel]
-        # A loop's timer may fire a clock tick early; the rest is over all the same.
-        self._selector.wake(max(until, self._clock.now()))
-        self._grant_all()
+    def _settle_in(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, in which the store now serves, with the rests ended that are over."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._line.size:
+                raise WrongLoop(
+                    "others wait on this store in another event loop; use one store per event loop"
+                )
+            # An alarm of a loop that is gone would never ring.
+            self._disarm()
+            self._loop = loop
+        if self._selector.next_wake < math.inf:
+            now = self._clock.now()
+            if now >= self._selector.next_wake:
+                self._selector.wake(now)
+                self._grant_all()
+        return loop
 
-    def _forget_rest(self, channel: str) -> None:
-        timer = self._rests.pop(channel, None)
-        if timer is not None:
-            timer.cancel()
+    def _arm(self) -> None:
+        """See to it that the next end of a rest is noticed."""
+        moment = self._selector.next_wake
+        if self._alarm_at <= moment:
+            return
+        self._disarm()
+        self._alarm_at = moment
+        self._alarm = self._clock.call_later(moment - self._clock.now(), self._ring)
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = None, math.inf
+
+    def _ring(self) -> None:
+        # A loop's timer may fire a clock tick early; the rest is over all the same.
+        moment = max(self._alarm_at, self._clock.now())
+        self._disarm()
+        self._selector.wake(moment)
+        self._grant_all()
+        if self._selector.next_wake < math.inf:
+            self._arm()
