@@ -38,6 +38,7 @@ class Mask:
         self._known = {secret.reveal() for secret in secrets} | set(found)
         self._known.discard("")
         self._lengths = sorted({len(secret) for secret in self._known})
+        self._steps: dict[str, str] = {}
 
     def hides(self, text: str, *, shortest: int = 1) -> bool:
         """Return whether `text` is a known secret, or contains one of at least `shortest` characters.
@@ -48,7 +49,7 @@ class Mask:
             return True
         if len(self._known) <= _MANY:
             return any(len(secret) >= shortest and secret in text for secret in self._known)
-        if len(text) > _LONGEST:
+        if len(text) * len(self._lengths) > _LONGEST:
             return True
         # Slices looked up in the set: a body can name thousands of tokens, and thousands of faulty keys.
         return any(
@@ -73,19 +74,24 @@ class Mask:
 
     def path(self, where: Iterable[str | int]) -> str:
         """Return a JSON path such as `$['123'].maxJobs` that is safe to print."""
-        parts = ["$"]
+        path = "$"
         for step in where:
-            if isinstance(step, int):
-                parts.append(f"[{step}]")
-            elif self.hides(step):
-                parts.append(f"['{HIDDEN}']")
+            path += f"[{step}]" if isinstance(step, int) else self._step(step)
+            if len(path) > 4 * _SEGMENT:
+                return path[: 4 * _SEGMENT - 1] + "…"
+        return path
+
+    def _step(self, step: str) -> str:
+        if (shown := self._steps.get(step)) is None:
+            if self.hides(step):
+                shown = f"['{HIDDEN}']"
             elif _PLAIN_NAME.fullmatch(step):
-                parts.append(f".{step}")
+                shown = f".{step}"
             else:
                 quoted = step[: _SEGMENT + 1].replace("\\", "\\\\").replace("'", "\\'")
-                parts.append(f"['{printable(quoted, _SEGMENT)}']")
-        path = "".join(parts)
-        return path if len(path) <= 4 * _SEGMENT else path[: 4 * _SEGMENT - 1] + "…"
+                shown = f"['{printable(quoted, _SEGMENT)}']"
+            self._steps[step] = shown
+        return shown
 
     def words(self, text: str) -> str:
         """Return somebody else's sentence, fit to print; empty where it cannot be made safe."""

@@ -16,6 +16,7 @@ Faults = list[tuple[Where, str]]
 
 _MAX_DEPTH: Final = 64
 _MAX_FAULTS: Final = 50_000  # bounds memory; above any account map that is wrong by accident
+_SOUND: Final = frozenset({int, float, bool, type(None)})
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -122,26 +123,25 @@ def _listed(value: Any) -> Iterable[Any]:
 
 def damage(value: Any, where: Where) -> Iterator[tuple[Where, str]]:
     """Yield what is wrong at any depth whatever the fields mean, in the order of the body."""
-    stack: list[tuple[Any, Where]] = [(value, where)]
-    while stack:
-        value, where = stack.pop()
-        if isinstance(value, str):
-            if not encodable(value):
-                yield where, "has a lone surrogate"
-        elif isinstance(value, _Constant):
-            yield where, "is NaN or infinite, which JSON does not have"
-        elif isinstance(value, dict | list):
-            if len(where) >= _MAX_DEPTH:
-                yield where, f"is nested deeper than {_MAX_DEPTH} levels"
-                continue
-            if isinstance(value, dict):
-                fields = cast("dict[str, Any]", value)
-                yield from (fault for key in fields for fault in bad_key(fields, key, where))
-                steps: Iterable[tuple[str | int, Any]] = reversed(fields.items())
-            else:
-                items = cast("Sequence[Any]", value)
-                steps = zip(reversed(range(len(items))), reversed(items), strict=True)
-            stack.extend((item, (*where, step)) for step, item in steps)
+    if isinstance(value, str):
+        if not encodable(value):
+            yield where, "has a lone surrogate"
+    elif isinstance(value, _Constant):
+        yield where, "is NaN or infinite, which JSON does not have"
+    elif isinstance(value, dict | list):
+        if len(where) >= _MAX_DEPTH:
+            yield where, f"is nested deeper than {_MAX_DEPTH} levels"
+            return
+        steps: Iterable[tuple[str | int, Any]]
+        if isinstance(value, dict):
+            fields = cast("dict[str, Any]", value)
+            yield from (fault for key in fields for fault in bad_key(fields, key, where))
+            steps = fields.items()
+        else:
+            steps = enumerate(cast("Sequence[Any]", value))
+        for step, item in steps:
+            if type(item) not in _SOUND:  # no path is made for what cannot be wrong
+                yield from damage(item, (*where, step))
 
 
 def bad_key(fields: dict[str, Any], key: str, where: Where) -> Iterator[tuple[Where, str]]:

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import random
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -294,6 +295,8 @@ def _caused_by(error: BaseException | None, cls: type[Exception]) -> bool:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "certificate_error", getattr(error, "os_error", error))
+    if isinstance(cause, ssl.SSLError) and cause.reason:  # its errno counts SSL's errors, not the system's
+        return printable(f"TLS failed: {cause.reason}", 100)
     number = getattr(cause, "errno", None) or next(iter(cause.args), None)
     if isinstance(number, int) and number in errno.errorcode:
         return os.strerror(number)

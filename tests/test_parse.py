@@ -1,11 +1,14 @@
 """What a body says: good ones come through whole, every other is refused by path and shows no token."""
 
+import contextlib
 import copy
 import functools
 import json
 import logging
 import pickle
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -505,3 +508,23 @@ def test_what_an_error_raises_from_holds_no_body() -> None:
         read_accounts(holder.pop())
     for frame, _ in list(traceback.walk_tb(caught.value.__traceback__))[1:]:
         assert TOKEN not in repr(frame.f_locals)
+
+
+def _deep(leaf: str) -> bytes:
+    return b'{"jobid":"j","status":"started","zz":' + b"[" * 58 + leaf.encode() + b"]" * 58 + b"}"
+
+
+def test_a_large_answer_costs_little_more_than_its_own_size() -> None:
+    """Each of these once took seconds to minutes, on the event loop and past any deadline."""
+    tokens = {str(i): {"discord": "x" * (20 + i % 800), "note": [None]} for i in range(2000)}
+    hostile: list[tuple[Callable[[bytes], object], bytes]] = [
+        (read_job, _deep(",".join(["0"] * 500_000))),
+        (read_job, b'{"jobid":"j","status":"x","buttons":[' + b",".join([b"1"] * 200_000) + b"]}"),
+        (read_accounts, json.dumps({"k" * 900 + key: entry for key, entry in tokens.items()}).encode()),
+    ]
+    begin = time.process_time()
+    for read, body in hostile:
+        with contextlib.suppress(InvalidResponse):
+            read(body)
+    # Processor time, with room for slow machines: before, any one of them took longer.
+    assert time.process_time() - begin < 4

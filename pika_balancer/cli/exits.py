@@ -86,7 +86,7 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.RateLimited: Exit(NO_CAPACITY, "try again in half a minute"),
     errors.LostTrack: Exit(NETWORK, _WHAT_RUNS),
     errors.AccountBlocked: Exit(FAILURE, "until then, name another with --channel"),
-    errors.ServiceError: Exit(NETWORK, "try again later"),
+    errors.ServiceError: Exit(NETWORK, _WHAT_RUNS),
     errors.UnexpectedStatus: Exit(BAD_ANSWER, _ADDRESS),
     errors.TransportError: Exit(NETWORK),
     errors.ConnectFailed: Exit(NETWORK, _ADDRESS),

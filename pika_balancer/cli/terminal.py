@@ -114,7 +114,7 @@ class LiveView:
         bar = ProgressBar(
             total=frame.jobs,
             completed=frame.completed,
-            width=_BAR_WIDTH,
+            width=max(8, min(_BAR_WIDTH, self._console.width - 64)),
             style=_FREE,
             complete_style=_FILLED,
             finished_style=_FILLED,

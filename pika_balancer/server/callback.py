@@ -38,7 +38,9 @@ class Callbacks:
     async def _post(self, url: str, body: bytes, jobid: str) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT), cookie_jar=aiohttp.DummyCookieJar()
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=0),
             )
         headers = {"Content-Type": "application/json"}
         try:

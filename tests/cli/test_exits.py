@@ -65,10 +65,11 @@ def test_class_that_is_not_listed_goes_by_its_nearest_base() -> None:
 
 
 def test_sentence_has_message_job_and_advice() -> None:
+    advice = "`pika-balancer jobs` lists what runs"
     error = errors.ServiceError("the service failed (HTTP 500).", jobid="job:1")
-    assert sentence(error) == "the service failed (HTTP 500) (job job:1); try again later"
+    assert sentence(error) == f"the service failed (HTTP 500) (job job:1); {advice}"
     error = errors.ServiceError("job:1 failed", jobid="job:1")
-    assert sentence(error) == "job:1 failed; try again later"
+    assert sentence(error) == f"job:1 failed; {advice}"
 
 
 def test_sentence_of_a_system_error_names_no_directories() -> None:
