@@ -413,12 +413,15 @@ async def test_drain_waits_for_a_grant_that_has_not_been_taken_note_of() -> None
     holder = await balancer.acquire()
     waiter = asyncio.create_task(balancer.acquire())
     await settle()
+
+    async def give_back() -> None:
+        await balancer.release(await waiter)
+
+    giving_back = asyncio.create_task(give_back())
     await balancer.release(holder)
-    drained = asyncio.create_task(balancer.drain())
-    await settle()
-    assert not drained.done()
-    await balancer.release(await waiter)
-    assert await drained is True
+    assert await balancer.drain() is True
+    assert balancer.snapshot().in_flight == 0
+    await giving_back
 
 
 async def test_drain_looks_again_after_every_release() -> None:
