@@ -236,6 +236,20 @@ async def test_an_account_that_rested_comes_back_though_nobody_waits(make: Make,
     assert store.try_acquire("0") is not None
 
 
+@pytest.mark.parametrize("read", ["snapshot", "explain", "shortage"])
+async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
+    make: Make, clock: ManualClock, read: str
+) -> None:
+    store = make(1)
+    await store.rest("0", clock.now() + 10)
+    waiter = wait(store)
+    await settle()
+    clock._now = 10.0  # due, and the alarm has not rung yet
+    getattr(store, read)()
+    assert store.try_acquire() is None
+    assert (await waiter).channel == "0"
+
+
 async def test_a_rest_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
     store = make(1)
     await store.rest("0", clock.now() + 10)

@@ -120,15 +120,18 @@ class MemoryStore:
 
     def snapshot(self) -> Snapshot:
         """Return the books at this moment."""
-        return self._selector.snapshot(now=self._clock.now())
+        self._wake(self._clock.now())
+        return self._selector.snapshot()
 
     def explain(self) -> dict[str, Explanation]:
         """Return per account whether the next pick could choose it, and how probably."""
-        return self._selector.explain(now=self._clock.now())
+        self._wake(self._clock.now())
+        return self._selector.explain()
 
     def shortage(self, channel: str | None = None) -> Shortage | None:
         """Return why nothing can be had; None if something can."""
-        return self._selector.shortage(channel, now=self._clock.now())
+        self._wake(self._clock.now())
+        return self._selector.shortage(channel)
 
     def _grant(self, channel: str) -> None:
         """Serve the line with what has become free on one channel."""
@@ -189,11 +192,14 @@ class MemoryStore:
             self._disarm()
             self._loop = loop
         if self._selector.next_wake < math.inf:
-            now = self._clock.now()
-            if now >= self._selector.next_wake:
-                self._selector.wake(now)
-                self._grant_all()
+            self._wake(self._clock.now())
         return loop
+
+    def _wake(self, now: float) -> None:
+        """End the rests that are due and serve the line with what that frees, before anybody else can."""
+        if now >= self._selector.next_wake:
+            self._selector.wake(now)
+            self._grant_all()
 
     def _arm(self) -> None:
         """See to it that the next end of a rest is noticed."""
@@ -213,7 +219,6 @@ class MemoryStore:
         # A loop's timer may fire a clock tick early; the rest is over all the same.
         moment = max(self._alarm_at, self._clock.now())
         self._disarm()
-        self._selector.wake(moment)
-        self._grant_all()
+        self._wake(moment)
         if self._selector.next_wake < math.inf:
             self._arm()
