@@ -204,7 +204,7 @@ class Selector:
     def rest(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`, a moment on the caller's clock, in seconds.
 
-        A later call replaces an earlier one.
+        The longest of several rests counts; `resume` ends them.
 
         Raises:
             UnknownChannel: No account has that channel.
@@ -213,7 +213,7 @@ class Selector:
         if not math.isfinite(until):
             raise InvalidArgument("until must be finite; use pause to rest without end", field="until")
         books = self._known(channel)
-        books.rest_until = until
+        books.rest_until = max(books.rest_until, until)
         self._settle(books)
         # A lower bound will do: a wake that comes too early finds nothing and sets it right.
         self.next_wake = min(self.next_wake, until)

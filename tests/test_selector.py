@@ -219,11 +219,14 @@ def test_a_rest_ends_at_its_moment_and_not_before() -> None:
     assert selector.try_acquire(now=10.0) is not None
 
 
-def test_a_later_rest_replaces_an_earlier_one_and_resume_ends_it() -> None:
-    selector = Selector(accounts(2))
+def test_the_longest_rest_counts_and_resume_ends_it() -> None:
+    selector = Selector(accounts(1))
     selector.rest("0", until=10.0)
     selector.rest("0", until=5.0)
-    assert selector.try_acquire(now=5.0) is not None
+    assert selector.try_acquire(now=5.0) is None
+    lease = selector.try_acquire(now=10.0)
+    assert lease is not None
+    selector.release(lease)
     selector.rest("0", until=50.0)
     selector.resume("0")
     assert selector.try_acquire(now=6.0) is not None
@@ -492,7 +495,7 @@ class Walk(RuleBasedStateMachine):
     def rest(self, channel: str, seconds: int) -> None:
         if channel in self.known():
             self.selector.rest(channel, self.now + seconds)
-            self.rests[channel] = self.now + seconds
+            self.rests[channel] = max(self.rests.get(channel, 0), self.now + seconds)
 
     @rule(seconds=st.integers(1, 3))
     def wait(self, seconds: int) -> None:

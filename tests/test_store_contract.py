@@ -167,7 +167,9 @@ async def test_resting_accounts_come_back_by_themselves(make: Make, clock: Manua
     assert (await waiter).channel == "0"
 
 
-async def test_a_shortened_and_a_lifted_rest_count(make: Make, clock: ManualClock) -> None:
+async def test_a_second_rest_never_shortens_the_first_and_resume_lifts_both(
+    make: Make, clock: ManualClock
+) -> None:
     store = make(1, 1)
     for channel in "01":
         await store.rest(channel, clock.now() + 100)
@@ -176,6 +178,8 @@ async def test_a_shortened_and_a_lifted_rest_count(make: Make, clock: ManualCloc
     await store.resume("1")
     await settle()
     assert (first.done(), second.done()) == (False, True)
+    await clock.advance(99)
+    assert not first.done()
     await clock.advance(1)
     assert first.done()
     assert clock.sleeping == 0
