@@ -6,8 +6,9 @@ The map, from the centre outwards; imports point inward only:
     policy, books, shortage,    which account gets the job, and what is in flight:
       selector                  plain and synchronous
     line, store                 who waits, and where the counts live
+    events                      what happens, told to an observer and to the log
     refresh, holders, leasing,  leases that wait fairly, for one process
-      balancer
+      drain, balancer
     mask, strict, answer,       what comes back from the service: shown safely, read strictly
       parse, wire               … and what is sent: the API without I/O
     transport, client           the API over HTTP, without any balancing

@@ -6,7 +6,6 @@ It knows nothing of HTTP: the account map comes from anything that has `accounts
 """
 
 import asyncio
-import logging
 import math
 import random
 import sys
@@ -14,17 +13,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from pika_balancer import events
 from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.drain import Drain
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
-from pika_balancer.holders import Holder, Place, Statistics, Waiter, Watched, describe
+from pika_balancer.events import Observer, Reporter
+from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, released
 from pika_balancer.leasing import LeaseContext, check_timeout, in_use
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
 from pika_balancer.refresh import AccountSource, Refresher
 from pika_balancer.store.base import Store
 from pika_balancer.store.memory import MemoryStore
-
-log = logging.getLogger(__name__)
 
 
 class Balancer:
@@ -40,6 +40,10 @@ class Balancer:
         policy: For the default store: a name from `POLICIES` or a function from candidates to weights.
         rng: For the default store: source of chance.
         clock: Measures time-outs, rests, ages and the refresh interval.
+        observer: Is told every event; see `pika_balancer.events`.
+
+    Attributes:
+        reporter: Tells events to that observer and to the log; for whoever builds on this balancer.
 
     Raises:
         InvalidArgument: An argument cannot work; `field` names it.
@@ -55,10 +59,14 @@ class Balancer:
         policy: str | Weights = "random",
         rng: random.Random | None = None,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._now = self._clock.now
-        self._refresher = Refresher(source, refresh_every, self.update, self._clock)
+        self.reporter = Reporter(observer)
+        # Apart from the reporter: at a grant nothing is told, or even made, for nobody.
+        self._observed = observer is not None
+        self._refresher = Refresher(source, refresh_every, self.update, self._clock, self.reporter)
         if store is not None and (policy != "random" or rng is not None):
             raise InvalidArgument("policy and rng belong to the store that was passed in", field="store")
         if store is None:
@@ -70,11 +78,11 @@ class Balancer:
         self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
         self._is_open = False
         self._ended: str | None = None
-        self._held: dict[int | str, LeaseContext | Watched] = {}
+        self._held: dict[int | str, LeaseContext | Watched | Kept] = {}
         self._waiting: dict[LeaseContext, None] = {}
-        self._owed: set[asyncio.Future[None]] = set()
         self._leaked = 0
-        self._drainers: list[asyncio.Future[None]] = []
+        self._drain = Drain(self._busy, self._clock)
+        self._see_to = self._drain.see_to
 
     @classmethod
     async def from_client(
@@ -86,6 +94,7 @@ class Balancer:
         policy: str | Weights = "random",
         rng: random.Random | None = None,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> Self:
         """Fetch the account map and return an open balancer over it; the arguments are the constructor's.
 
@@ -100,6 +109,7 @@ class Balancer:
             policy=policy,
             rng=rng,
             clock=clock,
+            observer=observer,
         )
         await balancer._open()
         return balancer
@@ -149,31 +159,42 @@ class Balancer:
     async def adopt(self, channel: str, key: str) -> Lease:
         """Count a job that already runs upstream, even past the cap, and return its lease.
 
-        The same key, usually the job's id, returns the same lease for as long as it is held.
+        The same key, usually the job's id, returns the same lease for as long as it is held, to whoever
+        shares the store. Works while the balancer drains or is closed, too: what runs, counts.
         """
         frame = sys._getframe(1)
-        await self._open()
+        if self._ended is None:
+            await self._open()
         lease = await self._store.adopt(channel, key)
-        if lease.id not in self._held:
-            self._watch(lease, (frame.f_code, frame.f_lasti))
+        if not kept(self._held, lease):
+            self._held[lease.id] = Kept(lease, self._now(), (frame.f_code, frame.f_lasti))
+            self.reporter.tell(events.Adopted(at=self._now(), channel=channel, jobid=key))
         return lease
+
+    def adopted(self) -> dict[str, Lease]:
+        """Return the leases that were adopted here and are still held, by their keys."""
+        self._prune()
+        return adopted(self._held)
 
     async def pause(self, channel: str) -> None:
         """Give the channel no new job until `resume`; its running ones keep their slots."""
         await self._open()
         await self._store.pause(channel)
+        self.reporter.tell(events.Paused(at=self._now(), channel=channel))
 
     async def rest(self, channel: str, seconds: float) -> None:
-        """Give the channel no new job for so many seconds from now."""
+        """Give the channel no new job for so many seconds from now; a longer rest stays as it is."""
         if not 0 <= seconds < math.inf:
             raise InvalidArgument("seconds must be finite and 0 or more; pause has no end", field="seconds")
         await self._open()
         await self._store.rest(channel, self._now() + seconds)
+        self.reporter.tell(events.Rested(at=self._now(), channel=channel, seconds=seconds))
 
     async def resume(self, channel: str) -> None:
         """End a pause and a rest of the channel at once."""
         await self._open()
         await self._store.resume(channel)
+        self.reporter.tell(events.Resumed(at=self._now(), channel=channel))
 
     async def update(self, accounts: Iterable[Account]) -> None:
         """Take over a new account map by difference; what is in flight stays counted.
@@ -181,7 +202,9 @@ class Balancer:
         Who waits for a channel that is gone, or for any when all are gone, gets `NoCapacity`.
         """
         await self._open()
+        accounts = list(accounts)
         await self._store.update(accounts)
+        self.reporter.tell(events.Refreshed(at=self._now(), accounts=len(accounts)))
 
     async def refresh(self) -> None:
         """Read the account map from the source and take it over.
@@ -207,17 +230,12 @@ class Balancer:
     def statistics(self) -> Statistics:
         """Return the books, who holds what since when, who waits, and what went wrong so far."""
         now = self._now()
-        snapshot = self._store.snapshot()
-        return Statistics(
-            snapshot=snapshot,
-            holders=tuple(
-                Holder(lease_id, holding.channel, now - holding.since, describe(holding.place))
-                for lease_id, holding in self._held.items()
-            ),
-            waiters=tuple(
-                Waiter(waiting.wish, now - waiting.since, describe(waiting.place))
-                for waiting in self._waiting
-            ),
+        self._prune()
+        return Statistics.of(
+            self._store.snapshot(),
+            self._held,
+            self._waiting,
+            now,
             leaked=self._leaked,
             refresh_failures=self._refresher.failures,
         )
@@ -233,27 +251,8 @@ class Balancer:
         check_timeout(timeout)
         self._end("drains")
         await self._refresher.stop()
-        expired = False
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            self._stir()
-
-        timer = self._clock.call_later(timeout, expire) if timeout is not None else None
-        try:
-            # A waiter may have its grant already without having run to take note of it.
-            while (self._held or self._waiting or self._owed) and not expired:
-                stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._drainers.append(stirred)
-                try:
-                    await stirred
-                finally:
-                    self._drainers.remove(stirred)
-        finally:
-            if timer is not None:
-                timer.cancel()
-        return not (self._held or self._waiting or self._owed)
+        # A waiter may have its grant already without having run to take note of it.
+        return await self._drain.wait(timeout)
 
     async def close(self) -> None:
         """Grant nothing more, stop refreshing; leases that are out can still be released.
@@ -262,8 +261,7 @@ class Balancer:
         """
         self._end("is closed")
         await self._refresher.stop()
-        if self._owed:
-            await asyncio.wait(self._owed)
+        await self._drain.settle()
         await self._store.close()
 
     def __repr__(self) -> str:
@@ -300,6 +298,8 @@ class Balancer:
         lease = self._try_acquire(wish.wish) if self._is_open else None
         if lease is None:
             lease = await self._wait(wish)
+        elif self._observed:
+            self._granted(lease)
         self._watch(lease, wish.place)
         return lease
 
@@ -312,36 +312,59 @@ class Balancer:
             raise in_use()
         self._waiting[wish] = None
         try:
-            return await self._store.acquire(wish.wish, deadline)
+            lease = await self._store.acquire(wish.wish, deadline)
+        except BaseException as error:
+            if self._observed:
+                now, why = self._now(), type(error).__name__
+                self.reporter.tell(
+                    events.Unserved(at=now, channel=wish.wish, waited=now - wish.since, why=why)
+                )
+            raise
         finally:
             del self._waiting[wish]
-            if self._drainers:
-                self._stir()
+            if self._drain.waiting:
+                self._drain.stir()
+        if self._observed:
+            self._granted(lease, self._now() - wish.since)
+        return lease
+
+    def _granted(self, lease: Lease, waited: float = 0.0) -> None:
+        event = events.Acquired(at=self._now(), channel=lease.channel, lease_id=lease.id, waited=waited)
+        self.reporter.tell(event)
+
+    def _busy(self) -> bool:
+        """Return whether a lease is out or somebody waits."""
+        self._prune()
+        return bool(self._held or self._waiting)
+
+    def _prune(self) -> None:
+        """Forget adopted leases that another balancer of the same store has given back."""
+        for lease in released(self._held):
+            self._strike(lease)
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
-        if lease.held and lease.id not in self._held:
-            raise ForeignLease("this lease was granted elsewhere; release it where it was acquired")
+        if not lease.held:
+            if kept(self._held, lease):
+                self._strike(lease)
+            return None
+        if lease.id not in self._held:
+            raise ForeignLease(
+                "this lease was granted elsewhere; release it where it was acquired", channel=lease.channel
+            )
         owed = self._store.release(lease)
-        self._held.pop(lease.id, None)
-        if self._drainers:
-            self._stir()
+        self._strike(lease)
+        if self._drain.waiting:
+            self._drain.stir()
         return owed
 
-    def _stir(self) -> None:
-        """Have whoever drains look again, after everybody else who is ready has run."""
-        for drainer in self._drainers:
-            _done(drainer)
-
-    def _see_to(self, owed: Awaitable[None]) -> asyncio.Future[None]:
-        # Somebody has to hold on to it: a release must reach its store even if the releaser is cancelled.
-        task = asyncio.ensure_future(owed)
-        self._owed.add(task)
-        task.add_done_callback(self._arrived)
-        return task
-
-    def _arrived(self, task: asyncio.Future[None]) -> None:
-        self._owed.discard(task)
-        self._stir()
+    def _strike(self, lease: Lease) -> None:
+        holding = self._held.pop(lease.id)
+        if self._observed:
+            now = self._now()
+            event = events.Released(
+                at=now, channel=lease.channel, lease_id=lease.id, held=now - holding.since
+            )
+            self.reporter.tell(event)
 
     def _watch(self, lease: Lease, place: Place) -> None:
         loop = asyncio.get_running_loop()
@@ -356,19 +379,16 @@ class Balancer:
         if watched.lease_id not in self._held:
             return
         self._leaked += 1
-        log.warning(
-            "lease %r on channel %r was dropped without a release after %.1f s; "
-            "it was taken at %s and its slot is free again",
-            watched.lease_id,
-            watched.channel,
-            self._now() - watched.since,
-            describe(watched.place),
+        now = self._now()
+        self.reporter.tell(
+            events.Leaked(
+                at=now,
+                channel=watched.channel,
+                lease_id=watched.lease_id,
+                held=now - watched.since,
+                place=describe(watched.place),
+            )
         )
         owed = self._give_back(watched.stand_in())
         if owed is not None:
             self._see_to(owed)
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -1,8 +1,9 @@
 """Who holds which slot since when, who waits, and how a lease that was dropped is noticed."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
+from typing import Protocol
 
 import attrs
 
@@ -11,6 +12,36 @@ from pika_balancer.models import Lease, Snapshot
 Place = tuple[CodeType, int]
 """Where in the source a lease was asked for: the code and the instruction. The line is looked up when
 printed, which makes it cheap to take; the frame itself would keep the caller's locals alive."""
+
+
+class Holding(Protocol):
+    """An entry of who holds a slot."""
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the slot is."""
+        ...
+
+    @property
+    def since(self) -> float:
+        """When it was granted or adopted, on the balancer's clock."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """Where in the source that was asked for."""
+        ...
+
+
+class Waiting(Protocol):
+    """An entry of who waits for a slot."""
+
+    wish: str | None
+    """The only channel that will do; None for any."""
+    since: float
+    """When the wait began, on the balancer's clock."""
+    place: Place
+    """Where in the source it was asked for."""
 
 
 def describe(place: Place) -> str:
@@ -48,6 +79,39 @@ class Watched:
     def stand_in(self) -> Lease:
         """Return a lease of the same slot, to be released in place of the lost one."""
         return Lease(self._grantor, self._row, self.lease_id)
+
+
+@attrs.frozen
+class Kept:
+    """A lease that the books know by its job's id, and that can be had again by it: no drop loses it."""
+
+    lease: Lease
+    """The lease."""
+    since: float
+    """When it was adopted, on the balancer's clock."""
+    place: Place
+    """Where it was adopted."""
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the slot is."""
+        return self.lease.channel
+
+
+def kept(held: Mapping[int | str, object], lease: Lease) -> bool:
+    """Return whether that very lease was adopted: its key may have been adopted anew since."""
+    holding = held.get(lease.id)
+    return isinstance(holding, Kept) and holding.lease is lease
+
+
+def adopted(held: Mapping[int | str, object]) -> dict[str, Lease]:
+    """Return the leases that were adopted, by their keys."""
+    return {str(key): holding.lease for key, holding in held.items() if isinstance(holding, Kept)}
+
+
+def released(held: Mapping[int | str, object]) -> list[Lease]:
+    """Return the adopted leases that somebody else has given back."""
+    return [lease for lease in adopted(held).values() if not lease.held]
 
 
 @attrs.frozen
@@ -90,3 +154,28 @@ class Statistics:
     """Leases that were dropped without a release and taken back, so far."""
     refresh_failures: int
     """Refreshes of the account map that failed since the last one that worked."""
+
+    @classmethod
+    def of(
+        cls,
+        snapshot: Snapshot,
+        held: Mapping[int | str, "Holding"],
+        waiting: Iterable["Waiting"],
+        now: float,
+        *,
+        leaked: int,
+        refresh_failures: int,
+    ) -> "Statistics":
+        """Return what there is to tell of the entries at the moment `now`."""
+        return cls(
+            snapshot=snapshot,
+            holders=tuple(
+                Holder(key, holding.channel, now - holding.since, describe(holding.place))
+                for key, holding in held.items()
+            ),
+            waiters=tuple(
+                Waiter(waiting.wish, now - waiting.since, describe(waiting.place)) for waiting in waiting
+            ),
+            leaked=leaked,
+            refresh_failures=refresh_failures,
+        )

@@ -15,11 +15,14 @@ class Desk(Protocol):
     """What a lease context needs of its balancer; see there."""
 
     _is_open: bool
+    _observed: bool
     _held: dict[int | str, Any]
     _now: Callable[[], float]
     _try_acquire: Callable[[str | None], Lease | None]
 
     async def _wait(self, wish: "LeaseContext") -> Lease: ...
+
+    def _granted(self, lease: Lease) -> None: ...
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None: ...
 
@@ -56,6 +59,8 @@ class LeaseContext:
         lease = balancer._try_acquire(self.wish) if balancer._is_open else None
         if lease is None:
             lease = await balancer._wait(self)
+        elif balancer._observed:
+            balancer._granted(lease)
         self.lease = lease
         self.since = balancer._now()
         balancer._held[lease.id] = self

@@ -1,16 +1,14 @@
 """The account map kept up to date in the background, come what may."""
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from pika_balancer.clock import Clock
 from pika_balancer.errors import InvalidArgument, PikaError
+from pika_balancer.events import RefreshFailed, Reporter
 from pika_balancer.models import Account
-
-log = logging.getLogger(__name__)
 
 
 class AccountSource(Protocol):
@@ -29,6 +27,7 @@ class Refresher:
         every: Seconds between reads in the background; None for none.
         take: What gets the accounts.
         clock: Measures the interval.
+        reporter: Is told of reads that fail in the background.
 
     Raises:
         InvalidArgument: The interval is not a positive number, or there is no source to read.
@@ -40,6 +39,7 @@ class Refresher:
         every: float | None,
         take: Callable[[Iterable[Account]], Awaitable[None]],
         clock: Clock,
+        reporter: Reporter,
     ) -> None:
         if every is not None and not 0 < every < math.inf:
             raise InvalidArgument("refresh_every must be a positive number of seconds", field="refresh_every")
@@ -49,6 +49,7 @@ class Refresher:
         self._every = every
         self._take = take
         self._clock = clock
+        self._reporter = reporter
         self._task: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self.failures = 0
@@ -97,4 +98,4 @@ class Refresher:
         self.failures += 1
         # Only our own errors are known to hold no token.
         what = str(error) if isinstance(error, PikaError) else type(error).__name__
-        log.warning("refresh of the account map failed, the old one stays: %s", what)
+        self._reporter.tell(RefreshFailed(at=self._clock.now(), failures=self.failures, why=what))
