@@ -11,7 +11,7 @@ The map, from the centre outwards; imports point inward only:
       drain, balancer
     mask, strict, answer,       what comes back from the service: shown safely, read strictly
       parse, wire               … and what is sent: the API without I/O
-    transport, client           the API over HTTP, without any balancing
+    transport, calls, client    the API over HTTP, without any balancing
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 

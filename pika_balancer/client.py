@@ -4,7 +4,6 @@ Every method raises nothing but `PikaError` and lets a cancellation pass. An err
 no foreign frames behind it, and no frame of ours holds a token in the clear.
 """
 
-import logging
 import math
 import os
 import random
@@ -19,17 +18,9 @@ import aiohttp
 from yarl import URL
 
 from pika_balancer import wire
+from pika_balancer.calls import Calls
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.errors import (
-    ConnectFailed,
-    ConnectionLost,
-    InvalidArgument,
-    LostTrack,
-    PikaError,
-    RateLimited,
-    RequestTimeout,
-    ServiceError,
-)
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.transport import Transport, read_upload
 from pika_balancer.wire import CAP_RANGE, Request, Upload, Verb
@@ -43,12 +34,6 @@ Image = bytes | Path | Upload
 T = TypeVar("T")
 
 _MAX_RETRIES: Final = 10
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 8.0
-_FLAKY: Final = frozenset({500, 502, 503})
-_PASSING: Final = (ConnectFailed, ConnectionLost, RequestTimeout, RateLimited, LostTrack)
-
-_log = logging.getLogger(__name__)
 
 
 class PikaClient:
@@ -105,17 +90,13 @@ class PikaClient:
         wire.whole("max_body", max_body, 1)
         lowest, highest = cap_range
         wire.whole("cap_range", lowest, 1, wire.whole("cap_range", highest, 1))
-        self._token = token
         self._base = base
         self._timeout = float(timeout)
-        self._retries = retries
         self._cap_range = (lowest, highest)
-        self._clock: Clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
-        self._wall = wall
-        self._transport = Transport(
-            token, base, session=session, clock=self._clock, rng=self._rng, max_body=max_body
-        )
+        self._clock = clock = clock or SystemClock()
+        rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._transport = Transport(token, base, session=session, clock=clock, rng=rng, max_body=max_body)
+        self._calls = Calls(self._transport, token, retries, clock, rng, wall)
 
     # --- accounts --------------------------------------------------------------------------------------
 
@@ -299,6 +280,32 @@ class PikaClient:
             reply_ref=reply_ref,
         )
 
+    async def prepare(self, verb: Verb, **values: Any) -> Request[Job]:
+        """Read the files that a submit names and check all its values, sending nothing.
+
+        Args:
+            verb: One of the five submits: `create`, `animate`, …
+            values: Its parameters.
+
+        Raises:
+            InvalidArgument: `field` names the argument.
+            RequestTimeout: A file could not be read in time.
+        """
+        deadline = self._clock.now() + self._timeout
+        values["discord"] = _hidden(values.get("discord"))
+        for name in ("image", "message"):
+            if isinstance(value := values.get(name), bytes | Path):
+                left = deadline - self._clock.now()
+                values[name] = await read_upload(name, value, clock=self._clock, seconds=left)
+        return wire.submit(verb, values, self._cap_range)
+
+    async def send(self, prepared: Request[Job], **values: str) -> Job:
+        """Submit what `prepare` returned, once, with `channel`, `reply_ref` or `reply_url` set as given.
+
+        Raises: As `create`.
+        """
+        return await self._call(wire.amend(prepared, values))
+
     async def jobs(self) -> list[str]:
         """Return the ids of the jobs that run now, on all channels."""
         return await self._call(wire.get_jobs())
@@ -338,49 +345,13 @@ class PikaClient:
 
     async def _submit(self, verb: Verb, **values: Any) -> Job:
         deadline = self._clock.now() + self._timeout
-        for name in ("image", "message"):
-            if isinstance(value := values.get(name), bytes | Path):
-                left = deadline - self._clock.now()
-                values[name] = await read_upload(name, value, clock=self._clock, seconds=left)
-        return await self._call(wire.submit(verb, values, self._cap_range), deadline)
+        request = await self.prepare(verb, **values)
+        return await self._call(request, deadline)
 
     async def _call(self, request: Request[T], deadline: float | None = None) -> T:
-        deadline = self._clock.now() + self._timeout if deadline is None else deadline
-        attempt = 0
-        while True:
-            try:
-                result = await self._attempt(request, deadline)
-            except BaseException as stop:
-                # A cancellation has come through aiohttp's frames, whose locals hold the tokens.
-                stop.__traceback__ = stop.__context__ = stop.__cause__ = None
-                raise
-            if not isinstance(result, PikaError):
-                return result
-            pause = self._pause(request, result, attempt)
-            if pause is None or pause >= deadline - self._clock.now():
-                break
-            attempt += 1
-            what = (request.method, request.path, type(result).__name__)
-            _log.debug("%s %s failed: %s; retry %d in %.2f s", *what, attempt, pause)
-            await self._clock.sleep(pause)
-        try:
-            raise result
-        finally:
-            del result  # the error's traceback refers to this frame
-
-    async def _attempt(self, request: Request[T], deadline: float) -> T | PikaError:
-        answer = await self._transport.send(request, deadline - self._clock.now())
-        if isinstance(answer, PikaError):
-            return answer
-        return wire.outcome(request, answer, now=self._wall(), secrets=(self._token,))
-
-    def _pause(self, request: Request[Any], error: PikaError, attempt: int) -> float | None:
-        """Return the seconds to wait before the next attempt, with full jitter; None if there is none."""
-        passing = isinstance(error, _PASSING) or (isinstance(error, ServiceError) and error.status in _FLAKY)
-        if not request.idempotent or not passing or attempt >= self._retries:
-            return None
-        jitter = self._rng.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
-        return max(jitter, error.retry_after or 0.0)
+        if deadline is None:
+            deadline = self._clock.now() + self._timeout
+        return await self._calls.make(request, deadline)
 
 
 def _hidden(value: str | Secret | None) -> Secret | None:

@@ -177,8 +177,8 @@ class Job:
     """Discord embeds, as they came."""
     image: Mapping[str, Any] | None = None
     """Size and type of the image that was sent."""
-    reply_url: str | None = None
-    """Where the service will report the end."""
+    reply_url: str | None = attrs.field(default=None, repr=False)
+    """Where the service will report the end; not shown, since whoever knows it may report there."""
     reply_ref: str | None = None
     """The caller's own reference, returned verbatim."""
     code: int | None = None

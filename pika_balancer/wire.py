@@ -15,6 +15,7 @@ import attrs
 
 from pika_balancer.answer import Answer, error_of
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
+from pika_balancer.mask import printable
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.parse import (
     CAP_RANGE,
@@ -33,6 +34,7 @@ __all__ = [
     "Request",
     "Upload",
     "Verb",
+    "amend",
     "base_url",
     "find_jobid",
     "get_account",
@@ -234,6 +236,14 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "encrypt_image": ("message", "prompt"),
     "button": ("jobid", "button"),
 }
+_MAY_HAVE: Final[dict[str, tuple[str, ...]]] = {
+    "create": ("image",),
+    "animate": ("prompt",),
+    "encrypt_text": ("font", "image"),
+    "encrypt_image": ("image",),
+    "button": (),
+}
+_ALL_MAY_HAVE: Final = ("channel", "discord", "max_jobs", "reply_url", "reply_ref")
 _LONGEST: Final = {"prompt": 1500, "message": 20, "reply_url": 1024, "reply_ref": 1024}
 _NAMES: Final = {"max_jobs": "maxJobs", "reply_url": "replyUrl", "reply_ref": "replyRef"}
 
@@ -253,14 +263,35 @@ def submit(
     Raises:
         InvalidArgument: A parameter is missing, empty, too long or of a wrong type; `field` names it.
     """
+    if verb not in _NEEDS:
+        raise InvalidArgument(f"verb must be one of {', '.join(_NEEDS)}", field="verb")
+    if verb == "button":
+        values = {"button": "retry", **values}
+    for name in _NEEDS[verb]:
+        if values.get(name) is None:
+            raise InvalidArgument(f"{verb} needs {name}", field=name)
+    known = (*_NEEDS[verb], *_MAY_HAVE[verb], *_ALL_MAY_HAVE)
     fields: list[tuple[str, Value]] = []
     for name, value in values.items():
+        if name not in known:
+            raise InvalidArgument(f"{verb} takes no {printable(name, 40)}", field=name)
         if value is not None:
             fields.append((_NAMES.get(name, name), _field(verb, name, value, cap_range)))
-        elif name in _NEEDS[verb]:
-            raise InvalidArgument(f"{verb} needs {name}", field=name)
     channel = values.get("channel")
     return Request("POST", f"/{verb}", read_job, tuple(fields), channel=cast("str | None", channel))
+
+
+def amend(prepared: Request[Job], values: Mapping[str, str]) -> Request[Job]:
+    """Return a submit with some of its values set anew, by their Python names.
+
+    Raises:
+        InvalidArgument: A value is empty, too long or of a wrong type; `field` names it.
+    """
+    verb = cast("Verb", prepared.path[1:])
+    new = {_NAMES.get(name, name): _field(verb, name, value, CAP_RANGE) for name, value in values.items()}
+    kept = tuple((name, value) for name, value in prepared.fields if name not in new)
+    channel = values.get("channel", prepared.channel)
+    return attrs.evolve(prepared, fields=(*kept, *new.items()), channel=channel)
 
 
 def _field(verb: Verb, name: str, value: object, cap_range: tuple[int, int]) -> Value:

@@ -191,6 +191,27 @@ async def test_images_come_as_bytes_path_or_upload(mocked: aioresponses, tmp_pat
     assert 'name="image"; filename="blob"\r\nContent-Type: application/octet-stream\r\n\r\nas bytes' in form
 
 
+async def test_what_is_prepared_is_read_and_checked_once_and_sent_as_often_as_asked(
+    mocked: aioresponses, tmp_path: Path
+) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"the picture")
+    mocked.post(f"{BASE}/create", body=sample("job-200-started"), repeat=True)
+    async with make() as client:
+        with pytest.raises(InvalidArgument):
+            await client.prepare("create", prompt="")
+        prepared = await client.prepare("create", prompt="a cat", image=image)
+        image.unlink()
+        assert sent(mocked) == []
+        for number in "12":
+            job = await client.send(prepared, channel=CHANNEL, reply_ref=f"ref {number}")
+            assert job.status == "started"
+    [posts] = cast("dict[Any, list[Any]]", mocked.requests).values()
+    bodies = [call.kwargs["data"].decode() for call in posts]
+    assert ["ref 1" in body for body in bodies] == [True, False]
+    assert all("the picture" in body and CHANNEL in body for body in bodies)
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty file", "no bytes", "zero in path"])
 async def test_an_image_that_cannot_be_read_is_refused_by_name(
     mocked: aioresponses, tmp_path: Path, kind: str

@@ -62,7 +62,8 @@ ARROWS: dict[str, set[str]] = {
     "parse": {"mask", "strict", "answer", "models", "errors"},
     "wire": {"mask", "strict", "answer", "parse", "models", "errors"},
     "transport": {"wire", "answer", "mask", "models", "errors", "clock"},
-    "client": {"wire", "transport", "models", "errors", "clock"},
+    "calls": {"wire", "transport", "models", "errors", "clock"},
+    "client": {"wire", "calls", "transport", "models", "errors", "clock"},
     "server": {"server", "clock"},
     "testing": {"clock", "server"},
 }

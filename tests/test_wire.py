@@ -382,6 +382,46 @@ def test_a_submit_outside_the_documented_limits_names_the_field(
     assert field in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("verb", "values", "field"),
+    [
+        ("create", {}, "prompt"),
+        ("create", {"prompt": "a cat", "promt": "a dog"}, "promt"),
+        ("create", {"prompt": "a cat", "message": "hi"}, "message"),
+        ("animate", {"image": Upload("a.png", b"x"), "font": "RETRO"}, "font"),
+        ("button", {}, "jobid"),
+        ("paint", {"prompt": "a cat"}, "verb"),
+    ],
+)
+def test_a_submit_takes_what_its_verb_knows_and_nothing_else(
+    verb: Any, values: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        wire.submit(verb, values)
+    assert caught.value.field == field
+
+
+def test_a_button_is_retry_unless_it_is_said_otherwise() -> None:
+    assert dict(wire.submit("button", {"jobid": "job:1"}).fields)["button"] == "retry"
+    assert dict(wire.submit("button", {"jobid": "job:1", "button": "more"}).fields)["button"] == "more"
+
+
+def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
+    prepared = wire.submit("create", {"prompt": "a cat", "channel": "1", "reply_ref": "old"})
+    amended = wire.amend(prepared, {"channel": "2", "reply_ref": "new", "reply_url": "http://h/"})
+    assert (amended.method, amended.path, amended.channel) == ("POST", "/create", "2")
+    assert dict(amended.fields) == {
+        "prompt": "a cat",
+        "channel": "2",
+        "replyRef": "new",
+        "replyUrl": "http://h/",
+    }
+    assert dict(prepared.fields)["channel"] == "1"
+    for values in ({"reply_ref": ""}, {"reply_url": "x" * 1025}):
+        with pytest.raises(InvalidArgument):
+            wire.amend(prepared, values)
+
+
 def test_the_documented_limits_themselves_are_allowed() -> None:
     for font in wire.FONTS:
         wire.submit("encrypt_text", {"message": "ü" * 20, "prompt": "x" * 1500, "font": font})
