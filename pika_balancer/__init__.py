@@ -12,6 +12,7 @@ The map, from the centre outwards; imports point inward only:
     mask, strict, answer,       what comes back from the service: shown safely, read strictly
       parse, wire               … and what is sent: the API without I/O
     transport, calls, client    the API over HTTP, without any balancing
+    callbacks                   the service's reports come in
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 

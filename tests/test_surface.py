@@ -64,6 +64,7 @@ ARROWS: dict[str, set[str]] = {
     "transport": {"wire", "answer", "mask", "models", "errors", "clock"},
     "calls": {"wire", "transport", "models", "errors", "clock"},
     "client": {"wire", "calls", "transport", "models", "errors", "clock"},
+    "callbacks": {"parse", "models", "errors", "clock"},
     "server": {"server", "clock"},
     "testing": {"clock", "server"},
 }
