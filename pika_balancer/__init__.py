@@ -12,12 +12,14 @@ The map, from the centre outwards; imports point inward only:
     mask, strict, answer,       what comes back from the service: shown safely, read strictly
       parse, wire               … and what is sent: the API without I/O
     transport, calls, client    the API over HTTP, without any balancing
+    dispatch                    a job's whole life, on a client and a balancer
     callbacks                   the service's reports come in
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 
 from pika_balancer.balancer import Balancer
 from pika_balancer.client import PikaClient
+from pika_balancer.dispatch import Dispatcher, JobHandle
 from pika_balancer.errors import (
     AccountBlocked,
     ApiError,
@@ -38,6 +40,7 @@ from pika_balancer.errors import (
     RateLimited,
     RequestTimeout,
     ServiceError,
+    SubmissionUnknown,
     SubscriptionRequired,
     TransportError,
     Unauthorized,
@@ -63,11 +66,13 @@ __all__ = [
     "Closed",
     "ConnectFailed",
     "ConnectionLost",
+    "Dispatcher",
     "Fault",
     "ForeignLease",
     "InvalidArgument",
     "InvalidResponse",
     "Job",
+    "JobHandle",
     "JobStatus",
     "Lease",
     "LostTrack",
@@ -82,6 +87,7 @@ __all__ = [
     "Selector",
     "ServiceError",
     "Snapshot",
+    "SubmissionUnknown",
     "SubscriptionRequired",
     "TransportError",
     "Unauthorized",

@@ -8,7 +8,8 @@ Facts are attributes, so that a caller never parses a message. Every attribute e
     │   └── UnknownChannel     no account has that channel
     ├── NoCapacity             no slot in time, `reason` says why
     ├── ForeignLease           a lease given to somebody who did not grant it
-    ├── Closed                 the balancer or client has been closed or is draining
+    ├── SubmissionUnknown      nobody knows whether the service has the job, `reply_ref` names it
+    ├── Closed                 the balancer, client or dispatcher has been closed or is draining
     ├── WrongLoop              an object made in one event loop was used in another
     ├── ApiError               the service answered with an error status
     │   ├── BadRequest 400   Unauthorized 401   SubscriptionRequired 402   NotFound 404   PromptRejected 422
@@ -95,6 +96,34 @@ class NoCapacity(PikaError):
         super().__init__(message, channel=channel)
         self.reason: Reason = reason
         self.until = until
+
+
+class SubmissionUnknown(PikaError):
+    """A submit whose fate could not be found out: the service may have the job, or not.
+
+    It is never sent again by itself. Its cause (`__cause__`) is the error that the submit ended with.
+
+    Attributes:
+        verb: What was asked for.
+        reply_ref: The reference under which it was sent; a job that carries it is this one.
+        slot_held: Whether its slot stays taken, because the service could not be asked what executes.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        verb: str | None = None,
+        reply_ref: str | None = None,
+        slot_held: bool = False,
+        status: int | None = None,
+        channel: str | None = None,
+        jobid: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, channel=channel, jobid=jobid)
+        self.verb = verb
+        self.reply_ref = reply_ref
+        self.slot_held = slot_held
 
 
 class ForeignLease(PikaError):

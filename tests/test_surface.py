@@ -26,6 +26,8 @@ PURE = {
     "strict",
     "answer",
     "parse",
+    "dispatch/verdict",
+    "dispatch/health",
 }
 """Rooms without an event loop, a socket or a clock."""
 
@@ -64,6 +66,18 @@ ARROWS: dict[str, set[str]] = {
     "transport": {"wire", "answer", "mask", "models", "errors", "clock"},
     "calls": {"wire", "transport", "models", "errors", "clock"},
     "client": {"wire", "calls", "transport", "models", "errors", "clock"},
+    "dispatch": {
+        "dispatch",
+        "balancer",
+        "leasing",
+        "client",
+        "wire",
+        "drain",
+        "events",
+        "models",
+        "errors",
+        "clock",
+    },
     "callbacks": {"parse", "models", "errors", "clock"},
     "server": {"server", "clock"},
     "testing": {"clock", "server"},

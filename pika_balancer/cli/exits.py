@@ -73,6 +73,7 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.InvalidArgument: Exit(USAGE),
     errors.UnknownChannel: Exit(USAGE, "`pika-balancer accounts` lists the channels"),
     errors.NoCapacity: Exit(NO_CAPACITY, _WHAT_RUNS),
+    errors.SubmissionUnknown: Exit(NETWORK, _WHAT_RUNS),
     errors.ForeignLease: Exit(FAILURE),
     errors.Closed: Exit(FAILURE),
     errors.WrongLoop: Exit(FAILURE),

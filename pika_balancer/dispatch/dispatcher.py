@@ -1,0 +1,390 @@
+"""`Dispatcher`: a job's whole life. Take a slot, submit once, follow to the end, give the slot back."""
+
+import asyncio
+import math
+import random
+import uuid
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pika_balancer.balancer import Balancer
+from pika_balancer.client import PikaClient
+from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.dispatch.batch import Batch
+from pika_balancer.dispatch.following import REFUSALS, Following, Reports
+from pika_balancer.dispatch.gate import Gate
+from pika_balancer.dispatch.handle import JobHandle, read_records
+from pika_balancer.dispatch.health import Health
+from pika_balancer.dispatch.lookout import Lookout
+from pika_balancer.dispatch.poller import Poller
+from pika_balancer.dispatch.roster import Roster
+from pika_balancer.dispatch.submission import BeforeSend, Order, Submitter
+from pika_balancer.drain import Drain, Tasks
+from pika_balancer.errors import Closed, InvalidArgument, PikaError
+from pika_balancer.events import Stopped
+from pika_balancer.leasing import check_timeout
+from pika_balancer.models import Job
+from pika_balancer.wire import Verb
+
+_LONGEST_NAME: Final = 256
+
+
+class Dispatcher:
+    """Run jobs on the accounts of a balancer, each exactly once, whatever the service answers.
+
+    For one event loop. Entering it counts what executes already, whoever submitted it; leaving it waits for
+    its own jobs, or drops everything at once if an exception is on its way. Events go to the balancer's
+    observer.
+
+    Args:
+        client: Talks to the service.
+        balancer: Gives the slots. Several dispatchers may share one, or its store.
+        name: Begins every reference that is made here; `reconcile` knows the jobs of an earlier process by
+            it. No two processes that run at the same time should share one. None: a new one each time.
+        callbacks: Receives the service's reports of ended jobs: a `pika_balancer.callbacks.Callbacks`.
+            Polling goes on all the same, since a report can get lost.
+        poll_every: Seconds between two looks at a job, give or take a fifth.
+        lost_for: Seconds for which a job is looked for whose fate is unknown, and keeps its slot.
+        resubmit_after: Seconds after which a job of unknown fate that was not found executing is sent again,
+            under a new reference. It may then run twice. None: never.
+        reconcile: Whether entering counts what executes.
+        make_ref: Returns a text that nobody ever had before.
+        rng: Spreads looks and rests.
+        clock: Measures everything; the balancer's should be the same.
+
+    Raises:
+        InvalidArgument: An argument cannot work; `field` names it.
+    """
+
+    def __init__(
+        self,
+        client: PikaClient,
+        balancer: Balancer,
+        *,
+        name: str | None = None,
+        callbacks: Reports | None = None,
+        poll_every: float = 15.0,
+        lost_for: float = 180.0,
+        resubmit_after: float | None = None,
+        reconcile: bool = True,
+        make_ref: Callable[[], str] = lambda: uuid.uuid4().hex,
+        rng: random.Random | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        for field, seconds in (("poll_every", poll_every), ("lost_for", lost_for)):
+            if not 0 < seconds < math.inf:
+                raise InvalidArgument(f"{field} must be a number of seconds above 0", field=field)
+        if resubmit_after is not None and not 0 <= resubmit_after < math.inf:
+            raise InvalidArgument(
+                "resubmit_after must be a number of seconds, or None for never", field="resubmit_after"
+            )
+        if name is not None and not 0 < len(name) <= _LONGEST_NAME:
+            raise InvalidArgument(f"name must have 1 to {_LONGEST_NAME} characters", field="name")
+        rng = rng or random.Random()  # noqa: S311 - spreads looks, guards nothing
+        self._clock = clock = clock or SystemClock()
+        self._client = client
+        self._balancer = balancer
+        self._make_ref = make_ref
+        self._prefix = f"{make_ref() if name is None else name}."
+        self._callbacks = callbacks
+        self._reconciles = reconcile
+        self._gate = Gate()
+        self._shut = False
+        self._tasks = Tasks()
+        self._drain = Drain(lambda: bool(self._roster.handles), clock)
+        self._roster = Roster(balancer, clock, self._drain.stir)
+        self._following = Following(
+            client,
+            self._roster,
+            refused=self._refused,
+            prefix=self._prefix,
+            lost_for=lost_for,
+            clock=clock,
+        )
+        self._lookout = self._roster.lookout = self._following.lookout = Lookout(
+            client,
+            balancer,
+            known=self._roster.knows,
+            lost_for=lost_for,
+            claim=self._following.claim,
+            refused=self._refused,
+            every=poll_every,
+            rng=rng,
+            clock=clock,
+        )
+        self._poller = self._roster.poller = Poller(
+            self._following.poll, every=poll_every, rng=rng, clock=clock
+        )
+        self._submitter = Submitter(
+            client,
+            balancer,
+            roster=self._roster,
+            lookout=self._lookout,
+            health=Health(rng),
+            refused=self._refused,
+            lost_for=lost_for,
+            resubmit_after=resubmit_after,
+            tasks=self._tasks,
+            rng=rng,
+            clock=clock,
+        )
+        called_back = self._following.called_back
+        self._unsubscribe = None if callbacks is None else callbacks.subscribe(called_back)
+
+    @property
+    def handles(self) -> tuple[JobHandle, ...]:
+        """The jobs in its care that have not ended, in the order in which they came."""
+        return self._roster.handles
+
+    async def __aenter__(self) -> Self:
+        try:
+            if self._reconciles:
+                await self.reconcile()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.drain()
+        finally:
+            await self.close()
+
+    async def run(
+        self,
+        verb: Verb,
+        *,
+        channel: str | None = None,
+        timeout: float | None = None,
+        reply_ref: str | None = None,
+        reply_url: str | None = None,
+        before_send: BeforeSend | None = None,
+        **values: Any,
+    ) -> Job:
+        """Submit a job and return it once it has ended: completed, moderated, failed or cancelled.
+
+        Arguments and errors are those of `submit` and of awaiting its handle. Whoever is cancelled here stops
+        waiting: a job that is not sent yet never will be, one that is runs on and keeps its slot.
+        """
+        handle = await self.submit(
+            verb,
+            channel=channel,
+            timeout=timeout,
+            reply_ref=reply_ref,
+            reply_url=reply_url,
+            before_send=before_send,
+            **values,
+        )
+        return await handle
+
+    async def submit(
+        self,
+        verb: Verb,
+        *,
+        channel: str | None = None,
+        timeout: float | None = None,
+        reply_ref: str | None = None,
+        reply_url: str | None = None,
+        before_send: BeforeSend | None = None,
+        **values: Any,
+    ) -> JobHandle:
+        """Wait for a slot, submit a job on it, and return its handle once the service has it.
+
+        Args:
+            verb: `create`, `animate`, `encrypt_text`, `encrypt_image` or `button`.
+            channel: The only channel that will do; None for any. A button runs on the channel of its job.
+            timeout: Seconds to wait for slots at most; 0 to take what is free now or fail; None for ever.
+            reply_ref: A reference of the caller's own, never used before by anybody; None makes one.
+            reply_url: Where the service reports the end; not together with `callbacks`.
+            before_send: Called with channel and reference right before the job is sent. What it raises keeps
+                the job from being sent and is raised here.
+            values: As for the `PikaClient` method of that name: `prompt`, `image`, `message`, …
+
+        Raises:
+            InvalidArgument: Before anything else is done; `field` names the argument.
+            NoCapacity: No slot in time.
+            UnknownChannel: No account has that channel.
+            BadRequest, PromptRejected, NotFound, UnexpectedStatus: The service refuses this job.
+            ConnectFailed: Nothing could be sent, several times in a row.
+            SubmissionUnknown: Nobody knows whether the service has the job.
+            Unauthorized, SubscriptionRequired: The service refuses everything; so does the dispatcher now.
+            Closed: The dispatcher drains or is closed.
+        """
+        self._gate.check()
+        check_timeout(timeout)
+        deadline = None if timeout is None else self._clock.now() + timeout
+        order = await self._order(verb, reply_url, before_send, values)
+        if verb == "button" and channel is None:
+            channel = await self._channel_of(values["jobid"])
+        handle = JobHandle(verb, self._reference(reply_ref))
+        while True:
+            await self._take_slot(handle, channel, deadline)
+            # In a task of its own: what is on its way is seen through, whoever is cancelled meanwhile.
+            attempt = self._tasks.spawn(self._submitter.attempt(handle, order))
+            try:
+                await asyncio.wait([attempt])
+            except asyncio.CancelledError:
+                handle.abandoned = True
+                raise
+            if attempt.cancelled() and handle.jobid is None:
+                self._gate.check()
+            outcome = None if attempt.cancelled() else attempt.result()
+            if outcome is None:
+                return handle
+            if isinstance(outcome, PikaError):
+                raise outcome
+            if outcome.pause > 0:
+                await self._gate.wait(self._clock.sleep(outcome.pause))
+            self._gate.check()
+            handle.renew()
+
+    def map(
+        self,
+        jobs: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        concurrency: int | None = None,
+    ) -> Batch:
+        """Run many jobs, so many at a time, and return an async iterator over their outcomes as they come.
+
+        Args:
+            jobs: The arguments of `run`, each as a mapping; without a `verb` it is `create`. Read only as far
+                as jobs are begun.
+            concurrency: How many are on their way at once; None for as many as there are slots.
+        """
+        if concurrency is None:
+            concurrency = max(1, self._balancer.snapshot().capacity)
+        if type(concurrency) is not int or concurrency < 1:
+            raise InvalidArgument("concurrency must be a whole number, 1 or more", field="concurrency")
+        return Batch(self.run, jobs, concurrency)
+
+    async def reconcile(self) -> tuple[JobHandle, ...]:
+        """Count what executes upstream, whoever submitted it, and return handles for what was ours.
+
+        Ours is what carries a reference that begins with `name`. Others' jobs take their slots until they
+        have ended. Who enters a dispatcher has had this done.
+
+        Raises:
+            PikaError: The service did not tell.
+        """
+        if self._shut:
+            self._gate.check()
+        return await self._following.reconcile()
+
+    async def resume(self, records: Iterable[Mapping[str, Any]]) -> list[JobHandle]:
+        """Take over jobs of an earlier process from its records; return their handles, in that order.
+
+        A job without an id is looked for by its reference among what executes, for `lost_for` seconds.
+
+        Raises:
+            InvalidArgument: A record is not as `drain` returns them; then none is taken over.
+        """
+        self._gate.check()
+        handles: list[JobHandle] = []
+        for record in read_records(records):
+            handle = self._following.had(record["reply_ref"])
+            if handle is None:
+                handle = await self._following.take_over(record)
+                if handle.jobid is None:
+                    self._tasks.spawn(self._submitter.find_out(handle, may_repeat=False))
+            handles.append(handle)
+        return handles
+
+    async def drain(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        """Submit nothing more, wait for what runs, and return records of what still does.
+
+        Whoever waits for a slot gets `Closed`. A record is plain JSON without secrets, for `resume`, here or
+        elsewhere. The slots of the jobs in them stay counted under the jobs' ids. There is no way back: make
+        a new dispatcher.
+
+        Args:
+            timeout: Seconds to wait at most; None to wait for ever.
+        """
+        check_timeout(timeout)
+        self._gate.shut(Closed("this dispatcher drains and submits nothing more; make a new one"))
+        await self._drain.wait(timeout)
+        await self._close()
+        return list(self._following.records)
+
+    async def close(self) -> None:
+        """Submit and follow nothing more, at once; a second time does nothing.
+
+        What runs keeps its slot in the books. Handles of it raise `Closed`.
+        """
+        self._gate.shut(Closed("this dispatcher is closed and submits nothing more; make a new one"))
+        await self._close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._shut else "over" if self._gate.why is not None else "open"
+        return f"<Dispatcher {state}, {len(self.handles)} jobs>"
+
+    # --- on the way to the service ---------------------------------------------------------------------
+
+    async def _order(
+        self, verb: Verb, reply_url: str | None, before_send: BeforeSend | None, values: dict[str, Any]
+    ) -> Order:
+        for name in ("discord", "max_jobs"):
+            if name in values:
+                raise InvalidArgument(f"{name} belongs to the account, not to a job", field=name)
+        if self._callbacks is not None:
+            if reply_url is not None:
+                raise InvalidArgument("reply_url is taken: callbacks come here", field="reply_url")
+            reply_url = self._callbacks.reply_url
+        prepared = await self._client.prepare(verb, **values, reply_url=reply_url)
+        return Order(prepared, before_send)
+
+    def _reference(self, own: str | None) -> str:
+        if own is None:
+            return self._prefix + self._make_ref()
+        self._check_reference(own)
+        return own
+
+    def _check_reference(self, reply_ref: str) -> None:
+        if self._roster.with_ref(reply_ref) is not None:
+            raise InvalidArgument("that reference is in use; each job needs its own", field="reply_ref")
+
+    async def _channel_of(self, jobid: str) -> str | None:
+        handle = self._roster.with_id(jobid)
+        return handle.channel if handle is not None else (await self._client.job(jobid)).channel
+
+    async def _take_slot(self, handle: JobHandle, channel: str | None, deadline: float | None) -> None:
+        left = None if deadline is None else max(0.0, deadline - self._clock.now())
+        lease = await self._gate.wait(self._balancer.acquire(channel, left))
+        try:
+            self._gate.check()
+            self._check_reference(handle.reply_ref)
+        except PikaError:
+            await self._balancer.release(lease)
+            raise
+        self._roster.enter(handle, lease)
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def _refused(self, error: PikaError) -> None:
+        """Stop everything if the service refuses not this, but all of us."""
+        if isinstance(error, REFUSALS) and not isinstance(self._gate.why, REFUSALS):
+            self._balancer.reporter.tell(Stopped(at=self._clock.now(), why=error.message))
+            self._gate.shut(error)
+
+    async def _close(self) -> None:
+        if self._shut:
+            return
+        self._shut = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        await self._tasks.cancel()
+        await self._poller.close()
+        await self._lookout.close()
+        await self._roster.releases.settle()
+        closed = Closed("this dispatcher is closed; the job goes on, and `drain` returned a record of it")
+        for handle in self.handles:
+            if handle.sent:
+                await self._roster.name_the_slot(handle)
+                self._following.let_go(handle, closed)
+            else:
+                self._roster.fail(handle, closed)
+        await self._roster.releases.settle()

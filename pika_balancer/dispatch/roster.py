@@ -1,0 +1,176 @@
+"""The jobs in a dispatcher's care, by reference and by id, and every step of their lives.
+
+A step is taken at once, without an await, so that of an answer, a poll and a callback that tell the same the
+first one counts. What a step owes the books follows, in a task of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pika_balancer.balancer import Balancer
+from pika_balancer.clock import Clock
+from pika_balancer.dispatch.handle import REFERENCE, JobHandle
+from pika_balancer.dispatch.lookout import Lookout
+from pika_balancer.dispatch.poller import Poller
+from pika_balancer.drain import Tasks
+from pika_balancer.errors import PikaError
+from pika_balancer.events import Changed, Ended, Failed, LetGo, Submitted
+from pika_balancer.models import Job, Lease
+
+
+class Roster:
+    """Knows every job that was sent and has not ended.
+
+    Args:
+        balancer: Takes the slots back, and is told the events.
+        clock: Tells the moments of events.
+        emptied: Called whenever a job has left.
+    """
+
+    def __init__(self, balancer: Balancer, clock: Clock, emptied: Callable[[], None]) -> None:
+        self._balancer = balancer
+        self._clock = clock
+        self._emptied = emptied
+        self._by_ref: dict[str, JobHandle] = {}
+        self._by_jobid: dict[str, JobHandle] = {}
+        self._live: dict[JobHandle, None] = {}
+        self.releases = Tasks()
+
+    poller: Poller
+    """Looks at the jobs; set by the dispatcher, since each of the two needs the other."""
+    lookout: Lookout
+    """Counts the jobs; likewise."""
+
+    @property
+    def handles(self) -> tuple[JobHandle, ...]:
+        """Every job, in the order in which they came."""
+        return tuple(self._live)
+
+    def knows(self, key: str) -> bool:
+        """Return whether the books have the slot of one of the jobs by that key."""
+        return key in self._by_jobid or key.removeprefix(REFERENCE) in self._by_ref
+
+    def with_ref(self, reply_ref: str | None) -> JobHandle | None:
+        """Return the job that was sent under that reference."""
+        return self._by_ref.get(reply_ref) if reply_ref is not None else None
+
+    def with_id(self, jobid: str) -> JobHandle | None:
+        """Return the job of that id."""
+        return self._by_jobid.get(jobid)
+
+    def enter(self, handle: JobHandle, lease: Lease) -> None:
+        """Take the job in, before it is sent: what is told of it may come before the answer."""
+        handle.lease = lease
+        handle.channel = lease.channel
+        self._live[handle] = None
+        for ref in handle.refs:
+            self._by_ref[ref] = handle
+
+    def accept(self, handle: JobHandle, job: Job, *, anywhen: bool = False) -> None:
+        """Note that the service has the job; a second time does nothing. See `Poller.add` for `anywhen`."""
+        if handle.over or handle.jobid is not None:
+            return
+        handle.jobid = job.jobid
+        handle.channel = job.channel or handle.channel
+        handle.since = self._clock.now()
+        self._by_jobid[job.jobid] = handle
+        if not handle.found.done():
+            handle.found.set_result(None)
+        self._balancer.reporter.tell(Submitted(**self.facts(handle)))
+        handle.tell(job)
+        if job.ended:
+            return
+        self.poller.add(job.jobid, anywhen=anywhen)
+        self.releases.spawn(self.name_the_slot(handle))
+
+    def told(self, job: Job, by: str) -> bool:
+        """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""
+        handle = self._by_jobid.get(job.jobid) or self.with_ref(job.reply_ref)
+        if handle is None or handle.over or handle.jobid not in (None, job.jobid):
+            return handle is not None
+        before = handle.status
+        handle.missing_since = None
+        self.accept(handle, job)
+        if job.ended:
+            self._end(handle, job, by)
+        elif job.status != before:
+            self._balancer.reporter.tell(Changed(**self.facts(handle), status=job.status))
+            handle.tell(job)
+        return True
+
+    def fail(self, handle: JobHandle, error: PikaError, *, keep_slot: bool = False) -> None:
+        """Give the job up; its slot is given back unless it has to stay taken."""
+        if handle.over:
+            return
+        event = Failed(**self.facts(handle), error=type(error).__name__, status=error.status)
+        self._balancer.reporter.tell(event)
+        self._leave(handle, lambda: handle.fail(error), keep_slot=keep_slot)
+
+    def let_go(self, handle: JobHandle, error: PikaError) -> None:
+        """Follow the job no more; it runs on and keeps its slot."""
+        self._balancer.reporter.tell(LetGo(**self.facts(handle), error=type(error).__name__))
+        self._leave(handle, lambda: handle.fail(error), keep_slot=True)
+
+    def withdraw(self, handle: JobHandle) -> None:
+        """Let the job go that the service does not have, and give its slot back; it may come again."""
+        self._forget(handle)
+        lease, handle.lease = handle.lease, None
+        if lease is not None:
+            self.releases.spawn(self._balancer.release(lease))
+
+    def facts(self, handle: JobHandle) -> dict[str, Any]:
+        """Return what every event of the job tells."""
+        return {
+            "at": self._clock.now(),
+            "channel": handle.channel,
+            "verb": handle.verb,
+            "reply_ref": handle.reply_ref,
+            "jobid": handle.jobid,
+        }
+
+    def _end(self, handle: JobHandle, job: Job, by: str) -> None:
+        elapsed = self._clock.now() - handle.since
+        event = Ended(**self.facts(handle), status=job.status, elapsed=elapsed, told_by=by)
+        self._balancer.reporter.tell(event)
+        self._leave(handle, lambda: handle.end(job))
+
+    def _leave(self, handle: JobHandle, tell: Callable[[], None], *, keep_slot: bool = False) -> None:
+        handle.over = True
+        if not handle.found.done():
+            handle.found.set_result(None)
+        self._forget(handle)
+
+        async def give_back() -> None:
+            try:
+                if handle.lease is not None and not keep_slot:
+                    await self._balancer.release(handle.lease)
+            finally:
+                # Whoever waited may want the slot next.
+                tell()
+
+        self.releases.spawn(give_back())
+
+    def _forget(self, handle: JobHandle) -> None:
+        self._live.pop(handle, None)
+        for ref in handle.refs:
+            self._by_ref.pop(ref, None)
+        if handle.jobid is not None:
+            self._by_jobid.pop(handle.jobid, None)
+            self.poller.discard(handle.jobid)
+        self._emptied()
+
+    async def name_the_slot(self, handle: JobHandle) -> None:
+        """Have the books know the slot by the job's id, or its reference, and not by a mere number.
+
+        Nobody who asks what executes then counts the job a second time, and the slot outlives the dispatcher.
+        """
+        own = handle.lease
+        if handle.over or handle.channel is None or own is None:
+            return
+        named = await self.lookout.adopt(handle.channel, handle.key)
+        if named is None or named is own:
+            return
+        superfluous = named
+        if not handle.over:
+            handle.lease, superfluous = named, own
+        await self._balancer.release(superfluous)

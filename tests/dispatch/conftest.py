@@ -1,0 +1,224 @@
+"""A service on a real socket whose every answer a test decides, and a dispatcher on a clock moved by hand."""
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+from aiohttp import web
+
+from pika_balancer import Account, Balancer, Dispatcher, Job, PikaClient
+from pika_balancer.events import Event
+from pika_balancer.testing import ManualClock, settle, wait_until
+
+ONE, TWO = "100000000000000001", "100000000000000002"
+
+
+@attrs.frozen
+class Answer:
+    """What a submit is answered with."""
+
+    status: int
+    body: Any = attrs.Factory(dict)
+    headers: dict[str, str] = attrs.Factory(dict)
+    accepted: bool = False
+    """Whether the job is taken all the same."""
+    drop: bool = False
+    """Whether the connection breaks instead."""
+    until: asyncio.Event | None = None
+    """What the answer waits for, once the job is taken or not."""
+
+
+class Service:
+    """Takes jobs, and answers as its script says; counts everything."""
+
+    def __init__(self) -> None:
+        self.script: deque[Answer] = deque()
+        self.posts: list[tuple[str, dict[str, str]]] = []
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.hidden: set[str] = set()
+        """Jobs that are listed as executing but that a look-up does not find."""
+        self.gets: list[str] = []
+        self.down: int | None = None
+        """A status with which every GET is answered."""
+        self._numbers = itertools.count(1)
+
+    @property
+    def refs(self) -> list[str]:
+        """The references of all submits, in order."""
+        return [form["replyRef"] for _, form in self.posts]
+
+    @property
+    def channels(self) -> list[str]:
+        """The channels of all submits, in order."""
+        return [form["channel"] for _, form in self.posts]
+
+    @property
+    def executing(self) -> list[str]:
+        """The ids of the jobs that run."""
+        return [jobid for jobid, job in self.jobs.items() if job["status"] in {"started", "progress"}]
+
+    def take(self, channel: str = ONE, ref: str | None = None, verb: str = "create") -> str:
+        """Have a job run, and return its id."""
+        jobid = f"job:{next(self._numbers)}"
+        self.jobs[jobid] = {"jobid": jobid, "status": "started", "channel": channel, "verb": f"pika-{verb}"}
+        if ref is not None:
+            self.jobs[jobid]["replyRef"] = ref
+        return jobid
+
+    def end(self, jobid: str, status: str = "completed") -> None:
+        """Have a job end."""
+        self.jobs[jobid]["status"] = status
+
+    def end_all(self) -> None:
+        """Have every job end."""
+        for jobid in self.executing:
+            self.end(jobid)
+
+    async def _submit(self, request: web.Request) -> web.StreamResponse:
+        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        verb = request.match_info["verb"]
+        self.posts.append((verb, form))
+        answer = self.script.popleft() if self.script else Answer(200, accepted=True)
+        body = answer.body
+        if answer.accepted:
+            jobid = self.take(form["channel"], form["replyRef"], verb)
+            body = body or dict(self.jobs[jobid])
+        if answer.until is not None:
+            await answer.until.wait()
+        if answer.drop:
+            assert request.transport is not None
+            request.transport.abort()
+        if isinstance(body, str):
+            return web.Response(status=answer.status, text=body, headers=answer.headers)
+        return web.json_response(body, status=answer.status, headers=answer.headers)
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        self.gets.append(request.path_qs)
+        if self.down is not None:
+            return web.json_response({"error": "down", "code": self.down}, status=self.down)
+        jobid = request.query.get("jobid")
+        if jobid is None:
+            return web.json_response(self.executing)
+        if jobid not in self.jobs or jobid in self.hidden:
+            return web.json_response({"error": "unknown", "code": 404}, status=404)
+        return web.json_response(self.jobs[jobid])
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[str]:
+        """Serve, and yield the base URL."""
+        app = web.Application()
+        app.router.add_get("/jobs", self._jobs)
+        app.router.add_get("/jobs/", self._jobs)
+        app.router.add_post("/{verb}", self._submit)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}"
+        finally:
+            await runner.cleanup()
+
+
+class World:
+    """Everything that a test plays with."""
+
+    def __init__(self, service: Service, clock: ManualClock, client: PikaClient) -> None:
+        self.service = service
+        self.clock = clock
+        self.client = client
+        self.events: list[Event] = []
+        self.balancer: Balancer
+        self.dispatcher: Dispatcher
+
+    def told(self, kind: type[Event] | str) -> list[Any]:
+        """The events of one kind, in order."""
+        name = kind if isinstance(kind, str) else kind.__name__
+        return [event for event in self.events if type(event).__name__ == name]
+
+    def in_flight(self, channel: str = ONE) -> int:
+        """Slots taken on the channel, by the books."""
+        return {state.channel: state.in_flight for state in self.balancer.snapshot().accounts}[channel]
+
+    def resting(self, channel: str = ONE) -> float | None:
+        """Seconds that the channel still rests."""
+        until = {state.channel: state.resting_until for state in self.balancer.snapshot().accounts}[channel]
+        return None if until is None else until - self.clock.now()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that happens on sockets; the clock stands still."""
+        await wait_until(condition, timeout=5)
+        await settle()
+
+    async def pass_time(self, seconds: float, condition: Callable[[], bool] | None = None) -> None:
+        """Move the clock step by step, letting sockets catch up, until the condition holds or time is up."""
+        left = seconds
+        while left > 0 and not (condition is not None and condition()):
+            step = min(0.5, left)
+            left -= step
+            await self.clock.advance(step)
+            await asyncio.sleep(0.002)
+        if condition is not None:
+            await self.until(condition)
+
+
+class Letters:
+    """Stands for a receiver of callbacks: the test delivers."""
+
+    reply_url = "http://127.0.0.1:1/reply"
+
+    def __init__(self) -> None:
+        self.take: Callable[[Job], bool] | None = None
+
+    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], None]:
+        self.take = take
+
+        def unsubscribe() -> None:
+            self.take = None
+
+        return unsubscribe
+
+    def deliver(self, job: Job) -> bool:
+        assert self.take is not None
+        return self.take(job)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1000.0)
+
+
+@pytest.fixture
+async def world(clock: ManualClock) -> AsyncGenerator[World]:
+    """A service with nothing on it, and a client; the test makes balancer and dispatcher with `begin`."""
+    service = Service()
+    async with (
+        service.run() as url,
+        PikaClient("user:canary-token", base_url=url, timeout=5, retries=0) as client,
+    ):
+        yield World(service, clock, client)
+
+
+@asynccontextmanager
+async def begin(world: World, *caps: int, seed: int = 1, **options: Any) -> AsyncGenerator[Dispatcher]:
+    """Open a balancer over accounts with these caps (ONE, TWO, …) and a dispatcher over it."""
+    channels = [str(100000000000000001 + place) for place in range(len(caps))]
+    accounts = [Account(channel, cap) for channel, cap in zip(channels, caps, strict=True)]
+    balancer = Balancer(
+        accounts,
+        clock=world.clock,
+        rng=random.Random(seed),
+        policy="round_robin",
+        observer=world.events.append,
+    )
+    dispatcher = Dispatcher(world.client, balancer, clock=world.clock, rng=random.Random(seed), **options)
+    world.balancer, world.dispatcher = balancer, dispatcher
+    async with balancer, dispatcher:
+        yield dispatcher
+        await dispatcher.close()

@@ -1,0 +1,363 @@
+"""A job's life as its submitter sees it: handles, updates, cancellation, buttons, callbacks, polls."""
+
+import asyncio
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from pika_balancer import Closed, InvalidArgument, Job, NoCapacity, NotFound, UnknownChannel
+from pika_balancer.dispatch.poller import AT_ONCE, Poller
+from pika_balancer.events import Ended
+from pika_balancer.testing import ManualClock, settle
+from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
+
+
+def spawn(work: Any) -> "asyncio.Task[Any]":
+    return asyncio.ensure_future(work)
+
+
+async def test_every_verb_is_sent_with_its_values(world: World) -> None:
+    async with begin(world, 9) as dispatcher:
+        await dispatcher.submit("create", prompt="a cat", image=b"png")
+        await dispatcher.submit("animate", image=b"png")
+        await dispatcher.submit("encrypt_text", message="hi", prompt="p", font="RETRO")
+        await dispatcher.submit("encrypt_image", message=b"png", prompt="p")
+        parent = world.service.take(ONE)
+        world.service.end(parent)
+        button = await dispatcher.submit("button", jobid=parent)
+        assert [verb for verb, _ in world.service.posts] == [
+            "create",
+            "animate",
+            "encrypt_text",
+            "encrypt_image",
+            "button",
+        ]
+        assert world.service.posts[-1][1]["button"] == "retry"
+        assert button.channel == ONE
+        assert len(set(world.service.refs)) == 5
+
+
+async def test_a_button_waits_for_the_channel_of_its_job(world: World) -> None:
+    async with begin(world, 1, 1) as dispatcher:
+        parent = world.service.take(TWO)
+        world.service.end(parent)
+        busy = await dispatcher.submit("create", prompt="a cat", channel=TWO)
+        with pytest.raises(NoCapacity):
+            await dispatcher.submit("button", jobid=parent, timeout=0)
+        world.service.end_all()
+        await world.pass_time(20, lambda: busy.done)
+        assert (await dispatcher.submit("button", jobid=parent, timeout=0)).channel == TWO
+        with pytest.raises(NotFound):
+            await dispatcher.submit("button", jobid="job:unknown")
+
+
+async def test_a_handle_tells_each_change_of_status_and_ends_with_the_job(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        assert (handle.verb, handle.status, handle.done) == ("create", "started", False)
+        told: list[str] = []
+
+        async def watch() -> None:
+            async for job in handle:
+                told.append(job.status)  # noqa: PERF401 - watched while it grows
+
+        first, second = spawn(watch()), spawn(watch())
+        await settle()
+        world.service.jobs["job:1"]["status"] = "progress"
+        await world.pass_time(20, lambda: len(told) == 4)
+        second.cancel()
+        world.service.end("job:1", "moderated")
+        await world.pass_time(20, first.done)
+        assert told == ["started", "started", "progress", "progress", "moderated"]
+        assert (await handle).status == "moderated"
+        assert [job.status async for job in handle] == ["moderated"]
+        assert [event.status for event in world.told("Changed")] == ["progress"]
+
+
+async def test_who_stops_waiting_leaves_the_job_and_its_slot_alone(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(lambda: bool(dispatcher.handles) and dispatcher.handles[0].jobid is not None)
+        handle = dispatcher.handles[0]
+        running.cancel()
+        await settle()
+        assert (running.cancelled(), world.in_flight()) == (True, 1)
+        world.service.end_all()
+        await world.pass_time(20, lambda: handle.done)
+        assert ((await handle).status, world.in_flight()) == ("completed", 0)
+
+
+async def test_who_is_cancelled_in_line_is_never_sent(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        await dispatcher.submit("create", prompt="a cat")
+        running = spawn(dispatcher.run("create", prompt="another"))
+        await world.until(lambda: len(world.balancer.statistics().waiters) == 1)
+        running.cancel()
+        world.service.end_all()
+        await world.pass_time(20, lambda: world.in_flight() == 0)
+        assert len(world.service.posts) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "posts"),
+    [
+        (Answer(200, accepted=True), 1),
+        (Answer(429), 1),
+        (Answer(500), 1),
+        (Answer(500, accepted=True), 1),
+        (Answer(422), 1),
+    ],
+    ids=["accepted", "limited", "unknown", "unknown but accepted", "rejected"],
+)
+async def test_who_is_cancelled_while_the_job_is_on_its_way_has_it_seen_through(
+    world: World, answer: Answer, posts: int
+) -> None:
+    async with begin(world, 1) as dispatcher:
+        gate = asyncio.Event()
+        world.service.script.append(Answer(answer.status, accepted=answer.accepted, until=gate))
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        running.cancel()
+        await settle()
+        assert (running.cancelled(), world.in_flight()) == (True, 1)
+        gate.set()
+        if answer.accepted:
+            await world.pass_time(5, lambda: dispatcher.handles[0].jobid is not None)
+            assert world.in_flight() == 1
+            world.service.end_all()
+        await world.pass_time(250, lambda: world.in_flight() == 0 and not dispatcher.handles)
+        await world.pass_time(60)
+        assert len(world.service.posts) == posts
+
+
+async def test_the_timeout_is_for_slots_and_counts_over_all_tries(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(Answer(429, {}, {"Retry-After": "20"}))
+        running = spawn(dispatcher.run("create", prompt="a cat", timeout=15))
+        await world.until(lambda: world.resting() is not None)
+        await world.pass_time(14)
+        assert not running.done()
+        await world.pass_time(2, running.done)
+        with pytest.raises(NoCapacity) as caught:
+            await running
+        assert caught.value.reason == "resting"
+        with pytest.raises(UnknownChannel):
+            await dispatcher.run("create", prompt="a cat", channel="1")
+
+
+async def test_the_callers_last_word_can_keep_a_job_from_being_sent(world: World) -> None:
+    said: list[tuple[str, str]] = []
+
+    def note(channel: str, reply_ref: str) -> None:
+        said.append((channel, reply_ref))
+        if len(said) > 1:
+            raise OSError("disk full")
+
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat", reply_ref="mine 1", before_send=note)
+        assert said == [(ONE, "mine 1")]
+        world.service.end_all()
+        await world.pass_time(20, lambda: handle.done)
+        with pytest.raises(OSError, match="disk full"):
+            await dispatcher.submit("create", prompt="a cat", before_send=note)
+        await world.until(lambda: world.in_flight() == 0)
+        assert world.service.refs == ["mine 1"]
+
+
+async def test_a_reference_in_use_is_refused(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        gate = asyncio.Event()
+        world.service.script.append(Answer(200, accepted=True, until=gate))
+        first = spawn(dispatcher.submit("create", prompt="a cat", reply_ref="mine"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        with pytest.raises(InvalidArgument, match="in use"):
+            await dispatcher.submit("create", prompt="a cat", reply_ref="mine")
+        gate.set()
+        await first
+        assert world.in_flight() == 1
+
+
+async def test_two_who_wait_with_one_reference_are_not_both_sent(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        await world.balancer.pause(ONE)
+        both = [spawn(dispatcher.submit("create", prompt="a", reply_ref="mine")) for _ in range(2)]
+        await world.until(lambda: len(world.balancer.statistics().waiters) == 2)
+        await world.balancer.resume(ONE)
+        await world.until(lambda: all(task.done() for task in both))
+        assert sum(isinstance(task.exception(), InvalidArgument) for task in both) == 1
+        assert (len(world.service.posts), world.in_flight()) == (1, 1)
+
+
+async def test_a_callback_ends_a_job_and_the_poll_that_says_the_same_is_ignored(world: World) -> None:
+    letters = Letters()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        assert world.service.posts[0][1]["replyUrl"] == letters.reply_url
+        job = Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref)
+        world.service.end_all()
+        assert letters.deliver(job)
+        assert not letters.deliver(job)
+        assert await handle == job
+        await world.pass_time(40)
+        assert [event.told_by for event in world.told(Ended)] == ["callback"]
+        assert (world.in_flight(), world.service.gets[1:]) == (0, [])
+        with pytest.raises(InvalidArgument):
+            await dispatcher.submit("create", prompt="x", reply_url="http://elsewhere/")
+    assert letters.take is None
+
+
+async def test_a_callback_that_comes_before_the_answer_counts(world: World) -> None:
+    letters, gate = Letters(), asyncio.Event()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        world.service.script.append(Answer(200, accepted=True, until=gate))
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        letters.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=world.service.refs[0]))
+        await settle()
+        assert world.in_flight() == 0
+        gate.set()
+        await world.until(running.done)
+        assert (await running).status == "completed"
+        assert (world.in_flight(), len(world.told("Released"))) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(500), Answer(200, drop=True), Answer(504)], ids=["500", "drop", "504"]
+)
+async def test_a_callback_clears_up_an_unclear_answer(world: World, answer: Answer) -> None:
+    letters = Letters()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        world.service.script.append(answer)
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(lambda: bool(world.told("Uncertain")))
+        letters.deliver(Job("job:7", status="failed", channel=ONE, reply_ref=world.service.refs[0]))
+        await world.until(running.done)
+        assert ((await running).jobid, (await running).status) == ("job:7", "failed")
+        await world.until(lambda: world.in_flight() == 0)
+        assert len(world.service.posts) == 1
+
+
+async def test_callbacks_that_fit_no_job_change_nothing(world: World) -> None:
+    letters = Letters()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        assert not letters.deliver(Job("job:9", status="completed", reply_ref="somebody else's"))
+        assert not letters.deliver(Job("job:9", status="completed"))
+        letters.deliver(Job("job:9", status="completed", reply_ref=handle.reply_ref))
+        letters.deliver(Job("job:1", status="started", reply_ref=handle.reply_ref))
+        assert (handle.done, handle.jobid, world.in_flight()) == (False, "job:1", 1)
+
+
+async def test_polls_go_on_through_trouble_and_give_up_only_what_stays_unknown(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        world.service.down = 500
+        await world.pass_time(300)
+        assert (handle.done, world.in_flight()) == (False, 1)
+        world.service.down = None
+        world.service.hidden.add("job:1")
+        await world.pass_time(160)
+        assert (handle.done, world.in_flight()) == (False, 1)
+        world.service.hidden.clear()
+        await world.pass_time(40)
+        world.service.hidden.add("job:1")
+        await world.pass_time(170)
+        assert not handle.done
+        await world.pass_time(60, lambda: handle.done)
+        with pytest.raises(NotFound) as caught:
+            await handle
+        assert (caught.value.jobid, world.in_flight()) == ("job:1", 0)
+
+
+async def test_a_client_that_is_closed_under_it_stops_everything_and_keeps_the_records(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        await world.client.close()
+        await world.pass_time(20, lambda: handle.done)
+        with pytest.raises(Closed):
+            await handle
+        with pytest.raises(Closed):
+            await dispatcher.submit("create", prompt="another")
+        assert [record["jobid"] for record in await dispatcher.drain()] == ["job:1"]
+        assert len(world.told("Stopped")) == 1
+
+
+async def test_polls_are_spread_and_never_many_at_once() -> None:
+    clock, running, most, looks = ManualClock(), 0, 0, list[tuple[float, str]]()
+
+    async def look(key: str) -> bool:
+        nonlocal running, most
+        looks.append((clock.now(), key))
+        running += 1
+        most = max(most, running)
+        await clock.sleep(0.01)
+        running -= 1
+        return True
+
+    poller = Poller(look, every=15.0, rng=random.Random(4), clock=clock)
+    for number in range(100):
+        poller.add(str(number), anywhen=number < 50)
+    await clock.advance(150)
+    assert most <= AT_ONCE
+    for number in range(100):
+        moments = [moment for moment, key in looks if key == str(number)]
+        assert 8 <= len(moments) <= 13
+        assert all(12 <= later - one <= 18.1 for one, later in itertools.pairwise(moments))
+        poller.discard(str(number))
+    looks.clear()
+    await clock.advance(100)
+    assert (looks, clock.sleeping) == ([], 0)
+    await poller.close()
+
+
+async def test_a_poll_that_fails_comes_back_later_each_time() -> None:
+    clock, looks = ManualClock(), list[float]()
+
+    async def look(_key: str) -> bool:
+        looks.append(clock.now())
+        return len(looks) > 6
+
+    poller = Poller(look, every=10.0, rng=random.Random(4), clock=clock)
+    poller.add("a")
+    await clock.advance(500)
+    pauses = [later - one for one, later in itertools.pairwise(looks)]
+    assert [round(pause / 10) for pause in pauses[:3]] in (
+        [2, 4, 8],
+        [2, 4, 7],
+        [2, 4, 9],
+        [2, 5, 8],
+        [2, 3, 8],
+    )
+    assert max(pauses) <= 96
+    assert 8 <= pauses[-1] <= 12
+    await poller.close()
+    assert clock.sleeping == 0
+
+
+async def test_entering_fails_cleanly_if_the_service_does_not_tell_what_executes(world: World) -> None:
+    world.service.down = 500
+    with pytest.raises(Exception, match="500"):
+        async with begin(world, 1):
+            raise AssertionError
+    assert world.balancer.snapshot().in_flight == 0
+    with pytest.raises(Closed):
+        await world.dispatcher.submit("create", prompt="x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"poll_every": 0},
+        {"lost_for": float("inf")},
+        {"resubmit_after": -1},
+        {"name": ""},
+        {"name": "x" * 257},
+    ],
+)
+async def test_wrong_settings_are_named(world: World, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        async with begin(world, 1, **wrong):
+            raise AssertionError
+    assert caught.value.field == next(iter(wrong))
