@@ -13,7 +13,7 @@ The map, from the centre outwards; imports point inward only:
       parse, wire               … and what is sent: the API without I/O
     transport, calls, client    the API over HTTP, without any balancing
     dispatch                    a job's whole life, on a client and a balancer
-    callbacks                   the service's reports come in
+    callbacks, metrics          the service's reports come in; figures go out to Prometheus
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 
