@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.clock import Clock, SystemClock, alarm
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Job, Secret
 from pika_balancer.parse import read_job
@@ -220,7 +220,7 @@ class Callbacks:
             answer.force_close()
             # A connection cut while the sender still sends would cost it the answer.
             with suppress(*_BROKEN_OFF):
-                async with _within(_LINGER, self._clock):
+                async with asyncio.timeout(None) as window, alarm(window, self._clock, _LINGER):
                     await answer.prepare(request)
                     await answer.write_eof()
                     async for _ in request.content.iter_any():
@@ -245,7 +245,7 @@ class Callbacks:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._broken(web.HTTPUnsupportedMediaType, "the body must not be compressed")
         try:
-            async with _within(READ_WITHIN, self._clock):
+            async with asyncio.timeout(None) as window, alarm(window, self._clock, READ_WITHIN):
                 body = await _bounded(request, self._body_limit)
         except TimeoutError:
             problem = f"the body did not arrive within {READ_WITHIN:g} s"
@@ -289,18 +289,6 @@ class _Discreet(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return f"{msg}: {type(kwargs.pop('exc_info', None)).__name__}", kwargs
-
-
-@asynccontextmanager
-async def _within(seconds: float, clock: Clock) -> AsyncGenerator[None, None]:
-    """Raise `TimeoutError` when the block takes longer, by a clock that need not be the event loop's."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as window:
-        timer = clock.call_later(seconds, lambda: window.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 async def _bounded(request: web.Request, limit: int) -> bytes | None:

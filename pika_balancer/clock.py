@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 
@@ -43,3 +44,17 @@ class SystemClock:
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Arrange a call in the running event loop."""
         return asyncio.get_running_loop().call_later(max(0.0, seconds), callback)
+
+
+@asynccontextmanager
+async def alarm(window: asyncio.Timeout, clock: Clock, seconds: float) -> AsyncGenerator[None]:
+    """Let `window` expire after so many seconds of a clock that need not be the event loop's.
+
+    `async with asyncio.timeout(None) as window, alarm(window, clock, 30): ...`
+    """
+    loop = asyncio.get_running_loop()
+    timer = clock.call_later(seconds, lambda: window.reschedule(loop.time()))
+    try:
+        yield
+    finally:
+        timer.cancel()

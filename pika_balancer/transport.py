@@ -8,8 +8,6 @@ import errno
 import os
 import random
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,7 +19,7 @@ from aiohttp.payload import Payload
 from yarl import URL
 
 from pika_balancer.answer import Answer
-from pika_balancer.clock import Clock
+from pika_balancer.clock import Clock, alarm
 from pika_balancer.errors import (
     Closed,
     ConnectFailed,
@@ -102,7 +100,7 @@ class Transport:
         heard = _Heard()
         window = asyncio.timeout(None)
         try:
-            async with window, _alarm(window, self._clock, seconds):
+            async with window, alarm(window, self._clock, seconds):
                 await self._exchange(session, request, body, heard)
         except Exception as error:  # noqa: BLE001 - aiohttp's errors have no common root
             if heard.status and not heard.success:
@@ -194,7 +192,7 @@ async def read_upload(name: str, value: bytes | Path, *, clock: Clock, seconds: 
         return upload(name, "blob", value)
     content: bytes | str | None = None
     try:
-        async with asyncio.timeout(None) as window, _alarm(window, clock, seconds):
+        async with asyncio.timeout(None) as window, alarm(window, clock, seconds):
             content = await asyncio.to_thread(_read, value)
     except TimeoutError:
         pass
@@ -212,17 +210,6 @@ def _read(path: Path) -> bytes | str:
         return path.read_bytes() if path.is_file() else "not a file"
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", None) or type(error).__name__)
-
-
-@asynccontextmanager
-async def _alarm(window: asyncio.Timeout, clock: Clock, seconds: float) -> AsyncGenerator[None, None]:
-    """Let `window` expire by the clock that was handed in, which need not be the event loop's."""
-    loop = asyncio.get_running_loop()
-    timer = clock.call_later(seconds, lambda: window.reschedule(loop.time()))
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class _Heard:
