@@ -156,6 +156,12 @@ class Balancer:
         if owed is not None:
             await asyncio.shield(self._see_to(owed))
 
+    def release_nowait(self, lease: Lease) -> None:
+        """Give the slot back as `release` does, without waiting until the store has heard of it."""
+        owed = self._give_back(lease)
+        if owed is not None:
+            self._see_to(owed)
+
     async def adopt(self, channel: str, key: str) -> Lease:
         """Count a job that already runs upstream, even past the cap, and return its lease.
 
@@ -359,6 +365,8 @@ class Balancer:
 
     def _strike(self, lease: Lease) -> None:
         holding = self._held.pop(lease.id)
+        if isinstance(holding, Watched):
+            holding.forget()
         if self._observed:
             now = self._now()
             event = events.Released(
@@ -389,6 +397,4 @@ class Balancer:
                 place=describe(watched.place),
             )
         )
-        owed = self._give_back(watched.stand_in())
-        if owed is not None:
-            self._see_to(owed)
+        self.release_nowait(watched.stand_in())

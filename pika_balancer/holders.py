@@ -69,12 +69,17 @@ class Watched:
         self.lease_id = lease.id
         self.since = since
         self.place = place
-        self._reference = weakref.ref(lease, lambda _: lost(self))
+        self._reference: weakref.ref[Lease] | None = weakref.ref(lease, lambda _: lost(self))
 
     @property
     def channel(self) -> str:
         """The channel on which the slot is."""
         return self._grantor.account_at(self._row).channel
+
+    def forget(self) -> None:
+        """Stop watching: the lease was given back."""
+        # Otherwise its end would still be told: what watches it is a part of itself.
+        self._reference = None
 
     def stand_in(self) -> Lease:
         """Return a lease of the same slot, to be released in place of the lost one."""

@@ -1,7 +1,9 @@
 """Strict JSON: bytes to a tree, and from a tree's faults to one `InvalidResponse` that quotes no secret."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 from pika_balancer.errors import Fault, InvalidResponse
@@ -17,6 +19,7 @@ Faults = list[tuple[Where, str]]
 _MAX_DEPTH: Final = 64
 _MAX_FAULTS: Final = 50_000  # bounds memory; above any account map that is wrong by accident
 _SOUND: Final = frozenset({int, float, bool, type(None)})
+_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -37,6 +40,8 @@ def read(
     secrets: Sequence[Secret],
     wanted: type[list[Any]] | type[dict[str, Any]],
     make: Callable[[Any, Faults], T | None],
+    *,
+    deep: bool = False,
 ) -> T | InvalidResponse:
     """Return what `make(tree, faults)` makes of the body, or every fault of it as one error; raise nothing.
 
@@ -46,15 +51,18 @@ def read(
         secrets: Tokens that no fault may quote; Discord tokens in the body are never quoted either.
         wanted: What the tree must be.
         make: Reads the tree and appends to `faults`; its value is used if nothing was appended.
+        deep: Whether `damage` is looked for at every depth first.
     """
     discords: set[str] = set()
     faults: Faults = []
-    tree, problem = _decode(body, discords)
+    tree, problem, sound = _decode(body, discords)
     if problem is not None:
         faults.append(((), problem))
     elif not isinstance(tree, wanted):
         faults.append(((), f"must be {'a list' if wanted is list else 'an object'}, not {kind(tree)}"))
     else:
+        if deep and not sound:
+            faults.extend(islice(damage(tree, ()), _MAX_FAULTS + 1))
         value = make(tree, faults)
         if not faults:
             return cast("T", value)
@@ -76,8 +84,13 @@ def _refusal(what: str, faults: Faults, mask: Mask) -> InvalidResponse:
     return InvalidResponse(message, faults=tuple(listed))
 
 
-def _decode(body: bytes, discords: set[str]) -> tuple[Any, str | None]:
-    """Return the tree, or what keeps the body from being JSON; fill in the Discord tokens seen."""
+def _decode(body: bytes, discords: set[str]) -> tuple[Any, str | None, bool]:
+    """Return the tree, or what keeps the body from being JSON; fill in the Discord tokens seen.
+
+    Returns as well whether it is known to be without `damage`, as nearly every body is: it has no escape that
+    could be half a character, no key twice, no constant that JSON does not have, and hardly any depth.
+    """
+    whole = True
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -85,13 +98,24 @@ def _decode(body: bytes, discords: set[str]) -> tuple[Any, str | None]:
             for key, value in pairs:
                 if key == "discord":
                     discords.update(item for item in _listed(value) if isinstance(item, str))
-        return made if len(made) == len(pairs) else _doubled(pairs)
+        if len(made) == len(pairs):
+            return made
+        nonlocal whole
+        whole = False
+        return _doubled(pairs)
+
+    def constant(name: str) -> _Constant:
+        nonlocal whole
+        whole = False
+        return _Constant(name)
 
     try:
         text = body.removeprefix(_BOM).decode()
-        return json.loads(text, object_pairs_hook=build, parse_constant=_Constant), None
+        tree = json.loads(text, object_pairs_hook=build, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        return None, _problem(error, body)
+        return None, _problem(error, body), False
+    shallow = body.count(b"{") + body.count(b"[") <= _MAX_DEPTH
+    return tree, None, whole and shallow and not _HALF.search(body)
 
 
 def _doubled(pairs: list[tuple[str, Any]]) -> Doubled:

@@ -26,6 +26,7 @@ from pika_balancer.parse import (
     read_jobs,
     read_nothing,
 )
+from pika_balancer.strict import encodable
 
 __all__ = [
     "CAP_RANGE",
@@ -314,7 +315,7 @@ def _text(name: str, value: object, longest: int | None = None) -> str:
         raise InvalidArgument(f"{name} must be a non-empty string", field=name)
     if longest is not None and len(value) > longest:
         raise InvalidArgument(f"{name} has {len(value)} characters; {longest} are allowed", field=name)
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    if not encodable(value):
         raise InvalidArgument(f"{name} has a lone surrogate and cannot be sent as UTF-8", field=name)
     return value
 

@@ -1,5 +1,6 @@
 """Every command and snippet of the README runs as printed; only addresses, ports and patience differ."""
 
+import json
 import os
 import re
 import shutil
@@ -20,13 +21,6 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), 
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SCRIPT = [text for language, text in BLOCKS if language == "js"]
-
-# Waits as documented, only quicker: nobody wants a test that sleeps for a quarter of a minute.
-IMPATIENT = """
-import asyncio
-sleep = asyncio.sleep
-asyncio.sleep = lambda seconds: sleep(min(seconds, 0.05))
-"""
 
 
 def shell(command: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -84,7 +78,7 @@ def env(address: str) -> dict[str, str]:
 
 def test_no_block_goes_unread() -> None:
     assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 6
-    assert (len(PYTHON), len(SCRIPT)) == (3, 1)
+    assert (len(PYTHON), len(SCRIPT)) == (5, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
 
@@ -105,17 +99,62 @@ def test_the_two_commands_work_in_a_clean_copy(tmp_path: Path) -> None:
     assert "tests collected" in tests.stdout
 
 
-def test_the_first_snippet_runs_a_job(env: dict[str, str], tmp_path: Path) -> None:
+def quicker(snippet: str) -> str:
+    """Return the snippet with less patience: nobody wants a test that waits for a quarter of a minute."""
+    assert "Dispatcher(client, balancer" in snippet
+    return snippet.replace("Dispatcher(client, balancer", "Dispatcher(client, balancer, poll_every=0.05")
+
+
+def test_the_first_snippet_runs_jobs(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(IMPATIENT + PYTHON[0])
+    snippet.write_text(quicker(PYTHON[0]))
     done = shell(f"{sys.executable} -W error {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"completed http://127\.0\.0\.1:\d+/\S+\.mp4\n", done.stdout)
+    first, *others = done.stdout.splitlines()
+    assert re.fullmatch(r"completed http://127\.0\.0\.1:\d+/\S+\.mp4", first)
+    assert sorted(others) == ["0 completed", "1 completed", "2 completed"]
+
+
+def test_the_worker_hands_on_what_runs_and_takes_it_over(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(quicker(PYTHON[1]).replace("timeout=2", "timeout=0"))
+    left: list[str] = []
+    for _ in range(2):
+        said: list[str] = []
+        worker = subprocess.Popen(
+            [sys.executable, "-u", "-W", "error", str(snippet)],
+            env=env,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert worker.stdout is not None
+            while not said or not said[-1].startswith("submitted: "):
+                said.append(worker.stdout.readline().strip())
+                assert said[-1], "the worker ended before it had submitted anything"
+            worker.send_signal(signal.SIGTERM)
+            _, errors = worker.communicate(timeout=30)
+        finally:
+            worker.kill()
+        assert (worker.returncode, errors) == (0, "")
+        assert said[:-1] == [f"goes on: {jobid}" for jobid in left]
+        records = json.loads((tmp_path / "worker-1.json").read_text())
+        left = [record["jobid"] for record in records]
+
+
+def test_the_collector_shows_the_books(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[2])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pika_balancer_" in done.stdout
 
 
 def test_the_plain_snippet_picks(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(PYTHON[1])
+    snippet.write_text(PYTHON[3])
     done = shell(f"{sys.executable} -W error {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout in {"1001 1 0.5\n", "1002 1 0.5\n"}
@@ -123,7 +162,7 @@ def test_the_plain_snippet_picks(env: dict[str, str], tmp_path: Path) -> None:
 
 def test_requests_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(PYTHON[2])
+    snippet.write_text(PYTHON[4])
     done = shell(f"{sys.executable} {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("200 {'1")

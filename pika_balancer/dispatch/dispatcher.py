@@ -5,6 +5,7 @@ import math
 import random
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -239,7 +240,7 @@ class Dispatcher:
             if isinstance(outcome, PikaError):
                 raise outcome
             if outcome.pause > 0:
-                await self._gate.wait(self._clock.sleep(outcome.pause))
+                await self._gate.wait(partial(self._clock.sleep, outcome.pause))
             self._gate.check()
             handle.renew()
 
@@ -353,7 +354,7 @@ class Dispatcher:
 
     async def _take_slot(self, handle: JobHandle, channel: str | None, deadline: float | None) -> None:
         left = None if deadline is None else max(0.0, deadline - self._clock.now())
-        lease = await self._gate.wait(self._balancer.acquire(channel, left))
+        lease = await self._gate.wait(partial(self._balancer.acquire, channel, left))
         try:
             self._gate.check()
             self._check_reference(handle.reply_ref)
@@ -364,11 +365,14 @@ class Dispatcher:
 
     # --- the end ---------------------------------------------------------------------------------------
 
-    def _refused(self, error: PikaError) -> None:
-        """Stop everything if the service refuses not this, but all of us."""
-        if isinstance(error, REFUSALS) and not isinstance(self._gate.why, REFUSALS):
+    def _refused(self, error: PikaError) -> bool:
+        """Stop everything if the service refuses not this, but all of us; return whether it does."""
+        if not isinstance(error, REFUSALS):
+            return False
+        if not isinstance(self._gate.why, REFUSALS):
             self._balancer.reporter.tell(Stopped(at=self._clock.now(), why=error.message))
             self._gate.shut(error)
+        return True
 
     async def _close(self) -> None:
         if self._shut:
@@ -379,7 +383,7 @@ class Dispatcher:
         await self._tasks.cancel()
         await self._poller.close()
         await self._lookout.close()
-        await self._roster.releases.settle()
+        await self._roster.names.settle()
         closed = Closed("this dispatcher is closed; the job goes on, and `drain` returned a record of it")
         for handle in self.handles:
             if handle.sent:
@@ -387,4 +391,3 @@ class Dispatcher:
                 self._following.let_go(handle, closed)
             else:
                 self._roster.fail(handle, closed)
-        await self._roster.releases.settle()

@@ -44,7 +44,7 @@ class Following:
     Args:
         client: Asks after jobs.
         roster: Keeps the jobs.
-        refused: Is told when the service refuses to answer.
+        refused: Is told of polls that failed; returns whether there is no sense in any more.
         prefix: Begins the references of our own jobs.
         lost_for: Seconds after which a job that the service does not know is given up.
         clock: Measures the seconds.
@@ -55,7 +55,7 @@ class Following:
         client: PikaClient,
         roster: Roster,
         *,
-        refused: Callable[[PikaError], None],
+        refused: Callable[[PikaError], bool],
         prefix: str,
         lost_for: float,
         clock: Clock,
@@ -86,8 +86,7 @@ class Following:
         except NotFound as error:
             self._missing(handle, error)
         except PikaError as error:
-            self._refused(error)
-            if isinstance(error, REFUSALS):
+            if self._refused(error):
                 self.let_go(handle, error)
             return False
         else:

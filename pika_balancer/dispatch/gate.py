@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pika_balancer.errors import PikaError
@@ -33,13 +33,14 @@ class Gate:
         if self.why is not None:
             raise copy.copy(self.why)
 
-    async def wait(self, what: Awaitable[T]) -> T:
-        """Return what `what` returns; if the gate is shut first, cancel that and raise the reason."""
+    async def wait(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Return what `begin()` leads to; if the gate is shut first, cancel that and raise the reason."""
+        self.check()
         try:
             async with asyncio.timeout(None) as waiting:
                 self._waiting.add(waiting)
                 try:
-                    return await what
+                    return await begin()
                 finally:
                     self._waiting.discard(waiting)
         except TimeoutError:

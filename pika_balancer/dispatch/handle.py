@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import Any, Final, cast
 
-from pika_balancer.errors import InvalidArgument, PikaError
+from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.models import Job, Lease
 
 VERSION: Final = 1
@@ -40,10 +40,10 @@ class JobHandle:
         self.doubt: PikaError | None = None
         self.since = 0.0
         self.missing_since: float | None = None
-        loop = asyncio.get_running_loop()
-        self.found: asyncio.Future[None] = loop.create_future()
-        self._outcome: asyncio.Future[Job] = loop.create_future()
-        self._change: asyncio.Future[None] = loop.create_future()
+        self.found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: Job | None = None
+        self._error: PikaError | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     verb: str
     """What was asked for: `create`, `animate`, …"""
@@ -87,7 +87,7 @@ class JobHandle:
     @property
     def done(self) -> bool:
         """Whether awaiting it would return, or raise, at once."""
-        return self._outcome.done()
+        return self._ended is not None or self._error is not None
 
     def __await__(self) -> Generator[Any, None, Job]:
         """Return the ended job, however it ended; raise what it was given up with.
@@ -98,8 +98,8 @@ class JobHandle:
             Unauthorized, SubscriptionRequired: The service refuses to tell.
             Closed: The dispatcher was closed first; the job goes on, see `Dispatcher.drain`.
         """
-        # Not the future itself: cancelling one who waits must not cancel it for the others.
-        yield from asyncio.wait([self._outcome]).__await__()
+        while not self.done:
+            yield from self._change().__await__()
         return self._result()
 
     async def __aiter__(self) -> AsyncIterator[Job]:
@@ -109,16 +109,15 @@ class JobHandle:
         """
         told: str | None = None
         while True:
-            change, job = self._change, self.job
+            job = self.job
             if job is not None and job.status != told:
                 told = job.status
                 yield job
-            elif self._outcome.done():
-                if self._result().status != told:
-                    yield self._result()
+            elif self.done:
+                self._result()
                 return
             else:
-                await asyncio.wait([change])
+                await self._change()
 
     def record(self) -> dict[str, Any]:
         """Return what a later process needs to take it over, as plain JSON without secrets."""
@@ -145,28 +144,35 @@ class JobHandle:
 
     def end(self, job: Job) -> None:
         """Let whoever waits have the ended job; for the dispatcher."""
-        self.job = job
-        if not self._outcome.done():
-            self._outcome.set_result(job)
+        self.job = self._ended = job
         self._stir()
 
     def fail(self, error: PikaError) -> None:
         """Let whoever waits have the error; for the dispatcher."""
-        if not self._outcome.done():
-            self._outcome.set_exception(error)
-            # Nobody need wait for it: it has been told as an event.
-            self._outcome.exception()
+        self._error = error
         self._stir()
 
     def _result(self) -> Job:
-        error = self._outcome.exception()
-        if error is not None:
-            raise error.with_traceback(None)
-        return self._outcome.result()
+        if self._ended is None:
+            raise (self._error or Closed()).with_traceback(None)
+        return self._ended
+
+    async def _change(self) -> None:
+        """Return after the next thing that happens to the job."""
+        # A future for each who waits: a cancelled one concerns nobody else.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def _stir(self) -> None:
-        change, self._change = self._change, asyncio.get_running_loop().create_future()
-        change.set_result(None)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.verb} {self.jobid or self.reply_ref!r} on {self.channel!r}: {self.status}>"

@@ -32,7 +32,7 @@ class Lookout:
         balancer: Keeps the books.
         known: Tells whether an id is that of a job that is followed already.
         claim: Is told of every other job; returns whether it takes care of it.
-        refused: Is told of looks that failed.
+        refused: Is told of looks that failed; returns whether there is no sense in any more.
         lost_for: Seconds for which a slot is left alone that somebody keeps for a job of unknown id.
         every: Seconds between two looks.
         rng: Spreads the looks.
@@ -46,7 +46,7 @@ class Lookout:
         *,
         known: Callable[[str], bool],
         claim: Callable[[Job], Awaitable[bool]],
-        refused: Callable[[PikaError], None],
+        refused: Callable[[PikaError], bool],
         lost_for: float,
         every: float,
         rng: random.Random,
@@ -126,14 +126,15 @@ class Lookout:
 
     async def adopt(self, channel: str, jobid: str) -> Lease | None:
         """Count the job on the channel, and nowhere else; None if others count it elsewhere."""
-        counted = self._balancer.adopted().get(jobid)
-        if counted is not None and counted.channel != channel:
-            # An account's refusal may list jobs of other accounts.
-            await self._balancer.release(counted)
         try:
             return await self._balancer.adopt(channel, jobid)
         except InvalidArgument:
+            elsewhere = self._balancer.adopted().get(jobid)
+        if elsewhere is None:
             return None
+        # An account's refusal may list jobs of other accounts.
+        await self._balancer.release(elsewhere)
+        return await self._balancer.adopt(channel, jobid)
 
     async def drop(self, key: str) -> None:
         """Count the job no longer as somebody else's, if it was."""
@@ -208,7 +209,8 @@ class Lookout:
             try:
                 await self.look()
             except PikaError as error:
-                self._refused(error)
+                if self._refused(error):
+                    return
             pause = self.every
 
     def _tell(self) -> None:

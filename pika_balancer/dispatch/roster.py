@@ -34,7 +34,7 @@ class Roster:
         self._by_ref: dict[str, JobHandle] = {}
         self._by_jobid: dict[str, JobHandle] = {}
         self._live: dict[JobHandle, None] = {}
-        self.releases = Tasks()
+        self.names = Tasks()
 
     poller: Poller
     """Looks at the jobs; set by the dispatcher, since each of the two needs the other."""
@@ -67,7 +67,10 @@ class Roster:
             self._by_ref[ref] = handle
 
     def accept(self, handle: JobHandle, job: Job, *, anywhen: bool = False) -> None:
-        """Note that the service has the job; a second time does nothing. See `Poller.add` for `anywhen`."""
+        """Note that the service has the job; a second time does nothing. See `Poller.add` for `anywhen`.
+
+        `name_the_slot` has to follow.
+        """
         if handle.over or handle.jobid is not None:
             return
         handle.jobid = job.jobid
@@ -78,10 +81,8 @@ class Roster:
             handle.found.set_result(None)
         self._balancer.reporter.tell(Submitted(**self.facts(handle)))
         handle.tell(job)
-        if job.ended:
-            return
-        self.poller.add(job.jobid, anywhen=anywhen)
-        self.releases.spawn(self.name_the_slot(handle))
+        if not job.ended:
+            self.poller.add(job.jobid, anywhen=anywhen)
 
     def told(self, job: Job, by: str) -> bool:
         """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""
@@ -90,7 +91,10 @@ class Roster:
             return handle is not None
         before = handle.status
         handle.missing_since = None
-        self.accept(handle, job)
+        if handle.jobid is None:
+            self.accept(handle, job)
+            if not job.ended:
+                self.names.spawn(self.name_the_slot(handle))
         if job.ended:
             self._end(handle, job, by)
         elif job.status != before:
@@ -116,7 +120,7 @@ class Roster:
         self._forget(handle)
         lease, handle.lease = handle.lease, None
         if lease is not None:
-            self.releases.spawn(self._balancer.release(lease))
+            self._balancer.release_nowait(lease)
 
     def facts(self, handle: JobHandle) -> dict[str, Any]:
         """Return what every event of the job tells."""
@@ -139,16 +143,12 @@ class Roster:
         if not handle.found.done():
             handle.found.set_result(None)
         self._forget(handle)
-
-        async def give_back() -> None:
-            try:
-                if handle.lease is not None and not keep_slot:
-                    await self._balancer.release(handle.lease)
-            finally:
-                # Whoever waited may want the slot next.
-                tell()
-
-        self.releases.spawn(give_back())
+        try:
+            # First the slot: whoever waited may want it next.
+            if handle.lease is not None and not keep_slot:
+                self._balancer.release_nowait(handle.lease)
+        finally:
+            tell()
 
     def _forget(self, handle: JobHandle) -> None:
         self._live.pop(handle, None)
@@ -173,4 +173,4 @@ class Roster:
         superfluous = named
         if not handle.over:
             handle.lease, superfluous = named, own
-        await self._balancer.release(superfluous)
+        self._balancer.release_nowait(superfluous)

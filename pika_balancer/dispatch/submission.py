@@ -76,7 +76,7 @@ class Submitter:
         health: Health,
         tasks: Tasks,
         rng: random.Random,
-        refused: Callable[[PikaError], None],
+        refused: Callable[[PikaError], object],
         lost_for: float,
         resubmit_after: float | None,
         clock: Clock,
@@ -123,7 +123,7 @@ class Submitter:
         if handle.jobid not in (None, job.jobid):
             # An earlier sending had arrived after all, and is followed: this one takes a slot, too.
             await self._lookout.watch(channel, job.jobid)
-        self._roster.accept(handle, job)
+        await self._accept(handle, job)
         if job.ended:
             self._roster.told(job, "answer")
         return None
@@ -176,7 +176,7 @@ class Submitter:
         handle.doubt = error
         if error.jobid is not None:
             job = Job(error.jobid, channel=handle.channel, reply_ref=handle.reply_ref)
-            self._roster.accept(handle, job)
+            await self._accept(handle, job)
             return None
         await self._roster.name_the_slot(handle)
         return await self.find_out(handle, may_repeat=verdict(error) is Verdict.UNKNOWN)
@@ -215,6 +215,10 @@ class Submitter:
             await asyncio.wait((*futures, expired), return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
+
+    async def _accept(self, handle: JobHandle, job: Job) -> None:
+        self._roster.accept(handle, job)
+        await self._roster.name_the_slot(handle)
 
     async def _fault(self, channel: str, error: PikaError, began: float) -> None:
         now = self._clock.now()

@@ -46,6 +46,8 @@ class Service:
         self.gets: list[str] = []
         self.down: int | None = None
         """A status with which every GET is answered."""
+        self.hold: asyncio.Event | None = None
+        """What every GET waits for."""
         self._numbers = itertools.count(1)
 
     @property
@@ -100,6 +102,8 @@ class Service:
 
     async def _jobs(self, request: web.Request) -> web.Response:
         self.gets.append(request.path_qs)
+        if self.hold is not None:
+            await self.hold.wait()
         if self.down is not None:
             return web.json_response({"error": "down", "code": self.down}, status=self.down)
         jobid = request.query.get("jobid")

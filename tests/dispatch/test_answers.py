@@ -182,6 +182,9 @@ async def test_a_token_that_is_refused_while_jobs_run_hands_them_back_with_their
             await handle
         assert caught.value.jobid == handle.jobid
         assert world.in_flight() == 1
+        asked = len(world.service.gets)
+        await world.pass_time(60)
+        assert len(world.service.gets) == asked, "a refused token is not tried over and over"
         records = await dispatcher.drain(0)
         assert [record["jobid"] for record in records] == [handle.jobid]
 

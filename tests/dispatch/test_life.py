@@ -89,6 +89,15 @@ async def test_who_stops_waiting_leaves_the_job_and_its_slot_alone(world: World)
         assert ((await handle).status, world.in_flight()) == ("completed", 0)
 
 
+async def test_who_waits_again_and_again_leaves_nothing_behind(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(handle, 0.001)
+        assert handle._waiters == []
+
+
 async def test_who_is_cancelled_in_line_is_never_sent(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         await dispatcher.submit("create", prompt="a cat")

@@ -363,3 +363,19 @@ async def test_a_job_that_is_known_to_run_is_not_lost_to_its_own_late_answer(wor
         letters.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=ref))
         assert await dispatcher.drain() == []
         assert (await running).status == "completed"
+
+
+async def test_who_was_about_to_join_the_line_when_it_closed_is_turned_away(world: World) -> None:
+    parent = world.service.take(ONE)
+    async with begin(world, 1) as dispatcher:
+        world.service.end(parent)
+        await world.pass_time(20, lambda: world.in_flight() == 0)
+        world.service.hold = asyncio.Event()
+        async with world.balancer.lease():
+            asking = spawn(dispatcher.submit("button", jobid=parent))
+            asked = len(world.service.gets)
+            await world.until(lambda: len(world.service.gets) > asked)
+            await dispatcher.close()
+            world.service.hold.set()
+            await world.until(asking.done)
+        assert isinstance(asking.exception(), Closed)
