@@ -143,7 +143,9 @@ class Following:
                 field="records",
             )
         self._roster.enter(handle, lease)
-        if jobid is not None:
+        if jobid is None:
+            self.lookout.ask_again()
+        else:
             job = Job(jobid, channel=record["channel"], reply_ref=record["reply_ref"])
             self._roster.accept(handle, job, anywhen=True)
         return handle

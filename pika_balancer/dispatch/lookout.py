@@ -143,6 +143,10 @@ class Lookout:
         if lease is not None:
             await self._balancer.release(lease)
 
+    def ask_again(self) -> None:
+        """Ask after everything anew: a job of ours may be among what was taken for others'."""
+        self._asked.clear()
+
     def forsake(self, key: str) -> None:
         """Give a slot that was kept for a job of unknown id back with the next look that works."""
         self._kept_since[key] = -math.inf
