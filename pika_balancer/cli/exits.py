@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from pika_balancer import errors
-from pika_balancer.errors import InvalidArgument, PikaError
+from pika_balancer.errors import Fault, InvalidArgument, PikaError
 
 OK: Final = 0
 FAILURE: Final = 1
@@ -26,6 +26,22 @@ INTERRUPTED: Final = 130
 
 class Usage(InvalidArgument):
     """The command line itself is wrong."""
+
+
+class BadJobFile(Usage):
+    """A file of jobs is wrong; `faults` lists all of it by line."""
+
+    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(message, field="jobs")
+        self.faults = faults
+
+
+class JournalError(PikaError):
+    """The journal of a run cannot be read, or not be kept any longer."""
+
+
+class JournalInUse(JournalError):
+    """Another run keeps the same journal now."""
 
 
 class Interrupted(PikaError):
@@ -95,6 +111,9 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.RequestTimeout: Exit(NETWORK),
     errors.InvalidResponse: Exit(BAD_ANSWER, _ADDRESS),
     Usage: Exit(USAGE),
+    BadJobFile: Exit(USAGE),
+    JournalError: Exit(FAILURE),
+    JournalInUse: Exit(FAILURE),
     Interrupted: Exit(INTERRUPTED),
     NotCompleted: Exit(FAILURE),
     StillRunning: Exit(NETWORK),
@@ -128,7 +147,7 @@ def error_document(error: BaseException) -> dict[str, Any]:
     }
     if isinstance(error, PikaError):
         facts |= {key: value for key, value in vars(error).items() if key not in facts and _tells(value)}
-    if isinstance(error, errors.InvalidResponse):
+    if isinstance(error, errors.InvalidResponse | BadJobFile):
         facts["faults"] = [attrs.asdict(fault) for fault in error.faults]
     return {"error": facts}
 

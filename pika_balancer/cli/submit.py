@@ -1,33 +1,33 @@
-"""`pika-balancer submit`: one job, on an account that has room for it."""
+"""`pika-balancer submit`: one job or a file of them, each sent once, however often the command is run."""
 
 import argparse
-import math
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pika_balancer.balancer import Balancer
-from pika_balancer.cli.carry import carry
-from pika_balancer.cli.download import download, make_directory
-from pika_balancer.cli.exits import Interrupted, NotCompleted
-from pika_balancer.cli.jobs import as_wire
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect
+from pika_balancer.cli.batch import Batch, Settings
+from pika_balancer.cli.download import make_directory
+from pika_balancer.cli.exits import BadJobFile, Interrupted, JournalInUse, Usage
+from pika_balancer.cli.jobfile import STDIN, Line, Source, one_line, read_lines, read_source
+from pika_balancer.cli.journal import Journal
+from pika_balancer.cli.many import Many
+from pika_balancer.cli.one import One
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.running import Running
-from pika_balancer.client import PikaClient
-from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.errors import (
-    ChannelFull,
-    InvalidResponse,
-    LostTrack,
-    NoCapacity,
-    PikaError,
-    ServiceError,
-    TransportError,
-)
-from pika_balancer.models import Job, JobStatus, Lease
+from pika_balancer.cli.progress import progress
+from pika_balancer.clock import SystemClock
+from pika_balancer.dispatch import Dispatcher
+from pika_balancer.events import Event
 
 _EVERY: Final = 10.0
+_LOOKS_UNTIL_LOST: Final = 18
+_VERBS: Final = ("create", "animate", "encrypt_text", "encrypt_image")
+_ONE_ONLY: Final = ("prompt", "verb", "image", "message", "font", "button_of", "channel", "reply_ref")
+_JOURNAL: Final = "pika-journal"
+_SHORT: Final = 12
+_REFRESH_EVERY: Final = 300.0
 
 
 def register(subparsers: Subparsers) -> None:
@@ -35,23 +35,26 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "submit",
-        summary="run one job",
-        description="Submit a job to an account that has room for it, and follow it to its end. What "
-        "runs already is counted first, so that no cap is passed. The URL of the result goes to stdout.",
+        summary="run one job, or a file of jobs",
+        description="Submit jobs to accounts that have room for them, and follow them to their end. What "
+        "runs already is counted first, so that no cap is passed. The URL of each result goes to stdout; "
+        "with --jobs and --output, its file. With --jobs or --output a journal is kept, so that the same "
+        "command goes on after Ctrl-C, kill or a power cut, and sends no job twice. For --jobs it is "
+        "DIR/pika-journal.jsonl, without --output FILE.journal.jsonl; one knows nothing of the other.",
         examples='  pika-balancer submit "a cat in the rain"\n'
         '  pika-balancer submit "a cat in the rain" --output videos --timeout 900\n'
-        '  pika-balancer submit "a cat in the rain" --channel 1100000000000000001 --no-wait --json',
+        '  pika-balancer submit "a cat in the rain" --channel 1100000000000000001 --no-wait --json\n'
+        "  pika-balancer submit --button-of job:20240115021440711-user:1234-channel:5678\n"
+        "  pika-balancer submit --jobs jobs.csv --output videos --concurrency 5",
     )
+    _add_job(parser)
+    _add_many(parser)
     add = parser.add_argument
-    add("prompt", metavar="PROMPT", help="what to make, up to 1500 characters")
-    add("--image", type=_file, metavar="FILE", help="an image to start from")
-    add("--channel", metavar="ID", help="the only account that will do (default: any with room)")
-    add("--output", type=Path, metavar="DIR", help="download the result into this directory")
-    add("--no-wait", action="store_true", help="print the job's id and leave once it is accepted")
+    add("--output", type=Path, metavar="DIR", help="download the results into this directory")
+    add("--no-wait", action="store_true", help="leave once all is accepted; for one job, print its id")
     add(
         "--timeout",
         type=above_zero,
-        default=math.inf,
         metavar="SECONDS",
         help="give up waiting after this long, for a slot or for the end; an accepted job goes on",
     )
@@ -60,150 +63,182 @@ def register(subparsers: Subparsers) -> None:
         type=above_zero,
         default=_EVERY,
         metavar="SECONDS",
-        help="how often to look at the job (default: %(default)g; the service asks for no less)",
+        help="how often to look at a job (default: %(default)g; the service asks for no less)",
     )
-    add("--reply-url", metavar="URL", help="where the service shall report the end")
-    add("--reply-ref", metavar="TEXT", help="your own reference, which comes back with that report")
+    add("--reply-url", metavar="URL", help="where the service shall report each end")
     add_service(parser)
     parser.set_defaults(run=run)
 
 
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("one job").add_argument
+    add("prompt", nargs="?", metavar="PROMPT", help="what to make, up to 1500 characters")
+    add("--verb", choices=_VERBS, help="what to do (default: create)")
+    add("--image", type=_file, metavar="FILE", help="an image to start from")
+    add("--message", metavar="TEXT", help="what encrypt_text hides; for encrypt_image, its file")
+    add("--font", metavar="NAME", help="in which font encrypt_text writes")
+    add("--button-of", metavar="JOBID", help="press the retry button of this completed job instead")
+    add("--channel", metavar="ID", help="the only account that will do (default: any with room)")
+    add("--reply-ref", metavar="TEXT", help="your own reference, never used before; comes with the report")
+
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("many jobs").add_argument
+    add(
+        "--jobs",
+        type=_jobs,
+        metavar="FILE",
+        help="jobs as JSON lines or CSV with a header, - for stdin: prompt, and where wanted verb, image, "
+        "message, font, jobid, button, channel, and an id of your own; paths begin at the file's directory",
+    )
+    add(
+        "--concurrency",
+        type=whole(1),
+        metavar="N",
+        help="how many jobs to have in hand (default: as many as there are slots)",
+    )
+    add(
+        "--resubmit-unknown",
+        action="store_true",
+        help="send jobs again of which nobody knows whether the service has them; they may then run twice",
+    )
+
+
 async def run(args: argparse.Namespace) -> int:
-    """Submit the job and see it to its end."""
+    """Submit what was asked for and see it to its end."""
     out = Output(as_json=args.json)
+    source: Source | None = read_source(args.jobs) if isinstance(args.jobs, Path) else args.jobs
+    lines = [_one(args)] if source is None else _many(args, source, out)
     if args.output is not None:
         make_directory(args.output)  # before anything is paid for
-    log = _Log(out)
+    settings = Settings(
+        output=args.output,
+        to_the_end=not args.no_wait,
+        resubmit_unknown=args.resubmit_unknown,
+        reply_url=args.reply_url,
+        reply_ref=args.reply_ref,
+    )
+    with _journal(source, args.output, lines[0]) as journal:
+        if source is None:
+            return await _run_one(args, lines[0], journal, settings, out)
+        return await _run_many(args, lines, journal, settings, out)
+
+
+def _one(args: argparse.Namespace) -> Line:
+    values = {name: getattr(args, name) for name in ("verb", "prompt", "message", "font", "channel")}
+    values["image"] = None if args.image is None else str(args.image)
+    if args.button_of is not None:
+        values |= {"verb": "button", "jobid": args.button_of}
+    if not any(values.values()):
+        raise Usage(
+            "the following arguments are required: PROMPT, or --jobs FILE; see `pika-balancer submit --help`"
+        )
+    return one_line(values)
+
+
+def _many(args: argparse.Namespace, source: Source, out: Output) -> list[Line]:
+    if any(getattr(args, name) is not None for name in _ONE_ONLY):
+        raise Usage("--jobs takes everything about its jobs from the file; leave out PROMPT and its options")
+    if source.name == STDIN and args.output is None:
+        raise Usage("--jobs - needs --output DIR, where the journal goes", field="output")
+    with _listing(out):
+        return read_lines(source)
+
+
+@contextlib.contextmanager
+def _listing(out: Output) -> Generator[None]:
+    """Print what is wrong with a job file, line by line."""
     try:
-        async with connect(args) as client:
-            job = await _place(client, args, log, SystemClock())
-            files = await _collect(job, args.output, out) if job.ended else []
-    except Interrupted:
-        raise Interrupted(log.farewell(), jobid=log.jobid) from None
-    except PikaError as error:
-        if log.in_the_dark(error):
-            out.note(
-                "the job may run all the same: `pika-balancer jobs` lists what runs; do not just repeat it"
-            )
+        yield
+    except BadJobFile as wrong:
+        for fault in wrong.faults:
+            out.note(str(fault))
         raise
-    out.document(as_wire(job) | ({"files": files} if args.output is not None else {}))
-    if args.no_wait:
-        out.result(job.jobid)
-    return 0
 
 
-async def _place(client: PikaClient, args: argparse.Namespace, log: "_Log", clock: Clock) -> Job:
-    """Return the job as soon as that is asked for, or once it has ended."""
-    deadline = clock.now() + args.timeout
-
-    def submit(lease: Lease) -> Coroutine[Any, Any, Job]:
-        log.submitting(lease)
-        return client.create(
-            args.prompt,
-            image=args.image,
-            channel=lease.channel,
-            reply_url=args.reply_url,
-            reply_ref=args.reply_ref,
-        )
-
-    async with await Balancer.from_client(client) as balancer:
-        running = Running(client, balancer)
-        while True:
-            await running.look()
-            left = max(0.0, deadline - clock.now())
-            shortage = balancer.shortage(args.channel)
-            if shortage is not None and shortage.reason != "never":
-                log.waiting()
-            try:
-                return await carry(
-                    client,
-                    balancer,
-                    submit,
-                    clock=clock,
-                    every=args.every,
-                    wait=min(args.every, left),
-                    channel=args.channel,
-                    saw=log.saw,
-                    deadline=deadline,
-                    to_the_end=not args.no_wait,
-                )
-            except ChannelFull:
-                log.taken_by_others()
-            except NoCapacity as error:
-                if left <= args.every or error.reason == "never":
-                    raise
+def _journal(source: Source | None, directory: Path | None, line: Line) -> Journal:
+    if source is not None:
+        name = f"{source.name}.journal.jsonl"
+        path = source.path.with_name(name) if directory is None else directory / f"{_JOURNAL}.jsonl"
+        return Journal(path, file=source.name, digest=source.digest)
+    if directory is None:
+        return Journal(None)
+    # One for each job, gone when the job is through: the same may be wanted again, even at once.
+    number = 1
+    while True:
+        try:
+            journal = Journal(directory / f"{_JOURNAL}-{line.key[:_SHORT]}-{number}.jsonl")
+        except JournalInUse:
+            number += 1
+            continue
+        if not len(journal) or not journal[line.key].is_over:
+            return journal
+        journal.discard()  # the job was through, and its run killed before it could do this
 
 
-async def _collect(job: Job, directory: Path | None, out: Output) -> list[str]:
-    """Print the URLs of the results, and fetch them if a directory is named; return the files' names."""
-    if job.status != JobStatus.COMPLETED:
-        words = ": ".join(text for text in (job.error, job.error_details) if text)
-        raise NotCompleted(
-            f"the job ended as {job.status}" + (f"; the service says: {words}" if words else ""),
-            job=as_wire(job),
-            jobid=job.jobid,
-            channel=job.channel,
-        )
-    if not job.attachments:
-        out.note("the job is completed, but the service names no result")
-    files: list[str] = []
-    for attachment in job.attachments:
-        out.result(attachment.url)
-        if directory is not None:
-            path = await download(job, attachment, directory)
-            files.append(str(path))
-            out.note(f"saved {path}")
-    return files
+async def _run_one(
+    args: argparse.Namespace, line: Line, journal: Journal, settings: Settings, out: Output
+) -> int:
+    one = One(line, journal, out, args.output)
+    batch = Batch(journal, settings, told=one.told)
+    try:
+        await _perform(args, [line], batch, one)
+        interrupted = isinstance(batch.ended_by, Interrupted)
+        return one.finish(batch.ended_by if interrupted else batch.errors.get(line.key) or batch.ended_by)
+    finally:
+        if journal[line.key].is_over:
+            journal.discard()
 
 
-class _Log:
-    """Tells how the job stands, and remembers what is needed to find it again."""
+async def _run_many(
+    args: argparse.Namespace, lines: list[Line], journal: Journal, settings: Settings, out: Output
+) -> int:
+    view = progress(out, Output(as_json=True), len(lines))
+    many = Many(lines, journal, view, out, output=args.output, clock=SystemClock())
+    batch = Batch(journal, settings, told=many.told, errors=many.errors)
+    with view, _listing(out):
+        await _perform(args, lines, batch, many)
+    return many.finish(batch.ended_by, to_the_end=settings.to_the_end)
 
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._waits = False
-        self._sent = False
-        self._job: Job | None = None
 
-    @property
-    def jobid(self) -> str | None:
-        """The job's id, once it is known."""
-        return None if self._job is None else self._job.jobid
+async def _perform(args: argparse.Namespace, lines: list[Line], batch: Batch, teller: One | Many) -> None:
+    """Run the jobs; what ends that early is then in `batch.ended_by`."""
 
-    def submitting(self, lease: Lease) -> None:
-        self._sent = True
-        self._out.note(f"submitting on channel {lease.channel}")
+    def observe(event: Event) -> None:
+        batch.observe(event)
+        try:
+            teller.observe(event)
+        except OSError as error:  # nobody reads what is printed any more, as in `submit … | head`
+            batch.abort(error)
 
-    def saw(self, job: Job) -> None:
-        first = self._job is None
-        self._job = job
-        if first:
-            self._out.note(f"accepted as {job.jobid}")
-        self._out.note(job.status)
+    try:
+        async with (
+            connect(args) as client,
+            await Balancer.from_client(client, refresh_every=_REFRESH_EVERY, observer=observe) as balancer,
+            Dispatcher(
+                client,
+                balancer,
+                poll_every=args.every,
+                lost_for=_LOOKS_UNTIL_LOST * args.every,
+                reconcile=False,
+            ) as dispatcher,
+        ):
+            await batch.take_over(client, dispatcher, lines)
+            teller.begin(balancer)
+            await batch.run(
+                lines,
+                concurrency=args.concurrency or max(1, balancer.snapshot().capacity),
+                patience=teller.patience,
+                timeout=args.timeout,
+            )
+            await dispatcher.close()  # what was not to be followed goes on without it
+    except Interrupted as stop:
+        batch.ended_by = batch.ended_by or stop
 
-    def waiting(self) -> None:
-        if not self._waits:
-            self._waits = True
-            self._out.note("no slot is free; waiting for one")
 
-    def taken_by_others(self) -> None:
-        self._sent = False
-        self._out.note("the channel has just become full; looking for another slot")
-
-    def in_the_dark(self, error: PikaError) -> bool:
-        """Return whether a job may have been accepted whose id nobody knows."""
-        unsure = isinstance(error, ServiceError | InvalidResponse | LostTrack) or (
-            isinstance(error, TransportError) and error.maybe_sent
-        )
-        return self._sent and self._job is None and error.jobid is None and unsure
-
-    def farewell(self) -> str:
-        if self._job is not None:
-            stands = f"has ended as {self._job.status}" if self._job.ended else "goes on"
-            return f"interrupted; the job {stands}: `pika-balancer jobs {self._job.jobid}` shows it"
-        if self._sent:
-            return "interrupted during the submit: the job may run; `pika-balancer jobs` lists what runs"
-        return "interrupted; nothing was submitted"
+def _jobs(name: str) -> Path | Source:
+    # Standard input is read while the options are: in the event loop, that would keep Ctrl-C out.
+    return read_source(Path(name)) if name == STDIN else Path(name)
 
 
 def _file(name: str) -> Path:

@@ -1,24 +1,40 @@
-"""The only module that sees `rich`: tables and the live view of the demo on a terminal."""
+"""The only module that sees `rich`: tables and the live views on a terminal."""
 
 from collections.abc import Sequence
-from typing import Final, Self, TextIO
+from typing import Final, Self, TextIO, TypeVar
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pika_balancer.cli.dashboard import (
+    JOBS_HEADER,
+    NO_ACCOUNTS,
+    NO_JOBS,
+    SLOTS_HEADER,
+    JobRow,
+    Look,
+    LookView,
+    Slots,
+    job_cells,
+    slots_cells,
+)
 from pika_balancer.cli.frame import Frame, Row, View
 from pika_balancer.mask import printable
+
+T = TypeVar("T")
 
 _MARGIN: Final = 2
 _GAP: Final = 2 * _MARGIN
 _LABEL_WIDTH: Final = 8
 _BAR_WIDTH: Final = 28
 _LINES_AROUND: Final = 9
+_LINES_AROUND_LOOK: Final = 8
 _MOST_WAITERS: Final = 24
+_MOST_SQUARES: Final = 12
 _FILLED: Final = "cyan"
 _FREE: Final = "bright_black"
 _QUIET: Final = "bright_black"
@@ -44,6 +60,10 @@ class Terminal:
     def live(self) -> View:
         """Return a view of the demo; use it as a context manager."""
         return LiveView(self.console)
+
+    def looks(self, every: float) -> LookView:
+        """Return a view of a service, looked at every so many seconds; use it as a context manager."""
+        return LiveLooks(self.console, every)
 
 
 class LiveView:
@@ -124,9 +144,104 @@ class LiveView:
         return grid
 
 
+class LiveLooks:
+    """A service while it is watched: its accounts, and the newest of the jobs that run.
+
+    Cut to the height of the terminal. The last picture stays when it is over.
+    """
+
+    def __init__(self, console: Console, every: float) -> None:
+        self._console = console
+        self._hint = f"every {every:g} s; Ctrl-C ends"
+        self._glyphs = _Glyphs("#", ".", "o") if console.options.ascii_only else _Glyphs("■", "□", "●")
+        # What the terminal's encoding lacks comes as escapes, and rich's own mark of a cut would too.
+        self._cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, look: Look, trouble: str | None = None) -> None:
+        """Replace what is shown; with `trouble`, add it to the last look."""
+        self._live.update(self._render(look, trouble), refresh=True)
+
+    def _render(self, look: Look, trouble: str | None) -> RenderableType:
+        head = Text.assemble(look.summary, "   ", (self._hint, _QUIET), no_wrap=True, overflow=self._cut)
+        above: list[RenderableType] = [Text(), _indented(head)]
+        if trouble is not None:
+            above.append(_indented(Text(self._fit(trouble), _WAITING, no_wrap=True, overflow=self._cut)))
+        rows = max(2, self._console.height - _LINES_AROUND_LOOK - (trouble is not None))
+        accounts = min(len(look.accounts), max(rows // 2, rows - len(look.jobs)))
+        tables = self._accounts(look.accounts, accounts), self._jobs(look.jobs, rows - accounts)
+        # The last line is empty: there, the terminal's own `^C` does not wrap and shift the picture.
+        return Group(*above, Text(), tables[0], Text(), tables[1], Text())
+
+    def _accounts(self, accounts: Sequence[Slots], most: int) -> RenderableType:
+        if not accounts:
+            return _indented(Text(NO_ACCOUNTS, _QUIET))
+        shown, rest = _split(accounts, most)
+        table = _table()
+        for name in (SLOTS_HEADER[0], "slots", *SLOTS_HEADER[1:]):
+            justify: JustifyMethod = "left" if name in (SLOTS_HEADER[0], "slots") else "right"
+            table.add_column(name, justify=justify, no_wrap=True)
+        for slots in shown:
+            channel, *figures = (Text(self._fit(str(cell)), no_wrap=True) for cell in slots_cells(slots))
+            table.add_row(channel, self._squares(slots), *figures)
+        if rest:
+            taken, free = sum(slots.in_flight for slots in rest), sum(slots.free or 0 for slots in rest)
+            table.add_row(f"and {len(rest)} more", "", "", str(taken), str(free), style=_QUIET)
+        return table
+
+    def _jobs(self, jobs: Sequence[JobRow], most: int) -> RenderableType:
+        if not jobs:
+            return _indented(Text(NO_JOBS, _QUIET))
+        shown, rest = _split(jobs, most)
+        table = Table(box=None, header_style=_QUIET, padding=(0, 0, 0, _MARGIN))
+        for name in JOBS_HEADER:
+            # Those that may wrap, and do not, share what the others leave.
+            free = name in (JOBS_HEADER[0], JOBS_HEADER[-1])
+            justify: JustifyMethod = "right" if name == "age" else "left"
+            table.add_column(Text(name, no_wrap=True), justify=justify, no_wrap=not free)
+        for job in shown:
+            cells = (Text(self._fit(cell), no_wrap=True, overflow=self._cut) for cell in job_cells(job))
+            table.add_row(*cells)
+        # Below the table, since in a narrow one the first column may have no width at all.
+        more = [_indented(Text(f"and {len(rest)} more", _QUIET))] if rest else []
+        return Group(table, *more)
+
+    def _squares(self, slots: Slots) -> Text:
+        over = 0 if slots.max_jobs is None else max(0, slots.in_flight - slots.max_jobs)
+        text = Text(no_wrap=True)
+        text.append(self._row(self._glyphs.filled, slots.in_flight - over), _FILLED)
+        text.append(self._row(self._glyphs.filled, over), _WAITING)
+        return text.append(self._row(self._glyphs.free, slots.free or 0), _FREE)
+
+    @staticmethod
+    def _row(glyph: str, count: int) -> str:
+        return f"{glyph} " * min(count, _MOST_SQUARES)
+
+    def _fit(self, text: str) -> str:
+        encoding = self._console.encoding
+        return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
 class _Glyphs:
     def __init__(self, filled: str, free: str, waiting: str) -> None:
         self.filled, self.free, self.waiting = filled, free, waiting
+
+
+def _split(rows: Sequence[T], most: int) -> tuple[Sequence[T], Sequence[T]]:
+    """Return the rows to show on `most` lines, the last of which tells of the others, and the others."""
+    shown = len(rows) if len(rows) <= most else most - 1
+    return rows[:shown], rows[shown:]
+
+
+def _indented(renderable: RenderableType) -> Padding:
+    return Padding(renderable, (0, 0, 0, _MARGIN))
 
 
 def _table() -> Table:

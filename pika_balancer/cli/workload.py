@@ -2,16 +2,15 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from pika_balancer.balancer import Balancer
-from pika_balancer.cli.carry import carry
 from pika_balancer.cli.frame import Frame, Row, View
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import Clock
-from pika_balancer.errors import ApiError, ChannelFull, Closed
-from pika_balancer.models import Job, JobStatus, Lease
+from pika_balancer.dispatch import Dispatcher
+from pika_balancer.errors import ApiError, Closed
+from pika_balancer.models import Job, JobStatus
 
 _PATIENCE: Final = 4.0
 _RATE_OVER: Final = 3.0
@@ -41,13 +40,12 @@ class Workload:
         every: float,
         stagger: float,
     ) -> None:
-        self._client = client
         self._balancer = balancer
+        self._dispatcher = Dispatcher(client, balancer, poll_every=every, reconcile=False, clock=clock)
         self._clock = clock
         self._jobs = jobs
         self._left = jobs
         self._workers = workers
-        self._every = every
         self._stagger = stagger
         self._begun = clock.now()
         self._ended: float | None = None
@@ -81,7 +79,7 @@ class Workload:
                 await self._watch(tasks, view)
             except asyncio.CancelledError:
                 self._stopping = True
-                drain: asyncio.Task[object] = asyncio.create_task(self._balancer.drain(_PATIENCE))
+                drain: asyncio.Task[object] = asyncio.create_task(self._dispatcher.drain(_PATIENCE))
                 tasks.add(drain)
                 await self._watch({drain}, view)
                 raise
@@ -90,6 +88,7 @@ class Workload:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._dispatcher.close()
 
     def frame(self) -> Frame:
         """Return how it stands now."""
@@ -126,21 +125,13 @@ class Workload:
         while self._left > 0 and not self._stopping:
             self._left -= 1
             try:
-                job = await self._carry()
-            except ChannelFull:
-                self._left += 1  # the server counts the refusal; the job is still to be done
+                job = await self._dispatcher.run("create", prompt="a demo of a job")
             except ApiError:
                 continue
             except Closed:
                 return
             else:
                 self._count(job)
-
-    async def _carry(self) -> Job:
-        def submit(lease: Lease) -> Coroutine[Any, Any, Job]:
-            return self._client.create("a demo of a job", channel=lease.channel)
-
-        return await carry(self._client, self._balancer, submit, clock=self._clock, every=self._every)
 
     def _count(self, job: Job) -> None:
         self._done[job.channel or ""] += 1

@@ -293,11 +293,15 @@ async def test_drain_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_service_that_cannot_be_reached_ends_the_workload() -> None:
+    clock = ManualClock()
     async with PikaClient("any", base_url="http://127.0.0.1:1/v1", retries=0) as client:
         balancer = Balancer([Account("1", 2)])
-        workload = Workload(client, balancer, clock=SystemClock(), jobs=5, workers=3, every=1.0, stagger=0.0)
+        workload = Workload(client, balancer, clock=clock, jobs=5, workers=3, every=1.0, stagger=0.0)
+        task = asyncio.create_task(workload.run(Quiet()))
+        while not task.done():  # it is tried more than once, with pauses
+            await clock.advance(1)
         with pytest.raises(ConnectFailed):
-            await workload.run(Quiet())
+            await task
         assert balancer.snapshot().in_flight == 0
 
 

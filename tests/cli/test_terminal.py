@@ -1,5 +1,6 @@
-"""The live view, on a real terminal."""
+"""The live views, on a real terminal."""
 
+import datetime as dt
 import io
 import os
 import pty
@@ -10,15 +11,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from pika_balancer.cli import main
+from pika_balancer.cli.dashboard import Look
 from pika_balancer.cli.frame import Frame, Row
-from pika_balancer.cli.terminal import LiveView
+from pika_balancer.cli.terminal import LiveLooks, LiveView
 from pika_balancer.clock import SystemClock
+from pika_balancer.models import Account, Job
 from tests.cli.conftest import FIRST, ROOT, Serve, Spawn
+from tests.cli.test_watch import submit
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
@@ -195,3 +203,161 @@ def test_channel_from_outside_cannot_steer_the_terminal() -> None:
     rows = (Row("[red]\x1b[2Jx", 1, 0, 0),)
     lines = draw(Frame(0.0, 1, 0, 0, 0.0, rows, stopping=True), width=100, height=30)
     assert any("[red]\\x1b[2Jx" in line for line in lines)
+
+
+# --- watch ----------------------------------------------------------------------------------------------
+
+NOON = dt.datetime(2026, 1, 2, 12, 0, 0, tzinfo=dt.UTC)
+TROUBLE = "12:00:10  no connection to 127.0.0.1:8080: Connection refused; check --base-url or PIKA_BASE_URL"
+
+
+def some(accounts: int, jobs: int, **facts: Any) -> Look:
+    defaults: dict[str, Any] = {"status": "progress", "verb": "pika-create", "prompt": "a cat on a surfboard"}
+    return Look.of(
+        [Account(f"1193054500145942{number:03}", 3) for number in range(accounts)],
+        [
+            Job(
+                f"job:20260102{number:09}-user:1234-channel:1193054500145942000",
+                **(defaults | facts),
+                channel=f"1193054500145942{number % 5:03}",
+                created=f"2026-01-02T11:{59 - number // 60 % 60:02}:{59 - number % 60:02}.000Z",
+            )
+            for number in range(jobs)
+        ],
+        NOON,
+    )
+
+
+def draw_look(
+    look: Look, trouble: str | None = None, *, encoding: str = "utf-8", width: int = 80, height: int = 24
+) -> list[str]:
+    screen = Screen(encoding)
+    console = Console(
+        file=screen, force_terminal=True, color_system=None, width=width, height=height, markup=False
+    )
+    console.print(LiveLooks(console, 10)._render(look, trouble))
+    screen.flush()
+    sent = screen.sent.getvalue().decode(encoding)
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in sent.splitlines()]
+
+
+def test_look_shows_accounts_and_jobs() -> None:
+    lines = draw_look(some(2, 3), width=120)
+    assert lines[:4] == [
+        "",
+        "  12:00:00  2 of 6 slots taken, 3 jobs running   every 10 s; Ctrl-C ends",
+        "",
+        "  channel                slots     cap    in flight    free",
+    ]
+    assert lines[4] == "  1193054500145942000    ■ □ □       3            1       2"
+    assert lines[6] == "  1193054500145942002    ■           -            1       -"
+    assert lines[8].split() == ["job", "status", "channel", "verb", "age", "prompt"]
+    assert re.fullmatch(r"  job:20260102000000000-user:\S*…  progress  1193054500145942000 .*", lines[9])
+    assert lines[9].endswith("  create   1s  a cat on a surfboard")
+
+
+def test_more_jobs_than_slots_stand_out_but_do_not_run_off() -> None:
+    lines = draw_look(Look.of([Account("1", 2)], [Job("j", channel="1")] * 50, NOON))
+    assert lines[4].count("■") == 14
+    assert lines[4].split()[-3:] == ["2", "50", "0"]
+
+
+def test_empty_look_says_so_and_trouble_stands_below_the_head() -> None:
+    lines = draw_look(some(0, 0), TROUBLE)
+    assert lines[2].startswith("  12:00:10  no connection to 127.0.0.1:8080: Connection refused")
+    assert [line.strip() for line in lines if "no " in line][1:] == [
+        "no accounts are configured",
+        "no job is running",
+    ]
+    assert lines[-1] == ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.integers(50, 200),
+    st.integers(12, 60),
+    st.sampled_from([None, TROUBLE, "12:00:10  " + "trouble " * 40]),
+)
+def test_look_fits_the_screen_and_tells_what_it_leaves_out(
+    accounts: int, jobs: int, width: int, height: int, trouble: str | None
+) -> None:
+    look = some(accounts, jobs)
+    lines = draw_look(look, trouble, width=width, height=height)
+    assert len(lines) <= height - 1
+    assert all(cell_len(line) <= width for line in lines)
+    above, below = "\n".join(lines).split("\n\n")[-2:]
+    for part, count in ((above, len(look.accounts)), (below, len(look.jobs))):
+        more = re.search(r"and (\d+) more", part)
+        shown = len(re.findall(r"^  .*11930\S+ ", part, re.MULTILINE))
+        assert shown + int(more[1] if more else 0) == count
+    # No line is wasted while something is left out.
+    if "more" in above + below:
+        assert len(lines) == height - 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_text_from_outside_can_neither_steer_the_screen_nor_break_the_picture(encoding: str) -> None:
+    evil = "[red]\x1b[2J\r\n猫がサーフィンをしている👩‍👩‍👧\u202e" * 9
+    for facts in ({"prompt": evil}, {"status": evil}, {"verb": evil}):
+        lines = draw_look(some(3, 4, **facts), f"12:00:10  {evil}", encoding=encoding)
+        assert len(lines) == len(draw_look(some(3, 4), TROUBLE))
+        assert all(cell_len(line) <= 80 for line in lines)
+        assert not any(char in line for line in lines for char in "\x1b\r\u202e")
+        assert any("[red]" in line for line in lines)
+
+
+def test_watch_redraws_in_place_until_ctrl_c(spawn: Spawn, serve: Serve) -> None:
+    submit(serve("2,1", service="fixed:1h"), "a cat\x1b[2J")
+    code, sent = watch(spawn, "watch", "--every", "0.1", on=lambda sent: sent.count("slots taken") == 4)
+    assert code == 130
+    assert "interrupted" not in sent
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent)
+    assert re.search(rf"{FIRST} +■?", text)
+    assert "1 of 3 slots taken, 1 job running" in text
+    assert "a cat\\x1b[2J" in text
+    assert "\x1b[36m" in sent
+    assert sent.count("\x1b[2K") > 3
+    assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l"), "the cursor comes back"
+
+
+@pytest.mark.parametrize(("encoding", "glyphs"), [("utf-8", "■□"), ("ascii", "#.")])
+def test_watch_suits_the_encoding(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, encoding: str, glyphs: str
+) -> None:
+    submit(serve("2,1", service="fixed:1h"), "猫")
+    screen = Screen(encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    really = LiveLooks.show
+
+    def show(self: LiveLooks, look: Look, trouble: str | None = None) -> None:
+        really(self, look, trouble)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(LiveLooks, "show", show)
+    assert main(["watch"]) == 130
+    sent = screen.sent.getvalue().decode(encoding)
+    assert all(f"{glyph} " in sent for glyph in glyphs)
+    assert ("猫" if encoding == "utf-8" else "\\u732b") in sent
+
+
+def test_watch_tells_trouble_on_the_terminal_and_goes_on(spawn: Spawn, serve: Serve) -> None:
+    service = serve("2,1")
+
+    def gone(sent: str) -> bool:
+        if "slots taken" in sent:
+            service.stop()
+        return sent.count("no connection to") == 2
+
+    code, sent = watch(spawn, "watch", "--every", "0.1", on=gone)
+    assert code == 130
+    assert "\x1b[33m" in sent
+
+
+def test_once_on_a_terminal_is_a_table_that_stays(spawn: Spawn, serve: Serve) -> None:
+    serve("2,1")
+    code, sent = watch(spawn, "watch", "--once")
+    assert code == 0
+    assert "0 of 3 slots taken" in sent
+    assert "\x1b[2K" not in sent

@@ -1,0 +1,115 @@
+"""How far a run of jobs is, on stderr: a bar on a terminal, if `rich` is there, and lines elsewhere."""
+
+import sys
+from typing import Any, Protocol, Self
+
+from pika_balancer.cli.output import Output, clean
+
+
+class View(Protocol):
+    """Shows how far it is, between its entry and its exit as a context manager."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """End, and leave the screen as it was."""
+        ...
+
+    def show(self, done: int) -> None:
+        """Show that so many jobs are through."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Print a line that everybody should see."""
+        ...
+
+    def mention(self, text: str) -> None:
+        """Print a line that a bar says as well."""
+        ...
+
+    def result(self, text: str) -> None:
+        """Print a result on stdout, unless that is for a JSON document."""
+        ...
+
+
+class Lines:
+    """Without a terminal: one line for each job."""
+
+    def __init__(self, out: Output) -> None:
+        self.say = self.mention = out.note
+        self.result = out.result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, done: int) -> None:
+        """Do nothing: the lines tell."""
+
+
+class Bar:
+    """On a terminal: a bar below, and above it what scrolls by."""
+
+    def __init__(self, out: Output, console: Any, total: int) -> None:
+        from rich.progress import (  # noqa: PLC0415 - an extra, and slow to import
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._out = out
+        self._console = console
+        # What goes to stdout must go there, even while the bar is on the screen.
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done)
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self._console.print(clean(text), soft_wrap=True)
+
+    def mention(self, text: str) -> None:
+        """Do nothing: the bar tells."""
+
+    def result(self, text: str) -> None:
+        """Print above the bar where stdout is the same terminal, else plainly."""
+        if sys.stdout.isatty() and not self._out.as_json:
+            self.say(text)
+        else:
+            self._out.result(text)
+
+
+def progress(out: Output, people: Output, total: int) -> View:
+    """Return what shows a run of so many jobs.
+
+    Args:
+        out: Prints results.
+        people: Its people look at stderr.
+        total: How many jobs there are.
+    """
+    return Lines(out) if people.terminal is None else Bar(out, people.terminal.console, total)

@@ -1,0 +1,127 @@
+"""`pika-balancer watch`: accounts and jobs of a service, looked at again and again."""
+
+import argparse
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pika_balancer.cli.dashboard import Look, LookView, PlainLooks, show, time_of_day
+from pika_balancer.cli.exits import INTERRUPTED, OK, sentence
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.running import ask
+from pika_balancer.client import PikaClient
+from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.errors import (
+    InvalidResponse,
+    LostTrack,
+    NotFound,
+    RateLimited,
+    ServiceError,
+    TransportError,
+)
+
+_EVERY: Final = 10.0
+_PASSING: Final = (TransportError, ServiceError, LostTrack, RateLimited, InvalidResponse)
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the parser of `watch`."""
+    parser = add_command(
+        subparsers,
+        "watch",
+        summary="watch accounts and running jobs, live",
+        description="Show accounts and running jobs, by whomever they were submitted, and look again every "
+        "few seconds until Ctrl-C. Trouble of the network or the service is shown, and the next look comes "
+        "all the same. With --json there is one look.",
+        examples="  pika-balancer watch\n"
+        "  pika-balancer watch --every 30 --base-url http://127.0.0.1:8080/v1/pika\n"
+        "  pika-balancer watch --once --json",
+    )
+    parser.add_argument(
+        "--every",
+        type=above_zero,
+        default=_EVERY,
+        metavar="SECONDS",
+        help="pause between two looks; the service asks for 10 or more (default: %(default)g)",
+    )
+    parser.add_argument("--once", action="store_true", help="look once and leave")
+    add_service(parser)
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Show how the service stands, once or until cancelled."""
+    out = Output(as_json=args.json)
+    async with connect(args) as client:
+        # Outside the loop that shrugs off trouble: a wrong address or token is told at once.
+        first = await take(client, time.time)
+        if args.json:
+            out.document(first.document())
+        elif args.once:
+            show(first, out)
+        else:
+            view = PlainLooks(out) if out.terminal is None else out.terminal.looks(args.every)
+            try:
+                await follow(client, view, first, every=args.every, clock=SystemClock(), wall=time.time)
+            except asyncio.CancelledError:
+                return INTERRUPTED
+    return OK
+
+
+async def follow(
+    client: PikaClient,
+    view: LookView,
+    look: Look,
+    *,
+    every: float,
+    clock: Clock,
+    wall: Callable[[], float],
+) -> None:
+    """Show a first look, then further ones until cancelled.
+
+    Args:
+        client: Asks the service.
+        view: Shows the looks.
+        look: The first one.
+        every: Seconds from the end of one look to the beginning of the next.
+        clock: Measures them.
+        wall: Seconds since 1970, from which ages are told.
+
+    Raises:
+        PikaError: The service refuses, and will not do otherwise by itself.
+    """
+    with view:
+        view.show(look)
+        while True:
+            await clock.sleep(every)
+            try:
+                look, trouble = await take(client, wall), None
+            except _PASSING as error:
+                trouble = f"{time_of_day(moment(wall))}  {sentence(error)}"
+            view.show(look, trouble)
+
+
+async def take(client: PikaClient, wall: Callable[[], float]) -> Look:
+    """Look at the accounts and ask for every running job once.
+
+    Args:
+        client: Asks the service.
+        wall: Seconds since 1970, from which ages are told.
+
+    Raises:
+        PikaError: The service cannot be reached or understood.
+    """
+    try:
+        accounts = await client.accounts()
+    except NotFound:  # the service has no accounts yet, but may run jobs
+        accounts = {}
+    jobs = await ask(client, dict.fromkeys(await client.jobs()))
+    return Look.of(accounts.values(), jobs, moment(wall))
+
+
+def moment(wall: Callable[[], float]) -> dt.datetime:
+    """Return the moment that `wall` tells, in the zone of this machine."""
+    return dt.datetime.fromtimestamp(wall(), dt.UTC).astimezone()
