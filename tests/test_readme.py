@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import measure
+from benchmarks.__main__ import QUESTIONS
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -77,7 +78,7 @@ def env(address: str) -> dict[str, str]:
 
 
 def test_no_block_goes_unread() -> None:
-    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 6
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 7
     assert (len(PYTHON), len(SCRIPT)) == (5, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
@@ -195,10 +196,20 @@ def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
     assert env["USEAPI_TOKEN"] not in done.stdout + done.stderr
 
 
-def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
-    done = shell(SHELL[5].strip() + " --rounds 2", env)
+def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], tmp_path: Path) -> None:
+    submit = "pika-balancer submit"
+    assert submit in SHELL[5]
+    done = shell(SHELL[5].replace(submit, f"{submit} --every 0.1"), env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for question in ("selector", "lease", "parse", "import"):
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
+    assert "2 of 2 jobs are through" in done.stderr
+    assert "0 jobs running" in done.stdout
+
+
+def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
+    done = shell(SHELL[6].strip() + " --rounds 2", env)
+    assert done.returncode == 0, done.stderr
+    for question in QUESTIONS:
         assert f"| {question}" in done.stdout
 
 

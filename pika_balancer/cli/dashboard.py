@@ -1,4 +1,4 @@
-"""How a service stands at one moment, and the view that shows it where there is no terminal."""
+"""How a service stands at one moment, and what is shown of it."""
 
 import datetime as dt
 import math
@@ -8,14 +8,11 @@ from typing import Any, Final, Protocol, Self
 
 import attrs
 
-from pika_balancer.cli.output import Output
-from pika_balancer.mask import printable
 from pika_balancer.models import Account, Job
 
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
-_LONGEST_PROMPT: Final = 60
 _UNKNOWN: Final = "-"
 
 SLOTS_HEADER: Final = ("channel", "cap", "in flight", "free")
@@ -121,40 +118,6 @@ class LookView(Protocol):
     def show(self, look: Look, trouble: str | None = None) -> None:
         """Show the look; or, with `trouble`, why there is none newer."""
         ...
-
-
-class PlainLooks:
-    """A block of lines per look, and a line per trouble."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, look: Look, trouble: str | None = None) -> None:
-        """Print the block, or the line."""
-        if trouble is None:
-            show(look, self._out)
-        else:
-            self._out.say(trouble)
-        self._out.say()
-
-
-def show(look: Look, out: Output) -> None:
-    """Print one look, whole."""
-    out.say(look.summary)
-    if look.accounts:
-        out.table(SLOTS_HEADER, [slots_cells(slots) for slots in look.accounts])
-    else:
-        out.say(NO_ACCOUNTS)
-    if look.jobs:
-        out.say()
-        rows = [job_cells(job) for job in look.jobs]
-        out.table(JOBS_HEADER, [(*cells, printable(prompt, _LONGEST_PROMPT)) for *cells, prompt in rows])
 
 
 def slots_cells(slots: Slots) -> tuple[object, ...]:

@@ -5,9 +5,18 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
-from pika_balancer.cli.dashboard import Look, LookView, PlainLooks, show, time_of_day
+from pika_balancer.cli.dashboard import (
+    JOBS_HEADER,
+    NO_ACCOUNTS,
+    SLOTS_HEADER,
+    Look,
+    LookView,
+    job_cells,
+    slots_cells,
+    time_of_day,
+)
 from pika_balancer.cli.exits import INTERRUPTED, OK, sentence
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect
 from pika_balancer.cli.output import Output
@@ -22,8 +31,10 @@ from pika_balancer.errors import (
     ServiceError,
     TransportError,
 )
+from pika_balancer.mask import printable
 
 _EVERY: Final = 10.0
+_LONGEST_PROMPT: Final = 60
 _PASSING: Final = (TransportError, ServiceError, LostTrack, RateLimited, InvalidResponse)
 
 
@@ -125,3 +136,37 @@ async def take(client: PikaClient, wall: Callable[[], float]) -> Look:
 def moment(wall: Callable[[], float]) -> dt.datetime:
     """Return the moment that `wall` tells, in the zone of this machine."""
     return dt.datetime.fromtimestamp(wall(), dt.UTC).astimezone()
+
+
+class PlainLooks:
+    """A block of lines per look, and a line per trouble."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, look: Look, trouble: str | None = None) -> None:
+        """Print the block, or the line."""
+        if trouble is None:
+            show(look, self._out)
+        else:
+            self._out.say(trouble)
+        self._out.say()
+
+
+def show(look: Look, out: Output) -> None:
+    """Print one look, whole."""
+    out.say(look.summary)
+    if look.accounts:
+        out.table(SLOTS_HEADER, [slots_cells(slots) for slots in look.accounts])
+    else:
+        out.say(NO_ACCOUNTS)
+    if look.jobs:
+        out.say()
+        rows = [job_cells(job) for job in look.jobs]
+        out.table(JOBS_HEADER, [(*cells, printable(prompt, _LONGEST_PROMPT)) for *cells, prompt in rows])

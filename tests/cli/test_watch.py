@@ -12,8 +12,8 @@ import pytest
 
 from pika_balancer import Account, Job, PikaClient
 from pika_balancer.cli import build_parser
-from pika_balancer.cli.dashboard import Look, PlainLooks, duration
-from pika_balancer.cli.watch import follow, take
+from pika_balancer.cli.dashboard import Look, duration
+from pika_balancer.cli.watch import PlainLooks, follow, take
 from pika_balancer.errors import (
     ConnectFailed,
     InvalidResponse,
