@@ -79,7 +79,7 @@ def env(address: str) -> dict[str, str]:
 
 def test_no_block_goes_unread() -> None:
     assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 7
-    assert (len(PYTHON), len(SCRIPT)) == (5, 1)
+    assert (len(PYTHON), len(SCRIPT)) == (6, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
 
@@ -145,9 +145,18 @@ def test_the_worker_hands_on_what_runs_and_takes_it_over(env: dict[str, str], tm
         left = [record["jobid"] for record in records]
 
 
+def test_the_receiver_is_mounted(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[2] + "print(receiver.reply_url, *app.router.resources())")
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("https://worker.example/pika/")
+    assert "<PrefixedSubAppResource /pika" in done.stdout
+
+
 def test_the_collector_shows_the_books(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(PYTHON[2])
+    snippet.write_text(PYTHON[3])
     done = shell(f"{sys.executable} -W error {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
     assert "pika_balancer_" in done.stdout
@@ -155,7 +164,7 @@ def test_the_collector_shows_the_books(env: dict[str, str], tmp_path: Path) -> N
 
 def test_the_plain_snippet_picks(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(PYTHON[3])
+    snippet.write_text(PYTHON[4])
     done = shell(f"{sys.executable} -W error {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout in {"1001 1 0.5\n", "1002 1 0.5\n"}
@@ -163,7 +172,7 @@ def test_the_plain_snippet_picks(env: dict[str, str], tmp_path: Path) -> None:
 
 def test_requests_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
-    snippet.write_text(PYTHON[4])
+    snippet.write_text(PYTHON[5])
     done = shell(f"{sys.executable} {snippet}", env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("200 {'1")
