@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import attrs
 import cattrs
@@ -313,6 +313,12 @@ def _converter() -> cattrs.Converter:
 
         converter.register_structure_hook(cls, check)
 
+    def present(optional: Any) -> Any:
+        # Nulls were left out: what is there is of the other type, which need not be found out each time.
+        [wanted] = [each for each in get_args(optional) if each is not type(None)]
+        return converter.get_structure_hook(wanted)
+
+    converter.register_structure_hook_factory(lambda each: type(None) in get_args(each), present)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(int, _strict(int, "a whole number"))
     converter.register_structure_hook_func(functools.partial(operator.eq, Mapping[str, Any]), _object)

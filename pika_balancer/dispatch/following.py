@@ -147,7 +147,7 @@ class Following:
             self.lookout.ask_again()
         else:
             job = Job(jobid, channel=record["channel"], reply_ref=record["reply_ref"])
-            self._roster.accept(handle, job, anywhen=True)
+            self._roster.accept(handle, job, taken_over=True)
         return handle
 
     def let_go(self, handle: JobHandle, error: PikaError) -> None:

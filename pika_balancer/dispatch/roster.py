@@ -66,10 +66,13 @@ class Roster:
         for ref in handle.refs:
             self._by_ref[ref] = handle
 
-    def accept(self, handle: JobHandle, job: Job, *, anywhen: bool = False) -> None:
-        """Note that the service has the job; a second time does nothing. See `Poller.add` for `anywhen`.
+    def accept(self, handle: JobHandle, job: Job, *, taken_over: bool = False) -> None:
+        """Note that the service has the job; a second time does nothing. `name_the_slot` has to follow.
 
-        `name_the_slot` has to follow.
+        Args:
+            handle: The job here.
+            job: The job there.
+            taken_over: Whether an earlier process submitted it, and perhaps many others.
         """
         if handle.over or handle.jobid is not None:
             return
@@ -79,10 +82,11 @@ class Roster:
         self._by_jobid[job.jobid] = handle
         if not handle.found.done():
             handle.found.set_result(None)
-        self._balancer.reporter.tell(Submitted(**self.facts(handle)))
+        if not taken_over:
+            self._balancer.reporter.tell(Submitted(**self.facts(handle)))
         handle.tell(job)
         if not job.ended:
-            self.poller.add(job.jobid, anywhen=anywhen)
+            self.poller.add(job.jobid, anywhen=taken_over)
 
     def told(self, job: Job, by: str) -> bool:
         """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""

@@ -139,6 +139,7 @@ async def test_a_later_process_resumes_from_records_and_gives_the_slots_back(wor
     async with begin(world, 2, reconcile=False) as dispatcher:
         [handle] = await dispatcher.resume(json.loads(json.dumps(records)))
         assert (handle.jobid, handle.verb, world.in_flight()) == ("job:1", "create", 1)
+        assert len(world.told("Submitted")) == 1, "it was submitted once, whoever follows it"
         assert await dispatcher.resume(records) == [handle]
         assert world.in_flight() == 1
         world.service.end_all()
