@@ -147,7 +147,11 @@ class AccountsFile:
         """
         text = json.dumps({account.channel: account.as_wire() for account in accounts}, indent=2)
         # mkstemp makes the file with mode 0600, before the first byte is in it.
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        except OSError as error:
+            # It names the file that nobody asked for.
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text + "\n")

@@ -204,3 +204,10 @@ def test_a_failed_write_leaves_what_was_there_and_no_scraps(tmp_path: Path) -> N
         AccountsFile(path).write([ServerAccount(NEW, 1, "x")])
     assert path.is_dir()
     assert names_in(tmp_path) == ["accounts.json"]
+
+
+def test_an_accounts_file_that_cannot_be_made_is_named_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "accounts.json"
+    with pytest.raises(OSError, match="No such file") as caught:
+        LocalServer(accounts_file=path)
+    assert caught.value.filename == str(path)
