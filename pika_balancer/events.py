@@ -18,9 +18,9 @@ log = logging.getLogger("pika_balancer")
 log.addHandler(logging.NullHandler())
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Event:
-    """Something that happened."""
+    """Something that happened. Compared by identity: it happened once."""
 
     level: ClassVar[int] = logging.DEBUG
     """At which it is logged."""
@@ -37,7 +37,7 @@ Observer = Callable[[Event], object]
 """What is told every event."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Acquired(Event):
     """A slot was granted."""
 
@@ -47,7 +47,7 @@ class Acquired(Event):
     """Seconds in line; 0 where a slot was free."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Unserved(Event):
     """Somebody left the line without a slot; `channel` is the one that was wished for."""
 
@@ -57,7 +57,7 @@ class Unserved(Event):
     """The error's class: `NoCapacity`, `CancelledError`, …"""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Released(Event):
     """A slot was given back."""
 
@@ -67,7 +67,7 @@ class Released(Event):
     """Seconds from the grant."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Leaked(Event):
     """A lease was dropped without a release; its slot was taken back, which `Released` tells next."""
 
@@ -85,7 +85,7 @@ class Leaked(Event):
     """Where in the source it was taken, as `file:line in function`."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Adopted(Event):
     """A job that runs already was counted.
 
@@ -97,7 +97,7 @@ class Adopted(Event):
     """The key it was adopted by: the job's id, or its reference while the id is unknown."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Rested(Event):
     """An account gets no new job for a while."""
 
@@ -107,7 +107,7 @@ class Rested(Event):
     """For how long, from now."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Paused(Event):
     """An account gets no new job until it is resumed."""
 
@@ -115,14 +115,14 @@ class Paused(Event):
     words: ClassVar[str] = "channel {channel!r} is paused and gets no new job until it is resumed"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Resumed(Event):
     """A pause or rest of an account was ended."""
 
     level: ClassVar[int] = logging.INFO
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Refreshed(Event):
     """The account map was taken over."""
 
@@ -130,7 +130,7 @@ class Refreshed(Event):
     """How many accounts it has."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class RefreshFailed(Event):
     """The account map could not be read; the old one stays."""
 
@@ -143,7 +143,7 @@ class RefreshFailed(Event):
     """What went wrong; holds no token."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class JobEvent(Event):
     """Something that happened to a job."""
 
@@ -155,17 +155,17 @@ class JobEvent(Event):
     """The service's id of it; None while that is not known."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Submitting(JobEvent):
     """A job is about to be sent, on a slot of `channel`."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Submitted(JobEvent):
     """The service has the job."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Refused(JobEvent):
     """The service does not have the job: a submit was answered with an error, or never arrived."""
 
@@ -179,7 +179,7 @@ class Refused(JobEvent):
     """Whether it will be sent again."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Uncertain(JobEvent):
     """Nobody knows whether the service has the job; its slot stays taken while it is looked for."""
 
@@ -195,7 +195,7 @@ class Uncertain(JobEvent):
     """HTTP status, where there was an answer."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Changed(JobEvent):
     """A running job's status has changed."""
 
@@ -203,7 +203,7 @@ class Changed(JobEvent):
     """The new one."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Ended(JobEvent):
     """A job has ended, well or badly."""
 
@@ -217,7 +217,7 @@ class Ended(JobEvent):
     """`answer`, `poll` or `callback`, whichever came first."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Failed(JobEvent):
     """A job was given up: its submit failed for good, its fate stayed unknown, or it was lost from sight."""
 
@@ -230,7 +230,7 @@ class Failed(JobEvent):
     """HTTP status, where there was an answer."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class LetGo(JobEvent):
     """A job is followed no more, because its dispatcher ends; it runs on and keeps its slot."""
 
@@ -240,7 +240,7 @@ class LetGo(JobEvent):
     """The class of what its handle raises."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Stopped(Event):
     """The dispatcher submits nothing any more: the token or subscription is refused, or its client closed."""
 
