@@ -8,7 +8,13 @@ import sys
 
 from benchmarks.measure import Row, table
 
-QUESTIONS = {"selector": "selector", "lease": "lease", "parse": "parse", "import": "imports"}
+QUESTIONS = {
+    "selector": "selector",
+    "lease": "lease",
+    "parse": "parse",
+    "import": "imports",
+    "dispatch": "dispatch",
+}
 
 
 def main() -> int:

@@ -382,7 +382,7 @@ async def test_who_was_about_to_join_the_line_when_it_closed_is_turned_away(worl
         assert isinstance(asking.exception(), Closed)
 
 
-async def test_a_record_without_an_id_finds_the_job_that_was_taken_for_anothers_on_entry(world: World) -> None:
+async def test_a_record_without_an_id_finds_the_job_that_was_taken_for_anothers(world: World) -> None:
     jobid = world.service.take(ONE, ref="mine")
     async with begin(world, 2) as dispatcher:
         record = {"version": 1, "verb": "create", "reply_ref": "mine", "jobid": None, "channel": ONE}
