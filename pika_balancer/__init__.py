@@ -17,9 +17,10 @@ The map, from the centre outwards; imports point inward only:
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 
+from typing import TYPE_CHECKING
+
 from pika_balancer.balancer import Balancer
 from pika_balancer.client import PikaClient
-from pika_balancer.dispatch import Dispatcher, JobHandle
 from pika_balancer.errors import (
     AccountBlocked,
     ApiError,
@@ -51,6 +52,9 @@ from pika_balancer.errors import (
 from pika_balancer.models import Account, Attachment, Job, JobStatus, Lease, Secret, Snapshot
 from pika_balancer.policy import POLICIES
 from pika_balancer.selector import Selector
+
+if TYPE_CHECKING:
+    from pika_balancer.dispatch import Dispatcher, JobHandle
 
 __version__ = "0.1.0"
 
@@ -95,3 +99,12 @@ __all__ = [
     "UnknownChannel",
     "WrongLoop",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Only when asked for: whoever embeds the selector alone does not wait for what carries jobs.
+    if name in {"Dispatcher", "JobHandle"}:
+        from pika_balancer import dispatch  # noqa: PLC0415 - see above
+
+        return getattr(dispatch, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

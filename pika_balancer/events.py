@@ -18,7 +18,7 @@ log = logging.getLogger("pika_balancer")
 log.addHandler(logging.NullHandler())
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Event:
     """Something that happened. Compared by identity: it happened once."""
 
@@ -32,12 +32,17 @@ class Event:
     channel: str | None = None
     """The channel that it is about; None where it is about none."""
 
+    # One for all: making it, and comparing, for each of them would be most of the cost of importing this.
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{key}={value!r}" for key, value in attrs.asdict(self, recurse=False).items())
+        return f"{type(self).__name__}({facts})"
+
 
 Observer = Callable[[Event], object]
 """What is told every event."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Acquired(Event):
     """A slot was granted."""
 
@@ -47,7 +52,7 @@ class Acquired(Event):
     """Seconds in line; 0 where a slot was free."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Unserved(Event):
     """Somebody left the line without a slot; `channel` is the one that was wished for."""
 
@@ -57,7 +62,7 @@ class Unserved(Event):
     """The error's class: `NoCapacity`, `CancelledError`, …"""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Released(Event):
     """A slot was given back."""
 
@@ -67,7 +72,7 @@ class Released(Event):
     """Seconds from the grant."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Leaked(Event):
     """A lease was dropped without a release; its slot was taken back, which `Released` tells next."""
 
@@ -85,7 +90,7 @@ class Leaked(Event):
     """Where in the source it was taken, as `file:line in function`."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Adopted(Event):
     """A job that runs already was counted.
 
@@ -97,7 +102,7 @@ class Adopted(Event):
     """The key it was adopted by: the job's id, or its reference while the id is unknown."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Rested(Event):
     """An account gets no new job for a while."""
 
@@ -107,7 +112,7 @@ class Rested(Event):
     """For how long, from now."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Paused(Event):
     """An account gets no new job until it is resumed."""
 
@@ -115,14 +120,14 @@ class Paused(Event):
     words: ClassVar[str] = "channel {channel!r} is paused and gets no new job until it is resumed"
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Resumed(Event):
     """A pause or rest of an account was ended."""
 
     level: ClassVar[int] = logging.INFO
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Refreshed(Event):
     """The account map was taken over."""
 
@@ -130,7 +135,7 @@ class Refreshed(Event):
     """How many accounts it has."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RefreshFailed(Event):
     """The account map could not be read; the old one stays."""
 
@@ -143,7 +148,7 @@ class RefreshFailed(Event):
     """What went wrong; holds no token."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobEvent(Event):
     """Something that happened to a job."""
 
@@ -155,17 +160,17 @@ class JobEvent(Event):
     """The service's id of it; None while that is not known."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Submitting(JobEvent):
     """A job is about to be sent, on a slot of `channel`."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Submitted(JobEvent):
     """The service has the job."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Refused(JobEvent):
     """The service does not have the job: a submit was answered with an error, or never arrived."""
 
@@ -179,7 +184,7 @@ class Refused(JobEvent):
     """Whether it will be sent again."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Uncertain(JobEvent):
     """Nobody knows whether the service has the job; its slot stays taken while it is looked for."""
 
@@ -195,7 +200,7 @@ class Uncertain(JobEvent):
     """HTTP status, where there was an answer."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Changed(JobEvent):
     """A running job's status has changed."""
 
@@ -203,7 +208,7 @@ class Changed(JobEvent):
     """The new one."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Ended(JobEvent):
     """A job has ended, well or badly."""
 
@@ -217,7 +222,7 @@ class Ended(JobEvent):
     """`answer`, `poll` or `callback`, whichever came first."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failed(JobEvent):
     """A job was given up: its submit failed for good, its fate stayed unknown, or it was lost from sight."""
 
@@ -230,7 +235,7 @@ class Failed(JobEvent):
     """HTTP status, where there was an answer."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class LetGo(JobEvent):
     """A job is followed no more, because its dispatcher ends; it runs on and keeps its slot."""
 
@@ -240,7 +245,7 @@ class LetGo(JobEvent):
     """The class of what its handle raises."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Stopped(Event):
     """The dispatcher submits nothing any more: the token or subscription is refused, or its client closed."""
 

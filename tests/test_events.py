@@ -50,6 +50,7 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
         "Released",
         "Refreshed",
     ]
+    assert repr(told[4]) == "Rested(at=105.0, channel='a', seconds=7)"
     facts: list[dict[str, Any]] = [attrs.asdict(event) for event in told]
     assert facts[0] == {"at": 100.0, "channel": "a", "lease_id": lease.id, "waited": 0.0}
     assert facts[1] == {"at": 105.0, "channel": "a", "lease_id": lease.id, "held": 5.0}

@@ -2,8 +2,8 @@
 
 import asyncio
 import math
+import os
 import random
-import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
@@ -69,7 +69,7 @@ class Dispatcher:
         lost_for: float = 180.0,
         resubmit_after: float | None = None,
         reconcile: bool = True,
-        make_ref: Callable[[], str] = lambda: uuid.uuid4().hex,
+        make_ref: Callable[[], str] = lambda: os.urandom(16).hex(),
         rng: random.Random | None = None,
         clock: Clock | None = None,
     ) -> None:
