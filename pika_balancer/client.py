@@ -280,7 +280,7 @@ class PikaClient:
             reply_ref=reply_ref,
         )
 
-    async def prepare(self, verb: Verb, **values: Any) -> Request[Job]:
+    async def prepare(self, verb: Verb, /, **values: Any) -> Request[Job]:
         """Read the files that a submit names and check all its values, sending nothing.
 
         Args:

@@ -1,14 +1,16 @@
 """A lease as a context manager: taken on the way in, given back on the way out, whatever happens between."""
 
 import asyncio
-import math
+import sys
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.holders import Place
 from pika_balancer.models import Lease
+
+_LONGEST: Final = sys.float_info.max
 
 
 class Desk(Protocol):
@@ -83,9 +85,9 @@ def in_use() -> InvalidArgument:
     return InvalidArgument("this lease context is in use; call lease() once per `async with`")
 
 
-def check_timeout(timeout: float | None) -> None:
+def check_timeout(timeout: object) -> None:
     """Raise `InvalidArgument` unless `timeout` is None or a number of seconds to wait."""
-    if timeout is not None and not 0 <= timeout < math.inf:
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout <= _LONGEST):
         raise InvalidArgument(
             "timeout must be a number of seconds, 0 or more; None waits for ever", field="timeout"
         )

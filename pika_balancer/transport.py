@@ -37,6 +37,7 @@ from pika_balancer.models import Secret
 from pika_balancer.wire import Request, Upload, find_jobid, upload
 
 _CHUNK: Final = 65_536
+_LARGEST: Final = 100 << 20
 _KEEPALIVE: Final = (
     4.0  # below the 5 s after which common servers close, so that a POST rarely meets a corpse
 )
@@ -206,8 +207,12 @@ async def read_upload(name: str, value: bytes | Path, *, clock: Clock, seconds: 
 def _read(path: Path) -> bytes | str:
     """Return the file's content, or why there is none."""
     try:
-        # A pipe or device could keep the thread waiting for ever.
-        return path.read_bytes() if path.is_file() else "not a file"
+        # A pipe or device could keep the thread waiting for ever, and a huge file fill the memory.
+        if not path.is_file():
+            return "not a file"
+        if path.stat().st_size > _LARGEST:
+            return f"larger than {_LARGEST >> 20} MiB"
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", None) or type(error).__name__)
 

@@ -264,18 +264,19 @@ def submit(
     Raises:
         InvalidArgument: A parameter is missing, empty, too long or of a wrong type; `field` names it.
     """
-    if verb not in _NEEDS:
+    if verb not in tuple(_NEEDS):  # not in the dictionary: anything may be passed, lists too
         raise InvalidArgument(f"verb must be one of {', '.join(_NEEDS)}", field="verb")
     if verb == "button":
         values = {"button": "retry", **values}
+    known = (*_NEEDS[verb], *_MAY_HAVE[verb], *_ALL_MAY_HAVE)
+    for name in values:
+        if name not in known:
+            raise InvalidArgument(f"{verb} takes no {printable(name, 40)}", field=name)
     for name in _NEEDS[verb]:
         if values.get(name) is None:
             raise InvalidArgument(f"{verb} needs {name}", field=name)
-    known = (*_NEEDS[verb], *_MAY_HAVE[verb], *_ALL_MAY_HAVE)
     fields: list[tuple[str, Value]] = []
     for name, value in values.items():
-        if name not in known:
-            raise InvalidArgument(f"{verb} takes no {printable(name, 40)}", field=name)
         if value is not None:
             fields.append((_NAMES.get(name, name), _field(verb, name, value, cap_range)))
     channel = values.get("channel")

@@ -231,6 +231,16 @@ async def test_an_image_that_cannot_be_read_is_refused_by_name(
     assert sent(mocked) == []
 
 
+async def test_a_huge_file_is_refused_before_it_is_read(mocked: aioresponses, tmp_path: Path) -> None:
+    image = tmp_path / "huge.png"
+    with image.open("wb") as file:
+        file.truncate(5 << 30)
+    async with make() as client:
+        with pytest.raises(InvalidArgument, match="larger than 100 MiB") as caught:
+            await client.animate(image)
+    assert caught.value.field == "image"
+
+
 async def test_an_image_that_may_not_be_read_says_why(
     mocked: aioresponses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -120,11 +120,11 @@ class Batch:
             await asyncio.gather(*left, return_exceptions=True)
             await jobs.aclose()
 
-    async def _one(self, index: int, request: Mapping[str, Any]) -> Outcome | PikaError:
+    async def _one(self, index: int, request: Any) -> Outcome | PikaError:
         """Run one job; return its outcome, or the error that ends all."""
         try:
-            if not isinstance(request, Mapping):
-                raise InvalidArgument("a job must be a mapping of arguments", field="jobs")
+            if not isinstance(request, Mapping) or not all(isinstance(name, str) for name in request):
+                raise InvalidArgument("a job must be a mapping of arguments by their names", field="jobs")
             job = await self._run(**{"verb": "create", **request})
         except _FATAL as error:
             return error

@@ -77,9 +77,7 @@ class Dispatcher:
             if not 0 < seconds < math.inf:
                 raise InvalidArgument(f"{field} must be a number of seconds above 0", field=field)
         if resubmit_after is not None and not 0 <= resubmit_after < math.inf:
-            raise InvalidArgument(
-                "resubmit_after must be a number of seconds, or None for never", field="resubmit_after"
-            )
+            raise InvalidArgument("resubmit_after must be a number of seconds", field="resubmit_after")
         if name is not None and not 0 < len(name) <= _LONGEST_NAME:
             raise InvalidArgument(f"name must have 1 to {_LONGEST_NAME} characters", field="name")
         rng = rng or random.Random()  # noqa: S311 - spreads looks, guards nothing
@@ -131,7 +129,7 @@ class Dispatcher:
             clock=clock,
         )
         called_back = self._following.called_back
-        self._unsubscribe = None if callbacks is None else callbacks.subscribe(called_back)
+        self._unsubscribe = callbacks.subscribe(called_back) if callbacks is not None else None
 
     @property
     def handles(self) -> tuple[JobHandle, ...]:
@@ -158,6 +156,7 @@ class Dispatcher:
 
     async def run(
         self,
+        /,
         verb: Verb,
         *,
         channel: str | None = None,
@@ -185,6 +184,7 @@ class Dispatcher:
 
     async def submit(
         self,
+        /,
         verb: Verb,
         *,
         channel: str | None = None,
@@ -204,7 +204,7 @@ class Dispatcher:
             reply_url: Where the service reports the end; not together with `callbacks`.
             before_send: Called with channel and reference right before the job is sent. What it raises keeps
                 the job from being sent and is raised here.
-            values: As for the `PikaClient` method of that name: `prompt`, `image`, `message`, …
+            values: As for the `PikaClient` method of that name.
 
         Raises:
             InvalidArgument: Before anything else is done; `field` names the argument.
@@ -219,7 +219,7 @@ class Dispatcher:
         self._gate.check()
         check_timeout(timeout)
         deadline = None if timeout is None else self._clock.now() + timeout
-        order = await self._order(verb, reply_url, before_send, values)
+        order = await self._order(verb, reply_ref, reply_url, before_send, values)
         if verb == "button" and channel is None:
             channel = await self._channel_of(values["jobid"])
         handle = JobHandle(verb, self._reference(reply_ref))
@@ -320,14 +320,21 @@ class Dispatcher:
         await self._close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._shut else "over" if self._gate.why is not None else "open"
+        state = "closed" if self._shut else "over" if self._gate.why else "open"
         return f"<Dispatcher {state}, {len(self.handles)} jobs>"
 
     # --- on the way to the service ---------------------------------------------------------------------
 
     async def _order(
-        self, verb: Verb, reply_url: str | None, before_send: BeforeSend | None, values: dict[str, Any]
+        self,
+        verb: Verb,
+        reply_ref: str | None,
+        reply_url: str | None,
+        before_send: BeforeSend | None,
+        values: dict[str, Any],
     ) -> Order:
+        if before_send is not None and not callable(before_send):
+            raise InvalidArgument("before_send must be a function", field="before_send")
         for name in ("discord", "max_jobs"):
             if name in values:
                 raise InvalidArgument(f"{name} belongs to the account, not to a job", field=name)
@@ -335,7 +342,7 @@ class Dispatcher:
             if reply_url is not None:
                 raise InvalidArgument("reply_url is taken: callbacks come here", field="reply_url")
             reply_url = self._callbacks.reply_url
-        prepared = await self._client.prepare(verb, **values, reply_url=reply_url)
+        prepared = await self._client.prepare(verb, **values, reply_ref=reply_ref, reply_url=reply_url)
         return Order(prepared, before_send)
 
     def _reference(self, own: str | None) -> str:

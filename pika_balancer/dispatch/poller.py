@@ -11,6 +11,7 @@ from pika_balancer.clock import Clock, Timer
 AT_ONCE: Final = 8
 """How many looks are under way at most."""
 _SPREAD: Final = 0.2
+_SOON: Final = 2.0
 _MOST_DOUBLINGS: Final = 3
 
 
@@ -40,14 +41,14 @@ class Poller:
         self._timer: Timer | None = None
         self._closed = False
 
-    def add(self, key: str, *, anywhen: bool = False) -> None:
+    def add(self, key: str, *, soon: bool = False) -> None:
         """Begin to look at what the key names, `every` from now.
 
         Args:
             key: Names it.
-            anywhen: Whether to begin somewhere between now and then: for many that are added at once.
+            soon: Whether to begin within two seconds: for what may have ended long ago.
         """
-        self._put(key, self._rng.uniform(0, self._every) if anywhen else self._pause())
+        self._put(key, self._rng.uniform(0, min(_SOON, self._every)) if soon else self._pause())
 
     def discard(self, key: str) -> None:
         """Look at it no more; a look that is under way ends by itself."""

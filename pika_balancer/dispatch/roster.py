@@ -72,7 +72,7 @@ class Roster:
         Args:
             handle: The job here.
             job: The job there.
-            taken_over: Whether an earlier process submitted it, and perhaps many others.
+            taken_over: Whether an earlier process submitted it; it may have ended since.
         """
         if handle.over or handle.jobid is not None:
             return
@@ -86,7 +86,7 @@ class Roster:
             self._balancer.reporter.tell(Submitted(**self.facts(handle)))
         handle.tell(job)
         if not job.ended:
-            self.poller.add(job.jobid, anywhen=taken_over)
+            self.poller.add(job.jobid, soon=taken_over)
 
     def told(self, job: Job, by: str) -> bool:
         """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""

@@ -111,6 +111,39 @@ async def test_who_leaves_early_leaves_sent_jobs_to_the_dispatcher_and_sends_no_
     assert {task for task in asyncio.all_tasks() - before if "begin" in repr(task)} == set()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {1: 2},
+        {"self": 1, "prompt": "x"},
+        {"prompt": "x", "timeout": "3"},
+        {"prompt": "x", "timeout": 10**400},
+        {"prompt": "x", "verb": ["create"]},
+        {"prompt": "x", "before_send": 5},
+        {"prompt": "x", "reply_ref": ["mine"]},
+        {"prompt": "x", "channel": 7},
+        {"prompt": b"x"},
+    ],
+)
+async def test_a_job_that_makes_no_sense_is_its_own_outcome_and_stops_no_other(
+    world: World, wrong: dict[Any, Any]
+) -> None:
+    async with begin(world, 3) as dispatcher:
+        jobs = [{"prompt": "one"}, wrong, {"prompt": "two"}]
+        collecting = spawn(_collect(dispatcher.map(jobs, concurrency=3)))
+        await world.until(lambda: len(world.service.posts) == 2)
+        world.service.end_all()
+        await world.pass_time(20, collecting.done)
+        outcomes = {outcome.index: outcome for outcome in await collecting}
+        assert isinstance(outcomes[1].error, InvalidArgument)
+        assert [outcomes[index].error for index in (0, 2)] == [None, None]
+        assert world.in_flight() == 0
+
+
+async def _collect(batch: AsyncIterator[Outcome]) -> list[Outcome]:
+    return [outcome async for outcome in batch]
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5])
 async def test_a_wrong_concurrency_is_named(world: World, concurrency: Any) -> None:
     async with begin(world, 1) as dispatcher:

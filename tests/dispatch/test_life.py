@@ -307,7 +307,7 @@ async def test_polls_are_spread_and_never_many_at_once() -> None:
 
     poller = Poller(look, every=15.0, rng=random.Random(4), clock=clock)
     for number in range(100):
-        poller.add(str(number), anywhen=number < 50)
+        poller.add(str(number), soon=number < 50)
     await clock.advance(150)
     assert most <= AT_ONCE
     for number in range(100):

@@ -389,3 +389,14 @@ async def test_a_record_without_an_id_finds_the_job_that_was_taken_for_anothers(
         [handle] = await dispatcher.resume([record])
         await world.pass_time(20, lambda: handle.jobid == jobid)
         assert world.in_flight() == 1
+
+
+async def test_a_job_that_ended_while_nobody_was_there_frees_its_slot_soon(world: World) -> None:
+    jobid = world.service.take(ONE)
+    world.service.end(jobid)
+    async with begin(world, 1) as dispatcher:
+        record = {"version": 1, "verb": "create", "reply_ref": "mine", "jobid": jobid, "channel": ONE}
+        [handle] = await dispatcher.resume([record])
+        await world.pass_time(2.1, lambda: handle.done)
+        assert (await handle).status == "completed"
+        assert world.in_flight() == 0
