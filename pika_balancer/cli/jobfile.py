@@ -92,7 +92,7 @@ def read_source(path: Path) -> Source:
         content = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise Usage(f"--jobs: {path.name!r} cannot be read: {why}", field="jobs") from None
+        raise Usage(f"--jobs: {path.name or str(path)!r} cannot be read: {why}", field="jobs") from None
     return Source(path, content)
 
 

@@ -150,6 +150,7 @@ class Many:
         if counts.total() > counts[JobStatus.COMPLETED] + counts[RUNNING] + counts[WAITING] + counts[UNKNOWN]:
             self._out.note("what has ended is not repeated; a line that is changed is a new job")
         if ended_by is not None:
-            self._out.note(f"pika-balancer: {sentence(ended_by)}; {_GO_ON}")
+            more = f"; {_GO_ON}" if self._done < len(self._lines) or self.errors else ""
+            self._out.note(f"pika-balancer: {sentence(ended_by)}{more}")
             return exit_for(ended_by).code
         return OK if self._report.all_is_well(accepted_is_enough=not to_the_end) else FAILURE

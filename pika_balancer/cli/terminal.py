@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, Self, TextIO, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -35,6 +36,7 @@ _LINES_AROUND: Final = 9
 _LINES_AROUND_LOOK: Final = 8
 _MOST_WAITERS: Final = 24
 _MOST_SQUARES: Final = 12
+_FIGURES_WIDTH: Final = 36
 _FILLED: Final = "cyan"
 _FREE: Final = "bright_black"
 _QUIET: Final = "bright_black"
@@ -184,17 +186,23 @@ class LiveLooks:
         if not accounts:
             return _indented(Text(NO_ACCOUNTS, _QUIET))
         shown, rest = _split(accounts, most)
-        table = _table()
-        for name in (SLOTS_HEADER[0], "slots", *SLOTS_HEADER[1:]):
+        squares = [self._squares(slots) for slots in shown]
+        names = [self._fit(str(slots_cells(slots)[0])) for slots in shown]
+        width = max(map(cell_len, names), default=0) + max((text.cell_len for text in squares), default=0)
+        # Where there is little room the squares go: a channel that is cut could be any of them.
+        roomy = width + _FIGURES_WIDTH <= self._console.width
+        table = _table() if roomy else Table(box=None, header_style=_QUIET, padding=(0, 0, 0, 1))
+        for name in (SLOTS_HEADER[0], *(["slots"] if roomy else []), *SLOTS_HEADER[1:]):
             justify: JustifyMethod = "left" if name in (SLOTS_HEADER[0], "slots") else "right"
             table.add_column(name, justify=justify, no_wrap=True)
-        for slots in shown:
-            channel, *figures = (Text(self._fit(str(cell)), no_wrap=True) for cell in slots_cells(slots))
-            table.add_row(channel, self._squares(slots), *figures)
+        for slots, name, picture in zip(shown, names, squares, strict=True):
+            figures = (Text(self._fit(str(cell)), no_wrap=True) for cell in slots_cells(slots)[1:])
+            table.add_row(Text(name, no_wrap=True), *([picture] if roomy else []), *figures)
         if rest:
             taken, free = sum(slots.in_flight for slots in rest), sum(slots.free or 0 for slots in rest)
-            table.add_row(f"and {len(rest)} more", "", "", str(taken), str(free), style=_QUIET)
-        return table
+            blank = ("", "") if roomy else ("",)
+            table.add_row(f"and {len(rest)} more", *blank, str(taken), str(free), style=_QUIET)
+        return table if roomy else Padding(table, (0, 0, 0, 1))
 
     def _jobs(self, jobs: Sequence[JobRow], most: int) -> RenderableType:
         if not jobs:

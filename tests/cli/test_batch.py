@@ -563,6 +563,25 @@ def test_service_that_does_not_tell_its_accounts_is_mentioned(capsys: pytest.Cap
     )
 
 
+@pytest.mark.parametrize("errors", [0, 1])
+@pytest.mark.parametrize("through", [1, 2])
+def test_interrupt_promises_to_go_on_only_where_something_is_left(
+    capsys: pytest.CaptureFixture[str], errors: int, through: int
+) -> None:
+    out = Output()
+    lines = [one_line({"prompt": prompt}) for prompt in ("a cat", "a dog")]
+    journal = Journal(None)
+    teller = many.Many(lines, journal, Lines(out), out, output=None, clock=SystemClock())
+    for line in lines[:through]:
+        journal.note(line.key, "ended", status="completed")
+        teller.told(line, None)
+    teller.errors.update({line.key: Closed("no result") for line in lines[:errors]})
+    assert teller.finish(Interrupted("interrupted"), to_the_end=True) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("pika-balancer: interrupted")
+    assert ("goes on" in last) is (through < 2 or errors > 0)
+
+
 def test_reader_of_stdout_that_leaves_ends_it_and_the_journal_goes_on(
     cli: Run, serve: Serve, spawn: Spawn, file: Path
 ) -> None:
@@ -594,9 +613,9 @@ def test_signal_drains_and_the_same_command_goes_on(
     out, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "stopping: nothing new is sent; " in err
-    assert err.splitlines()[-1] == (
-        "pika-balancer: interrupted; the same command goes on where this one has stopped"
-    )
+    # Where the last job was among those that were still followed, nothing is left to go on with.
+    more = "" if "6 of 6: " in err else "; the same command goes on where this one has stopped"
+    assert err.splitlines()[-1] == f"pika-balancer: interrupted{more}"
     assert CANARY not in out + err
     # What ran was followed to its end, which came within the patience.
     assert service.server.statistics().submits == len(out.splitlines()) < 7

@@ -258,6 +258,8 @@ def test_source_is_read_from_a_file_or_stdin(tmp_path: Path, monkeypatch: pytest
         read_source(tmp_path / "nowhere")
     with pytest.raises(Usage, match="cannot be read: Is a directory"):
         read_source(tmp_path)
+    with pytest.raises(Usage, match=r"--jobs: '\.' cannot be read: Is a directory"):
+        read_source(Path())
 
 
 def test_one_job_from_a_command_line(picture: Path) -> None:

@@ -262,6 +262,18 @@ def test_more_jobs_than_slots_stand_out_but_do_not_run_off() -> None:
     assert lines[4].split()[-3:] == ["2", "50", "0"]
 
 
+@pytest.mark.parametrize("width", [40, 60, 61, 80])
+def test_figures_and_whole_channels_fit_a_narrow_terminal(width: int) -> None:
+    lines = draw_look(some(6, 4), width=width, height=14)
+    header = [*(["slots"] if width > 60 else []), "cap", "in", "flight", "free"]
+    assert lines[3].split() == ["channel", *header]
+    assert all(cell_len(line) <= width for line in lines)
+    for number in range(2):
+        words = lines[4 + number].split()
+        assert (words[0], words[-3:]) == (f"119305450014594200{number}", ["3", "1", "2"])
+    assert lines[6].split() == ["and", "4", "more", "2", "10"]
+
+
 def test_empty_look_says_so_and_trouble_stands_below_the_head() -> None:
     lines = draw_look(some(0, 0), TROUBLE)
     assert lines[2].startswith("  12:00:10  no connection to 127.0.0.1:8080: Connection refused")
