@@ -123,9 +123,7 @@ class Batch:
     async def _one(self, index: int, request: Any) -> Outcome | PikaError:
         """Run one job; return its outcome, or the error that ends all."""
         try:
-            if not isinstance(request, Mapping) or not all(isinstance(name, str) for name in request):
-                raise InvalidArgument("a job must be a mapping of arguments by their names", field="jobs")
-            job = await self._run(**{"verb": "create", **request})
+            job = await self._run(**{"verb": "create", **_checked(request)})
         except _FATAL as error:
             return error
         except PikaError as error:
@@ -144,6 +142,12 @@ class Batch:
     def _count(self, **more: int) -> None:
         now = {name: getattr(self.progress, name) + number for name, number in more.items()}
         self.progress = attrs.evolve(self.progress, **now)
+
+
+def _checked(request: Mapping[Any, Any] | None) -> Mapping[str, Any]:
+    if not isinstance(request, Mapping) or not all(isinstance(name, str) for name in request):
+        raise InvalidArgument("a job must be a mapping of arguments by their names", field="jobs")
+    return request
 
 
 async def _next(jobs: AsyncGenerator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
