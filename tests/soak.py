@@ -51,8 +51,12 @@ CALLERS: Final = 14
 """How many jobs each worker has on their way or in line: together more than there are slots."""
 DOOMED: Final = 0.03
 """The share of callers that are cancelled."""
-MAY_BE_SENT_AGAIN: Final = {"ChannelFull", "RateLimited", "AccountBlocked", "ConnectFailed"}
-"""Errors that say for certain that the service does not have the job, and may have it later."""
+MAY_BE_SENT_AGAIN: Final = {"ChannelFull", "RateLimited", "AccountBlocked", "ConnectFailed", "RequestTimeout"}
+"""Errors that say for certain that the service does not have the job, and may have it later.
+
+A `RequestTimeout` among them ran out before anything was sent, as it does on a busy machine; one that ran out
+later is `Uncertain` instead of `Refused`. Were they confused, the server would see a reference twice.
+"""
 SETTLED: Final = 0.3
 """The share of the way after which nothing should grow any more."""
 KEPT_PER_JOB: Final = 2 * 1024
