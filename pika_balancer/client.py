@@ -72,7 +72,9 @@ class PikaClient:
         wall: Callable[[], float] = time.time,
     ) -> None:
         token = _hidden(os.environ.get("USEAPI_TOKEN", "") if token is None else token)
-        base, base_url = _base(base_url or os.environ.get("PIKA_BASE_URL") or BASE_URL), None
+        if base_url is None:
+            base_url = os.environ.get("PIKA_BASE_URL") or BASE_URL
+        base, base_url = _base(base_url), None
         if not isinstance(token, Secret) or not token.reveal():
             raise InvalidArgument("no API token: pass one or set USEAPI_TOKEN", field="token")
         if not re.fullmatch(r"[!-~]+", token.reveal()):

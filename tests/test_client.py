@@ -535,6 +535,7 @@ async def test_token_and_base_url_come_from_the_environment(
 @pytest.mark.parametrize(
     "base_url",
     [
+        "",
         "ftp://host/",
         "api.useapi.net",
         "//host",
