@@ -24,6 +24,7 @@ from pika_balancer.wire import Request
 
 _TRIES: Final = 5
 _FIRST_PAUSE: Final = 1.0
+_LOOKS: Final = 3
 
 BeforeSend = Callable[[str, str], object]
 """Called with channel and reference right before a job is sent; what it raises keeps it from being sent."""
@@ -190,10 +191,11 @@ class Submitter:
         """
         repeat = self._resubmit_after if may_repeat else None
         patience = self._lost_for if repeat is None else repeat
-        # The look that decides is one from after all that time.
+        # The look that decides is one from after all that time, and may have to be tried a few times.
         looked = self._tasks.spawn(self._lookout.complete(self._clock.now() + patience))
+        longer = max(self._lost_for, _LOOKS * self._lookout.every)
         try:
-            await self._wait(2 * patience, handle.found, looked)
+            await self._wait(patience + longer, handle.found, looked)
         finally:
             looked.cancel()
         if handle.found.done():

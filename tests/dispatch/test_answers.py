@@ -353,6 +353,19 @@ async def test_an_unclear_job_is_sent_again_where_that_is_allowed_and_nothing_wa
         assert (await running).status == "completed"
 
 
+@pytest.mark.parametrize("patience", [0, 0.5, 5.0])
+async def test_a_short_patience_is_enough_to_send_an_unclear_job_again(world: World, patience: float) -> None:
+    async with begin(world, 1, resubmit_after=patience) as dispatcher:
+        world.service.script.append(Answer(500))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: bool(world.told(Uncertain)))
+        assert len(world.service.posts) == 1
+        # No look comes later than 18 s after the one before it, and the account has rested.
+        await world.pass_time(55, running.done)
+        assert (len(world.service.posts), world.in_flight()) == (2, 1)
+        await running
+
+
 async def test_an_unclear_job_that_executes_is_not_sent_again_even_where_that_is_allowed(
     world: World,
 ) -> None:
