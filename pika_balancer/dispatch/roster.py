@@ -93,12 +93,12 @@ class Roster:
         handle = self._by_jobid.get(job.jobid) or self.with_ref(job.reply_ref)
         if handle is None or handle.over or handle.jobid not in (None, job.jobid):
             return handle is not None
-        before = handle.status
-        handle.missing_since = None
+        before, key = handle.status, handle.key
+        handle.missing_since = handle.doubt = None
         if handle.jobid is None:
             self.accept(handle, job)
-            if not job.ended:
-                self.names.spawn(self.name_the_slot(handle))
+        if key != handle.key and not job.ended:
+            self.names.spawn(self.name_the_slot(handle))
         if job.ended:
             self._end(handle, job, by)
         elif job.status != before:
