@@ -167,14 +167,18 @@ class Roster:
         """Have the books know the slot by the job's id, or its reference, and not by a mere number.
 
         Nobody who asks what executes then counts the job a second time, and the slot outlives the dispatcher.
+        If the store fails, the slot stays under its number: the job is the service's all the same.
         """
-        own = handle.lease
-        if handle.over or handle.channel is None or own is None:
+        key = handle.key
+        if handle.over or handle.channel is None or handle.lease is None:
             return
-        named = await self.lookout.adopt(handle.channel, handle.key)
-        if named is None or named is own:
+        try:
+            named = await self.lookout.adopt(handle.channel, key)
+        except PikaError:
             return
         superfluous = named
-        if not handle.over:
-            handle.lease, superfluous = named, own
-        self._balancer.release_nowait(superfluous)
+        if handle in self._live and handle.key == key and named is not None:
+            # Not the lease from before the wait: the slot may have got a name meanwhile.
+            handle.lease, superfluous = named, handle.lease
+        if superfluous is not None and superfluous is not handle.lease:
+            self._balancer.release_nowait(superfluous)

@@ -123,7 +123,8 @@ class Submitter:
         self._health.success(channel, began=began)
         if handle.jobid not in (None, job.jobid):
             # An earlier sending had arrived after all, and is followed: this one takes a slot, too.
-            await self._lookout.watch(channel, job.jobid)
+            with contextlib.suppress(PikaError):
+                await self._lookout.watch(channel, job.jobid)
         await self._accept(handle, job)
         if job.ended:
             self._roster.told(job, "answer")
@@ -164,7 +165,8 @@ class Submitter:
                 with contextlib.suppress(PikaError):  # closed, or without that account, since
                     await self._balancer.pause(channel)
             case Verdict.FULL:
-                await self._lookout.count(channel, error.executing_jobs)
+                with contextlib.suppress(PikaError):  # the store may fail: then the account rests
+                    await self._lookout.count(channel, error.executing_jobs)
                 if not self._lookout.is_full(channel):
                     # Full for the service and not for us: no sense in knocking again before the next look.
                     await self._rest(channel, self._lookout.every)
