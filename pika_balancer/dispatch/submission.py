@@ -117,7 +117,7 @@ class Submitter:
         try:
             job = await self._send(order, values)
         except PikaError as error:
-            if handle.jobid is not None or handle.over:
+            if handle.jobid is not None:
                 return None  # a callback, or a look at what executes, knows better
             return await self._answered(handle, order, error, began)
         self._health.success(channel, began=began)

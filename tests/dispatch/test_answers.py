@@ -23,6 +23,7 @@ from pika_balancer import (
     SubscriptionRequired,
     Unauthorized,
     UnexpectedStatus,
+    WrongLoop,
 )
 from pika_balancer.dispatch.verdict import Verdict, verdict
 from pika_balancer.events import Event, Refused, Uncertain
@@ -464,6 +465,8 @@ async def test_no_event_and_no_error_shows_a_token(world: World) -> None:
         (RateLimited(status=429), Verdict.LIMITED),
         (AccountBlocked(status=596), Verdict.BLOCKED),
         (Closed(), Verdict.REFUSED),
+        (WrongLoop(), Verdict.REFUSED),
+        (UnexpectedStatus(status=500), Verdict.UNKNOWN),
         (UnexpectedStatus(status=700), Verdict.UNKNOWN),
         (UnexpectedStatus(status=100), Verdict.OWN_FAULT),
     ],
