@@ -13,9 +13,10 @@ from pika_balancer import (
     RateLimited,
     SubmissionUnknown,
     TransportError,
+    Unauthorized,
 )
 from pika_balancer.events import Failed, Refused, Uncertain
-from tests.dispatch.conftest import ONE, Answer, Letters, World, begin
+from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
 
 
 def spawn(work: Any) -> "asyncio.Task[Any]":
@@ -65,7 +66,9 @@ async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
         world.service.script.append(
             Answer(200, {"jobid": "job:quick", "status": "completed", "channel": ONE})
         )
-        assert (await dispatcher.run("create", prompt="a cat")).status == "completed"
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(running.done)
+        assert (await running).status == "completed"
         assert world.in_flight() == 0
         assert [event.told_by for event in world.told("Ended")] == ["answer"]
 
@@ -80,6 +83,67 @@ async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(worl
         gate.set()
         assert (await running).jobid == "job:1"
         assert (world.told(Uncertain), world.resting(), world.in_flight()) == ([], None, 1)
+
+
+async def test_a_callback_that_came_first_is_not_undone_by_the_answer(world: World) -> None:
+    letters, gate = Letters(), asyncio.Event()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        world.service.script.append(Answer(200, accepted=True, until=gate))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        gate.set()
+        assert (await running).status == "progress"
+        assert (len(world.told("Submitted")), world.in_flight()) == (1, 1)
+
+
+async def test_a_job_is_counted_on_the_channel_where_the_service_runs_it(world: World) -> None:
+    async with begin(world, 1, 1) as dispatcher:
+        world.service.script.append(Answer(200, {"jobid": "job:moved", "status": "started", "channel": TWO}))
+        handle = await dispatcher.submit("create", prompt="a cat", channel=ONE)
+        assert (handle.channel, world.in_flight(ONE), world.in_flight(TWO)) == (TWO, 0, 1)
+
+
+async def test_a_job_that_runs_and_is_not_listed_yet_keeps_its_slot_through_every_look(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        await world.pass_time(40)
+        assert world.service.gets.count("/jobs") == 1, "nobody looks for others without a reason"
+        world.service.jobs[handle.jobid or ""]["status"] = "created"
+        world.service.take(ONE)
+        await dispatcher.reconcile()
+        assert world.in_flight() == 2
+        await world.pass_time(40)
+        assert world.in_flight() == 2
+
+
+async def test_two_who_reconcile_at_once_do_not_both_get_a_handle(world: World) -> None:
+    async with begin(world, 2, name="worker", reconcile=False) as dispatcher:
+        world.service.take(ONE, "worker.1")
+        first, second = await asyncio.gather(dispatcher.reconcile(), dispatcher.reconcile())
+        assert [handle.reply_ref for handle in first + second] == ["worker.1"]
+        assert world.in_flight() == 1
+
+
+async def test_each_job_that_is_handed_back_is_named_by_its_own_error(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        world.service.down = 401
+        await world.pass_time(40, lambda: all(handle.done for handle in handles))
+        for handle in handles:
+            with pytest.raises(Unauthorized) as caught:
+                await handle
+            assert caught.value.jobid == handle.jobid
+
+
+async def test_a_service_in_trouble_is_asked_less_and_less(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        world.service.down = 503
+        before = len(world.service.gets)
+        await world.pass_time(300)
+        assert 3 <= len(world.service.gets) - before <= 7
+        assert not handle.done
 
 
 async def test_a_first_sending_that_turns_up_after_the_second_was_sent_leaves_both_counted(
