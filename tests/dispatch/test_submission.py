@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pika_balancer import (
+    Closed,
     ConnectFailed,
     Job,
     PromptRejected,
@@ -136,6 +137,16 @@ async def test_each_job_that_is_handed_back_is_named_by_its_own_error(world: Wor
             assert caught.value.jobid == handle.jobid
 
 
+async def test_each_job_that_a_closed_dispatcher_leaves_is_named_by_its_own_error(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        await dispatcher.close()
+        for handle in handles:
+            with pytest.raises(Closed) as caught:
+                await handle
+            assert caught.value.jobid == handle.jobid
+
+
 async def test_a_service_in_trouble_is_asked_less_and_less(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
@@ -220,7 +231,7 @@ async def test_a_server_error_lets_the_account_rest_and_a_broken_connection_does
 
 async def test_once_a_job_is_found_nobody_looks_for_it_any_more(world: World) -> None:
     async with begin(world, 1) as dispatcher:
-        world.service.script.append(Answer(500, accepted=True))
+        world.service.script.append(Answer(500, "oops", accepted=True))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(5, running.done)
         lists = world.service.gets.count("/jobs")
