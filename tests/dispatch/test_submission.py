@@ -54,6 +54,15 @@ async def test_a_jobs_life_is_told_step_by_step(world: World) -> None:
         assert told == ["Submitting", "Submitted", "Ended"]
 
 
+async def test_only_a_change_is_told_as_one(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        await world.pass_time(60)
+        world.service.jobs[handle.jobid or ""]["status"] = "progress"
+        await world.pass_time(60)
+        assert [event.status for event in world.told("Changed")] == ["progress"]
+
+
 async def test_a_job_that_is_refused_for_good_is_told_as_failed(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         world.service.script.append(Answer(422))
