@@ -115,9 +115,9 @@ class Many:
     def patience(self) -> float:
         """Say that the run comes to its end early, and return for how many seconds to follow what runs."""
         running = self._report.counts()[RUNNING]
+        which = f"{running} running {'job is' if running == 1 else 'jobs are'}"
         self._view.say(
-            f"stopping: nothing new is sent; {running} running jobs are followed for {_PATIENCE:g} s more, "
-            "Ctrl-C stops at once"
+            f"stopping: nothing new is sent; {which} followed for {_PATIENCE:g} s more, Ctrl-C stops at once"
         )
         return _PATIENCE
 

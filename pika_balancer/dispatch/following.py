@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import Clock
-from pika_balancer.dispatch.handle import JobHandle
+from pika_balancer.dispatch.handle import REFERENCE, JobHandle
 from pika_balancer.dispatch.lookout import Lookout
 from pika_balancer.dispatch.roster import Roster
 from pika_balancer.errors import (
@@ -146,6 +146,8 @@ class Following:
         if jobid is None:
             self.lookout.ask_again()
         else:
+            # Its slot may have been kept under the reference, while its id was not known, or in doubt.
+            await self.lookout.drop(REFERENCE + handle.reply_ref)
             job = Job(jobid, channel=record["channel"], reply_ref=record["reply_ref"])
             self._roster.accept(handle, job, taken_over=True)
         return handle

@@ -66,7 +66,7 @@ class JobHandle:
     over: bool
     """Whether the dispatcher is done with it, though its slot may be on its way back yet."""
     doubt: PikaError | None
-    """The error that its submit was answered with, where the service may have it all the same."""
+    """The error that its submit was answered with, until the service is known to have it all the same."""
     since: float
     """When it was accepted, as far as this process knows, on the dispatcher's clock."""
     missing_since: float | None
@@ -81,8 +81,12 @@ class JobHandle:
 
     @property
     def key(self) -> str:
-        """The key by which the books have its slot, once it was sent."""
-        return self.jobid or REFERENCE + self.reply_ref
+        """The key by which the books have its slot, once it was sent.
+
+        Not the id while it is in doubt whether the service knows it: others would find it nowhere, and free
+        the slot.
+        """
+        return self.jobid if self.jobid and self.doubt is None else REFERENCE + self.reply_ref
 
     @property
     def done(self) -> bool:

@@ -11,7 +11,7 @@ from pika_balancer.balancer import Balancer
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import Clock
 from pika_balancer.dispatch.handle import REFERENCE
-from pika_balancer.errors import InvalidArgument, NotFound, PikaError
+from pika_balancer.errors import InvalidArgument, InvalidResponse, NotFound, PikaError
 from pika_balancer.models import Job, Lease
 
 AT_ONCE: Final = 8
@@ -78,7 +78,7 @@ class Lookout:
         """Ask what executes: count what is not counted, give back what has ended.
 
         Raises:
-            PikaError: The service did not tell.
+            PikaError: The service did not tell all; what it told is counted.
         """
         async with self._looking:
             began = self._clock.now()
@@ -90,12 +90,14 @@ class Lookout:
             self._asked &= executing
             self._kept_since = {key: since for key, since in self._kept_since.items() if key in counted}
             unasked = deque(sorted(jobid for jobid in executing if self._is_new(jobid)))
-            unseen = 0
+            unseen: list[PikaError] = []
 
             async def ask() -> None:
-                nonlocal unseen
                 while unasked:
-                    unseen += not await self._ask(unasked.popleft())
+                    try:
+                        await self._ask(unasked.popleft())
+                    except PikaError as error:
+                        unseen.append(error)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(AT_ONCE, len(unasked))):
@@ -104,6 +106,10 @@ class Lookout:
                 self.complete_since = began
                 self._tell()
         self._begin()
+        # A job that is told in a broken way must not keep anybody from starting, for it may stay so.
+        for error in unseen:
+            if not isinstance(error, InvalidResponse):
+                raise error
 
     async def count(self, channel: str, jobids: Iterable[str]) -> None:
         """Count jobs that fill the channel, until it is full without the slot of whoever was refused."""
@@ -182,25 +188,21 @@ class Lookout:
     def _is_new(self, jobid: str) -> bool:
         return jobid not in self._asked and not self._known(jobid)
 
-    async def _ask(self, jobid: str) -> bool:
-        """Find out whose job it is; return whether the service told."""
+    async def _ask(self, jobid: str) -> None:
+        """Find out whose job it is, and see to it that it is counted."""
         try:
             job = await self._client.job(jobid)
         except NotFound:
-            return True
-        except PikaError:
-            return False
+            return
         if job.ended or not self._is_new(jobid):
-            return True
+            return
         try:
             claimed = await self._claim(job)
         except InvalidArgument:
             claimed = True  # counted where it is not: somebody who shares the store sees to it
-        if claimed or job.channel is None:
-            return True
-        self._asked.add(jobid)
-        await self.adopt(job.channel, jobid)
-        return True
+        if not claimed and job.channel is not None:
+            await self.adopt(job.channel, jobid)
+            self._asked.add(jobid)
 
     def _begin(self) -> None:
         if (self._seekers or self._others()) and (self._task is None or self._task.done()):
@@ -208,13 +210,17 @@ class Lookout:
 
     async def _run(self) -> None:
         pause = min(_FIRST_LOOK, self.every)
-        while self._seekers or self._others():
+        failed = False
+        while failed or self._seekers or self._others():
             await self._clock.sleep(pause * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD))
             try:
                 await self.look()
             except PikaError as error:
                 if self._refused(error):
                     return
+                failed = True
+            else:
+                failed = False
             pause = self.every
 
     def _tell(self) -> None:

@@ -74,7 +74,8 @@ class Poller:
         self._serial += 1
         self._turns[key] = self._serial
         heapq.heappush(self._line, (self._clock.now() + pause, self._serial, key))
-        self._go_on()
+        if self._line[0][1] == self._serial:  # otherwise what comes first is seen to already
+            self._go_on()
 
     def _go_on(self) -> None:
         """Begin what is due, as far as that may be, and see to it that the next is not forgotten."""

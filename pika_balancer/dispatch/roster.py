@@ -93,12 +93,12 @@ class Roster:
         handle = self._by_jobid.get(job.jobid) or self.with_ref(job.reply_ref)
         if handle is None or handle.over or handle.jobid not in (None, job.jobid):
             return handle is not None
-        before = handle.status
-        handle.missing_since = None
+        before, key = handle.status, handle.key
+        handle.missing_since = handle.doubt = None
         if handle.jobid is None:
             self.accept(handle, job)
-            if not job.ended:
-                self.names.spawn(self.name_the_slot(handle))
+        if key != handle.key and not job.ended:
+            self.names.spawn(self.name_the_slot(handle))
         if job.ended:
             self._end(handle, job, by)
         elif job.status != before:
@@ -167,14 +167,18 @@ class Roster:
         """Have the books know the slot by the job's id, or its reference, and not by a mere number.
 
         Nobody who asks what executes then counts the job a second time, and the slot outlives the dispatcher.
+        If the store fails, the slot stays under its number: the job is the service's all the same.
         """
-        own = handle.lease
-        if handle.over or handle.channel is None or own is None:
+        key = handle.key
+        if handle.over or handle.channel is None or handle.lease is None:
             return
-        named = await self.lookout.adopt(handle.channel, handle.key)
-        if named is None or named is own:
+        try:
+            named = await self.lookout.adopt(handle.channel, key)
+        except PikaError:
             return
         superfluous = named
-        if not handle.over:
-            handle.lease, superfluous = named, own
-        self._balancer.release_nowait(superfluous)
+        if handle in self._live and handle.key == key and named is not None:
+            # Not the lease from before the wait: the slot may have got a name meanwhile.
+            handle.lease, superfluous = named, handle.lease
+        if superfluous is not None and superfluous is not handle.lease:
+            self._balancer.release_nowait(superfluous)

@@ -24,6 +24,7 @@ from pika_balancer.wire import Request
 
 _TRIES: Final = 5
 _FIRST_PAUSE: Final = 1.0
+_LOOKS: Final = 3
 
 BeforeSend = Callable[[str, str], object]
 """Called with channel and reference right before a job is sent; what it raises keeps it from being sent."""
@@ -116,13 +117,14 @@ class Submitter:
         try:
             job = await self._send(order, values)
         except PikaError as error:
-            if handle.jobid is not None or handle.over:
+            if handle.jobid is not None:
                 return None  # a callback, or a look at what executes, knows better
             return await self._answered(handle, order, error, began)
         self._health.success(channel, began=began)
         if handle.jobid not in (None, job.jobid):
             # An earlier sending had arrived after all, and is followed: this one takes a slot, too.
-            await self._lookout.watch(channel, job.jobid)
+            with contextlib.suppress(PikaError):
+                await self._lookout.watch(channel, job.jobid)
         await self._accept(handle, job)
         if job.ended:
             self._roster.told(job, "answer")
@@ -163,7 +165,8 @@ class Submitter:
                 with contextlib.suppress(PikaError):  # closed, or without that account, since
                     await self._balancer.pause(channel)
             case Verdict.FULL:
-                await self._lookout.count(channel, error.executing_jobs)
+                with contextlib.suppress(PikaError):  # the store may fail: then the account rests
+                    await self._lookout.count(channel, error.executing_jobs)
                 if not self._lookout.is_full(channel):
                     # Full for the service and not for us: no sense in knocking again before the next look.
                     await self._rest(channel, self._lookout.every)
@@ -190,10 +193,11 @@ class Submitter:
         """
         repeat = self._resubmit_after if may_repeat else None
         patience = self._lost_for if repeat is None else repeat
-        # The look that decides is one from after all that time.
+        # The look that decides is one from after all that time, and may have to be tried a few times.
         looked = self._tasks.spawn(self._lookout.complete(self._clock.now() + patience))
+        longer = max(self._lost_for, _LOOKS * self._lookout.every)
         try:
-            await self._wait(2 * patience, handle.found, looked)
+            await self._wait(patience + longer, handle.found, looked)
         finally:
             looked.cancel()
         if handle.found.done():

@@ -23,12 +23,14 @@ from pika_balancer import (
     SubscriptionRequired,
     Unauthorized,
     UnexpectedStatus,
+    WrongLoop,
 )
 from pika_balancer.dispatch.verdict import Verdict, verdict
 from pika_balancer.events import Event, Refused, Uncertain
 from tests.dispatch.conftest import ONE, TWO, Answer, World, begin
 
 LOST_FOR = 180.0
+NOON = {"Date": "Sun, 06 Nov 2044 12:00:00 GMT"}
 
 
 def spawn(work: Any) -> "asyncio.Task[Any]":
@@ -98,7 +100,18 @@ async def test_a_list_of_all_accounts_jobs_is_not_counted_on_the_one_that_refuse
 
 @pytest.mark.parametrize(
     ("headers", "body", "least", "most"),
-    [({}, {}, 10, 30), ({"Retry-After": "40"}, {}, 40, 50), ({}, {"retryAfter": "in a while"}, 10, 30)],
+    [
+        ({}, {}, 10, 30),
+        ({}, {"executingJobs": []}, 10, 30),
+        ({}, {"executingJobs": "job:1"}, 10, 30),
+        ({"Retry-After": "40"}, {}, 40, 50),
+        ({"Retry-After": "0"}, {}, 10, 30),
+        ({"Retry-After": "99999999"}, {}, 3600, 3600),
+        (NOON | {"Retry-After": "Sun, 06 Nov 2044 12:00:40 GMT"}, {}, 40, 50),
+        (NOON | {"Retry-After": "Sun, 06 Nov 1994 12:00:40 GMT"}, {}, 10, 30),
+        (NOON, {"retryAfter": "2044-11-06T12:00:40.000Z"}, 40, 50),
+        ({}, {"retryAfter": "in a while"}, 10, 30),
+    ],
 )
 async def test_a_rate_limited_account_rests_and_another_is_tried(
     world: World, headers: dict[str, str], body: dict[str, Any], least: float, most: float
@@ -136,6 +149,25 @@ async def test_faults_in_a_row_double_the_rest_and_a_success_heals(world: World)
         await world.until(lambda: world.resting() is not None)
         assert (world.resting() or 0) <= 25
         running.cancel()
+
+
+async def test_an_only_account_is_tried_again_after_each_rest_and_no_rest_is_longer_than_five_minutes(
+    world: World,
+) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.extend([Answer(429)] * 8)
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        rests: list[float] = []
+        for posts in range(1, 9):
+            await world.until(lambda: len(world.service.posts) == posts and world.resting() is not None)  # noqa: B023
+            rests.append(world.resting() or 0)
+            await world.clock.advance(rests[-1])
+        assert 10 <= rests[0] <= 30
+        assert 20 <= rests[1] <= 60
+        assert rests[-3:] == [300.0] * 3
+        await world.until(running.done)
+        assert len({*rests[:3]}) == 3
+        assert (await running).channel == ONE
 
 
 async def test_submits_that_fail_together_are_one_fault(world: World) -> None:
@@ -353,6 +385,19 @@ async def test_an_unclear_job_is_sent_again_where_that_is_allowed_and_nothing_wa
         assert (await running).status == "completed"
 
 
+@pytest.mark.parametrize("patience", [0, 0.5, 5.0])
+async def test_a_short_patience_is_enough_to_send_an_unclear_job_again(world: World, patience: float) -> None:
+    async with begin(world, 1, resubmit_after=patience) as dispatcher:
+        world.service.script.append(Answer(500))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: bool(world.told(Uncertain)))
+        assert len(world.service.posts) == 1
+        # No look comes later than 18 s after the one before it, and the account has rested.
+        await world.pass_time(55, running.done)
+        assert (len(world.service.posts), world.in_flight()) == (2, 1)
+        await running
+
+
 async def test_an_unclear_job_that_executes_is_not_sent_again_even_where_that_is_allowed(
     world: World,
 ) -> None:
@@ -420,6 +465,8 @@ async def test_no_event_and_no_error_shows_a_token(world: World) -> None:
         (RateLimited(status=429), Verdict.LIMITED),
         (AccountBlocked(status=596), Verdict.BLOCKED),
         (Closed(), Verdict.REFUSED),
+        (WrongLoop(), Verdict.REFUSED),
+        (UnexpectedStatus(status=500), Verdict.UNKNOWN),
         (UnexpectedStatus(status=700), Verdict.UNKNOWN),
         (UnexpectedStatus(status=100), Verdict.OWN_FAULT),
     ],

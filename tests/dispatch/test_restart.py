@@ -312,6 +312,37 @@ async def test_a_slot_that_nobody_resumes_comes_back_after_a_while(world: World)
             await world.pass_time(40, lambda: world.in_flight() == 0)
 
 
+async def test_a_second_dispatcher_leaves_the_slot_alone_of_a_job_whose_id_only_a_504_named(
+    world: World,
+) -> None:
+    async with begin(world, 1, 1) as dispatcher:
+        world.service.take(TWO)
+        async with Dispatcher(world.client, world.balancer, clock=world.clock) as second:
+            world.service.script.append(Answer(504, {"jobid": "job:late"}))
+            handle = await dispatcher.submit("create", prompt="a cat", channel=ONE)
+            await world.pass_time(100)
+            assert world.in_flight() == 1
+            # Once the service is known to have the job, its slot goes by the id.
+            world.service.jobs["job:late"] = {"jobid": "job:late", "status": "progress", "channel": ONE}
+            await world.pass_time(40, lambda: handle.status == "progress")
+            await world.until(lambda: "job:late" in world.balancer.adopted() and world.in_flight() == 1)
+            world.service.end("job:late")
+            await world.pass_time(20, lambda: handle.done)
+            assert world.in_flight() == 0
+            await second.close()
+
+
+async def test_a_job_whose_id_was_in_doubt_is_counted_once_by_who_takes_it_over(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        world.service.script.append(Answer(504, {"jobid": "job:late"}))
+        await dispatcher.submit("create", prompt="a cat")
+        [record] = await dispatcher.drain(0)
+        async with Dispatcher(world.client, world.balancer, clock=world.clock) as second:
+            await second.resume([record])
+            assert (world.in_flight(), list(world.balancer.adopted())) == (1, ["job:late"])
+            await second.close()
+
+
 async def test_a_second_dispatcher_leaves_the_slots_of_the_firsts_unclear_jobs_alone(world: World) -> None:
     async with begin(world, 2) as dispatcher:
         world.service.script.append(Answer(500))

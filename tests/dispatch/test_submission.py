@@ -1,0 +1,275 @@
+"""What a submit owes beyond its answer: events, pauses, and the cases in which two things happen at once."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import pytest
+
+from pika_balancer import (
+    Closed,
+    ConnectFailed,
+    Job,
+    PromptRejected,
+    RateLimited,
+    SubmissionUnknown,
+    TransportError,
+    Unauthorized,
+)
+from pika_balancer.events import Failed, Refused, Uncertain
+from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
+
+
+def spawn(work: Any) -> "asyncio.Task[Any]":
+    return asyncio.ensure_future(work)
+
+
+class Script:
+    """Stands before the client's `send`: raises what it was given, one by one, and then sends."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
+        self._errors = deque(errors)
+        self._send = world.client.send
+        self._clock = world.clock
+        self.calls: list[float] = []
+        monkeypatch.setattr(world.client, "send", self.send)
+
+    async def send(self, *args: Any, **values: Any) -> Job:
+        self.calls.append(self._clock.now())
+        if self._errors:
+            raise self._errors.popleft()
+        return await self._send(*args, **values)
+
+
+def unreachable(times: int) -> list[Exception]:
+    return [ConnectFailed("nobody there", maybe_sent=False) for _ in range(times)]
+
+
+async def test_a_jobs_life_is_told_step_by_step(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        world.service.end_all()
+        await world.pass_time(20, lambda: handle.done)
+        told = [type(event).__name__ for event in world.events if hasattr(event, "reply_ref")]
+        assert told == ["Submitting", "Submitted", "Ended"]
+
+
+async def test_only_a_change_is_told_as_one(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        await world.pass_time(60)
+        world.service.jobs[handle.jobid or ""]["status"] = "progress"
+        await world.pass_time(60)
+        assert [event.status for event in world.told("Changed")] == ["progress"]
+
+
+async def test_a_job_that_is_refused_for_good_is_told_as_failed(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(Answer(422))
+        with pytest.raises(PromptRejected):
+            await dispatcher.submit("create", prompt="a cat")
+        assert [(event.error, event.status) for event in world.told(Failed)] == [("PromptRejected", 422)]
+
+
+async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(
+            Answer(200, {"jobid": "job:quick", "status": "completed", "channel": ONE})
+        )
+        running = spawn(dispatcher.run("create", prompt="a cat"))
+        await world.until(running.done)
+        assert (await running).status == "completed"
+        assert world.in_flight() == 0
+        assert [event.told_by for event in world.told("Ended")] == ["answer"]
+
+
+async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(world: World) -> None:
+    letters, gate = Letters(), asyncio.Event()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        world.service.script.append(Answer(500, accepted=True, until=gate))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        gate.set()
+        assert (await running).jobid == "job:1"
+        assert (world.told(Uncertain), world.resting(), world.in_flight()) == ([], None, 1)
+
+
+async def test_a_callback_that_came_first_is_not_undone_by_the_answer(world: World) -> None:
+    letters, gate = Letters(), asyncio.Event()
+    async with begin(world, 1, callbacks=letters) as dispatcher:
+        world.service.script.append(Answer(200, accepted=True, until=gate))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        gate.set()
+        assert (await running).status == "progress"
+        assert (len(world.told("Submitted")), world.in_flight()) == (1, 1)
+
+
+async def test_a_job_is_counted_on_the_channel_where_the_service_runs_it(world: World) -> None:
+    async with begin(world, 1, 1) as dispatcher:
+        world.service.script.append(Answer(200, {"jobid": "job:moved", "status": "started", "channel": TWO}))
+        handle = await dispatcher.submit("create", prompt="a cat", channel=ONE)
+        assert (handle.channel, world.in_flight(ONE), world.in_flight(TWO)) == (TWO, 0, 1)
+
+
+async def test_a_job_that_runs_and_is_not_listed_yet_keeps_its_slot_through_every_look(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        await world.pass_time(40)
+        assert world.service.gets.count("/jobs") == 1, "nobody looks for others without a reason"
+        world.service.jobs[handle.jobid or ""]["status"] = "created"
+        world.service.take(ONE)
+        await dispatcher.reconcile()
+        assert world.in_flight() == 2
+        await world.pass_time(40)
+        assert world.in_flight() == 2
+
+
+async def test_two_who_reconcile_at_once_do_not_both_get_a_handle(world: World) -> None:
+    async with begin(world, 2, name="worker", reconcile=False) as dispatcher:
+        world.service.take(ONE, "worker.1")
+        first, second = await asyncio.gather(dispatcher.reconcile(), dispatcher.reconcile())
+        assert [handle.reply_ref for handle in first + second] == ["worker.1"]
+        assert world.in_flight() == 1
+
+
+async def test_each_job_that_is_handed_back_is_named_by_its_own_error(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        world.service.down = 401
+        await world.pass_time(40, lambda: all(handle.done for handle in handles))
+        for handle in handles:
+            with pytest.raises(Unauthorized) as caught:
+                await handle
+            assert caught.value.jobid == handle.jobid
+
+
+async def test_each_job_that_a_closed_dispatcher_leaves_is_named_by_its_own_error(world: World) -> None:
+    async with begin(world, 2) as dispatcher:
+        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        await dispatcher.close()
+        for handle in handles:
+            with pytest.raises(Closed) as caught:
+                await handle
+            assert caught.value.jobid == handle.jobid
+
+
+async def test_a_service_in_trouble_is_asked_less_and_less(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        handle = await dispatcher.submit("create", prompt="a cat")
+        world.service.down = 503
+        before = len(world.service.gets)
+        await world.pass_time(300)
+        assert 3 <= len(world.service.gets) - before <= 7
+        assert not handle.done
+
+
+async def test_a_first_sending_that_turns_up_after_the_second_was_sent_leaves_both_counted(
+    world: World,
+) -> None:
+    letters, gate = Letters(), asyncio.Event()
+    async with begin(world, 3, callbacks=letters, resubmit_after=1) as dispatcher:
+        world.service.script.append(Answer(500))
+        world.service.script.append(Answer(200, accepted=True, until=gate))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(90, lambda: len(world.service.posts) == 2)
+        late = world.service.take(ONE, world.service.refs[0])
+        letters.deliver(Job(late, status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        gate.set()
+        handle = await running
+        assert handle.jobid == late
+        assert world.in_flight() == 2
+        world.service.end_all()
+        await world.pass_time(40, lambda: world.in_flight() == 0)
+
+
+async def test_a_client_that_breaks_is_no_proof_that_nothing_was_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(world, monkeypatch, RuntimeError("user:canary-token"))
+    async with begin(world, 1) as dispatcher:
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(220, running.done)
+        with pytest.raises(SubmissionUnknown) as caught:
+            await running
+        assert isinstance(caught.value.__cause__, TransportError)
+        assert "canary" not in str(caught.value.__cause__)
+        assert len(script.calls) == 1
+
+
+async def test_what_cannot_be_sent_waits_longer_each_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(world, monkeypatch, *unreachable(4))
+    async with begin(world, 1) as dispatcher:
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(40, running.done)
+        pauses = [later - earlier for earlier, later in zip(script.calls, script.calls[1:], strict=False)]
+        assert len(pauses) == 4
+        for pause, usual in zip(pauses, (1, 2, 4, 8), strict=True):
+            assert 0.5 * usual <= pause <= 1.5 * usual + 0.5
+        await running
+
+
+async def test_only_tries_in_a_row_that_cannot_be_sent_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = RateLimited("slow down", status=429)
+    script = Script(world, monkeypatch, *unreachable(4), limited, *unreachable(4))
+    async with begin(world, 1) as dispatcher:
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(120, running.done)
+        await running
+        assert len(script.calls) == 10
+
+
+async def test_a_server_error_lets_the_account_rest_and_a_broken_connection_does_not(world: World) -> None:
+    async with begin(world, 3) as dispatcher:
+        world.service.script.append(Answer(200, accepted=True, drop=True))
+        first = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.told(Uncertain)) == 1)
+        assert world.resting() is None
+        world.service.script.append(Answer(503, accepted=True))
+        second = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.told(Uncertain)) == 2)
+        assert 10 <= (world.resting() or 0) <= 30
+        await world.pass_time(5, lambda: first.done() and second.done())
+
+
+async def test_once_a_job_is_found_nobody_looks_for_it_any_more(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(Answer(500, "oops", accepted=True))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(5, running.done)
+        lists = world.service.gets.count("/jobs")
+        await world.pass_time(60)
+        assert world.service.gets.count("/jobs") <= lists + 1
+        await running
+
+
+async def test_while_the_service_tells_nothing_no_job_is_sent_again(world: World) -> None:
+    async with begin(world, 1, resubmit_after=10) as dispatcher:
+        world.service.script.append(Answer(500))
+        world.service.down = 503
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(260, running.done)
+        with pytest.raises(SubmissionUnknown) as caught:
+            await running
+        assert (caught.value.slot_held, len(world.service.posts), world.in_flight()) == (True, 1, 1)
+
+
+async def test_a_job_whose_submitter_has_left_is_not_told_as_to_be_sent_again(world: World) -> None:
+    gate = asyncio.Event()
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(Answer(429, until=gate))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: len(world.service.posts) == 1)
+        running.cancel()
+        await asyncio.wait([running])
+        gate.set()
+        await world.until(lambda: bool(world.told(Refused)))
+        assert [event.again for event in world.told(Refused)] == [False]
+        await world.until(lambda: world.in_flight() == 0)
+        assert len(world.service.posts) == 1
