@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.simulate.tally import EXACT, Tally, class_bounds
+from pika_balancer.simulate.tally import Tally, class_bounds
 
 LEVELS: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 """The quantiles that are estimated."""
@@ -95,22 +95,21 @@ def durations(
     if not sum(started):
         nothing = Estimate(math.nan)
         return Durations(nothing, nothing, nothing, nothing, nothing, math.nan)
-    whole = len(exact) <= EXACT
     pooled: Counter[int] = Counter()
     for row in tally.batches:
         pooled.update(classes[row])
-    ordered = sorted(exact) if whole else []
-    found: dict[str, Estimate] = {}
-    by_batch = [
-        [_from_classes(classes[row], level) for level in LEVELS.values()]
-        for row in tally.batches
-        if classes[row]
+    levels = tuple(LEVELS.values())
+    if tally.exact:
+        ordered = sorted(exact)
+        values = [_from_sorted(ordered, level) for level in levels]
+    else:
+        values = from_classes(pooled, levels)
+    by_batch = [from_classes(classes[row], levels) for row in tally.batches if classes[row]]
+    found = [
+        _around(value, batches) for value, batches in zip(values, zip(*by_batch, strict=True), strict=True)
     ]
-    for place, (name, level) in enumerate(LEVELS.items()):
-        value = _from_sorted(ordered, level) if whole else _from_classes(pooled, level)
-        found[name] = _around(value, [quantiles[place] for quantiles in by_batch])
     longest = tally.longest_stay if column else tally.longest_wait
-    return Durations(mean, found["p50"], found["p90"], found["p95"], found["p99"], longest)
+    return Durations(mean, *found, max=longest)
 
 
 def _around(value: float, batches: Sequence[float]) -> Estimate:
@@ -132,18 +131,18 @@ def _from_sorted(values: Sequence[float], level: float) -> float:
     return values[low] + (values[high] - values[low]) * (place - low)
 
 
-def _from_classes(classes: Mapping[int, int], level: float) -> float:
-    """Return the quantile from counts by class, linear within the class."""
-    wanted = level * sum(classes.values())
-    seen = 0
-    high = 0.0
-    for place in sorted(classes):
-        count = classes[place]
-        if place >= 0:
-            low, high = class_bounds(place)
-            if seen + count >= wanted:
-                return low + (high - low) * max(0.0, wanted - seen) / count
-        elif count >= wanted:
-            return 0.0
-        seen += count
-    return high
+def from_classes(classes: Mapping[int, int], levels: Sequence[float]) -> list[float]:
+    """Return the quantiles of rising levels from counts by class, linear within a class; -1 is zero itself."""
+    total = sum(classes.values())
+    found: list[float] = []
+    places = iter(sorted(classes))
+    before = seen = 0
+    low = high = 0.0
+    for level in levels:
+        wanted = level * total
+        while seen < wanted:
+            place = next(places)
+            before, seen = seen, seen + classes[place]
+            low, high = class_bounds(place) if place >= 0 else (0.0, 0.0)
+        found.append(low + (high - low) * (wanted - before) / (seen - before))
+    return found

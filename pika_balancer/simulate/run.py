@@ -1,8 +1,10 @@
 """One question, one answer: `simulate`."""
 
+import importlib.util
 import time
+import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Daily, Trace
@@ -63,10 +65,41 @@ def simulate(
     workload = Workload(scenario, streams, jobs, frame.horizon)
     tally = Tally(frame, len(scenario.accounts))
     kept = Records() if records else None
-    Reference(scenario, workload, tally, kept).run()
+    name, notes = _engine(scenario, engine)
+    if name == "numba":
+        from pika_balancer.simulate import engine as fast  # noqa: PLC0415 - it needs an extra
+
+        fast.run(scenario, workload, tally, kept)
+    else:
+        Reference(scenario, workload, tally, kept).run()
     return conclude(
-        scenario, tally, seed=seed, engine="reference", notes=(), records=kept, elapsed=timer() - began
+        scenario, tally, seed=seed, engine=name, notes=notes, records=kept, elapsed=timer() - began
     )
+
+
+def _engine(scenario: Scenario, asked: Engine) -> tuple[str, tuple[str, ...]]:
+    """Return the engine to take, and what there is to say about it."""
+    if asked not in get_args(Engine):
+        raise InvalidArgument(
+            f"there is no engine {asked!r}; take one of {', '.join(get_args(Engine))}", field="engine"
+        )
+    if asked == "reference":
+        return asked, ()
+    if not isinstance(scenario.policy, str):
+        if asked == "numba":
+            raise InvalidArgument("a policy of your own needs the engine 'reference'", field="engine")
+        return "reference", ("a policy of your own is simulated by the slow engine",)
+    missing = [name for name in ("numpy", "numba") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return "numba", ()
+    word = f"{' and '.join(missing)} missing"
+    if asked == "numba":
+        raise ImportError(f"{word}: pip install 'pika-balancer[sim]'")
+    word = (
+        f"simulated by the slow engine ({word}): pip install 'pika-balancer[sim]' is some 200 times as fast"
+    )
+    warnings.warn(word, RuntimeWarning, stacklevel=3)
+    return "reference", (word,)
 
 
 def _length(scenario: Scenario, jobs: int | None, duration: float | None) -> int | None:

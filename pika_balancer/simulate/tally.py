@@ -17,7 +17,7 @@ _SMALLEST: Final = 100
 """Jobs in a batch, at least."""
 FINE: Final = 128
 """Classes of durations per octave: a quantile is right to within 1/128 of itself."""
-_LOWEST: Final = -20
+LOWEST: Final = -20
 _OCTAVES: Final = 52
 CLASSES: Final = _OCTAVES * FINE
 """Classes of durations, from 2⁻²⁰ s (1 µs) to 2³² s (136 years)."""
@@ -35,14 +35,14 @@ SUMMED: Final = 4
 def class_of(duration: float) -> int:
     """Return the class of a duration above 0, in seconds: 128 equal parts of each power of 2."""
     fraction, exponent = math.frexp(duration)
-    place = (exponent - 1 - _LOWEST) * FINE + int((2 * fraction - 1) * FINE)
+    place = (exponent - 1 - LOWEST) * FINE + int((2 * fraction - 1) * FINE)
     return min(max(place, 0), CLASSES - 1)
 
 
 def class_bounds(place: int) -> tuple[float, float]:
     """Return where a class begins and ends, in seconds."""
     octave, part = divmod(place, FINE)
-    scale = 2.0 ** (octave + _LOWEST)
+    scale = 2.0 ** (octave + LOWEST)
     return (scale * (1 + part / FINE) if place else 0.0), scale * (1 + (part + 1) / FINE)
 
 
@@ -117,8 +117,10 @@ class Tally:
     """By row: how many waits of each class; -1 is no wait at all."""
     stays: list[dict[int, int]] = attrs.field(init=False)
     """By row: how many times in system of each class."""
+    exact: bool = True
+    """Whether all durations themselves are known."""
     exact_waits: list[float] = attrs.field(factory=list[float])
-    """The first waits themselves; all of them if there are no more than that."""
+    """All waits, if they are."""
     exact_stays: list[float] = attrs.field(factory=list[float])
     """The same for times in system."""
     piece: float = attrs.field(init=False)
@@ -216,7 +218,10 @@ class Counting:
         if row:
             tally.longest_wait = max(tally.longest_wait, wait)
             tally.longest_stay = max(tally.longest_stay, stay)
-            if len(tally.exact_waits) <= EXACT:
+            if tally.exact and len(tally.exact_waits) == EXACT:
+                tally.exact = False
+                tally.exact_waits, tally.exact_stays = [], []
+            if tally.exact:
                 tally.exact_waits.append(wait)
                 tally.exact_stays.append(stay)
 
