@@ -6,12 +6,12 @@ Needs NumPy and Numba, the extra `sim`; only `run` sees it, when it is asked for
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import numpy as np
 
-from pika_balancer.simulate import kernel, state
+from pika_balancer.simulate import loop, state
 from pika_balancer.simulate.records import Records
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.state import Block, Counter, Figures, Kept, Outages, Rules
@@ -75,7 +75,7 @@ def run(scenario: Scenario, workload: Workload, tally: Tally, records: Records |
     while True:
         if records is not None and block.first + len(block.arrivals) > len(kept.outcome):
             kept = state.kept(2 * (block.first + len(block.arrivals)), kept)
-        status = kernel.advance(block, outages, rules, books, waiting, figures, kept, counter)
+        status = loop.advance(block, outages, rules, books, waiting, figures, kept, counter)
         if status == state.DONE:
             break
         if status == state.MORE_JOBS:
@@ -102,8 +102,10 @@ def _marked(blocks: Iterator[Jobs]) -> Iterator[Block]:
     while block is not None:
         following = next(blocks, None)
         patience = _NONE if block.patience is None else block.patience
-        columns = (np.ascontiguousarray(column) for column in (block.arrivals, block.services, patience))
-        yield Block(*columns, first, final=following is None)
+        arrivals, services, patience = (
+            np.ascontiguousarray(column) for column in (block.arrivals, block.services, patience)
+        )
+        yield Block(arrivals, services, patience, first, final=following is None)
         first += len(block)
         block = following
 

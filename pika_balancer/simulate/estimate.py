@@ -28,13 +28,13 @@ _UNSEEN: Final = -math.log(0.025)
 
 @attrs.frozen
 class Estimate:
-    """An estimate and its 95 % confidence interval."""
+    """An estimate and its 95 % confidence interval; NaN, which is unknown, equals NaN here."""
 
-    value: float
+    value: float = attrs.field(eq=repr)
     """The estimate; NaN where nothing was seen that it could come from."""
-    low: float = math.nan
+    low: float = attrs.field(default=math.nan, eq=repr)
     """Lower end; NaN where the run is too short to tell."""
-    high: float = math.nan
+    high: float = attrs.field(default=math.nan, eq=repr)
     """Upper end; NaN where the run is too short to tell."""
 
     def __float__(self) -> float:
@@ -56,7 +56,7 @@ class Durations:
     p90: Estimate
     p95: Estimate
     p99: Estimate
-    max: float
+    max: float = attrs.field(eq=repr)
     """The longest one seen; NaN if there was none."""
 
 
@@ -95,21 +95,22 @@ def durations(
     if not sum(started):
         nothing = Estimate(math.nan)
         return Durations(nothing, nothing, nothing, nothing, nothing, math.nan)
-    pooled: Counter[int] = Counter()
-    for row in tally.batches:
-        pooled.update(classes[row])
     levels = tuple(LEVELS.values())
     if tally.exact:
         ordered = sorted(exact)
         values = [_from_sorted(ordered, level) for level in levels]
     else:
+        pooled: Counter[int] = Counter()
+        for row in tally.batches:
+            pooled.update(classes[row])
         values = from_classes(pooled, levels)
     by_batch = [from_classes(classes[row], levels) for row in tally.batches if classes[row]]
     found = [
         _around(value, batches) for value, batches in zip(values, zip(*by_batch, strict=True), strict=True)
     ]
     longest = tally.longest_stay if column else tally.longest_wait
-    return Durations(mean, *found, max=longest)
+    p50, p90, p95, p99 = found
+    return Durations(mean, p50, p90, p95, p99, longest)
 
 
 def _around(value: float, batches: Sequence[float]) -> Estimate:
@@ -132,17 +133,17 @@ def _from_sorted(values: Sequence[float], level: float) -> float:
 
 
 def from_classes(classes: Mapping[int, int], levels: Sequence[float]) -> list[float]:
-    """Return the quantiles of rising levels from counts by class, linear within a class; -1 is zero itself."""
+    """Return quantiles of rising levels from counts by class, linear within a class; -1 is zero itself."""
     total = sum(classes.values())
     found: list[float] = []
     places = iter(sorted(classes))
     before = seen = 0
-    low = high = 0.0
+    place = -1
     for level in levels:
         wanted = level * total
         while seen < wanted:
             place = next(places)
             before, seen = seen, seen + classes[place]
-            low, high = class_bounds(place) if place >= 0 else (0.0, 0.0)
+        low, high = class_bounds(place) if place >= 0 else (0.0, 0.0)
         found.append(low + (high - low) * (wanted - before) / (seen - before))
     return found

@@ -19,17 +19,17 @@ class Outcome(IntEnum):
 class Records:
     """One column per fact, one place per job, in the order of arrival. Times are float seconds."""
 
-    arrival: "array[float]" = attrs.field(factory=lambda: array("d"))
+    arrival: "array[float]" = attrs.field(factory=lambda: array("d"), eq=bytes)
     """When it came."""
-    account: "array[int]" = attrs.field(factory=lambda: array("i"))
+    account: "array[int]" = attrs.field(factory=lambda: array("i"), eq=bytes)
     """The place of its account among the scenario's, from 0; -1 if it never started."""
-    start: "array[float]" = attrs.field(factory=lambda: array("d"))
+    start: "array[float]" = attrs.field(factory=lambda: array("d"), eq=bytes)
     """When it started; NaN if it never did."""
-    end: "array[float]" = attrs.field(factory=lambda: array("d"))
+    end: "array[float]" = attrs.field(factory=lambda: array("d"), eq=bytes)
     """When its slot was free again; may lie beyond the end of the run; NaN if it never started."""
-    attempts: "array[int]" = attrs.field(factory=lambda: array("i"))
+    attempts: "array[int]" = attrs.field(factory=lambda: array("i"), eq=bytes)
     """How often it was submitted; 0 if it was still on its way."""
-    outcome: "array[int]" = attrs.field(factory=lambda: array("b"))
+    outcome: "array[int]" = attrs.field(factory=lambda: array("b"), eq=bytes)
     """An `Outcome`."""
 
     def __len__(self) -> int:

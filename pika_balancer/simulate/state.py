@@ -1,14 +1,14 @@
 """What the compiled event loop knows, as arrays, and how it begins. Needs NumPy."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pika_balancer.simulate.tally import CLASSES, COUNTED, EXACT, PIECES, SUMMED
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+Ints: TypeAlias = Any
+Floats: TypeAlias = Any
+"""Arrays of int64 and float64. A checker of types takes their elements for arrays; Numba knows better."""
 
 MORE_JOBS: Final = 0
 MORE_OUTAGES: Final = 1
@@ -147,8 +147,8 @@ class Counter(NamedTuple):
 
 # Places in `Counter.whole`.
 (
-    NEXT, OUTAGE, BUSY, OPEN, VACANT, LINE_HEAD, LINE, ORBIT_HEAD, ORBIT, SERIAL, LAST_ROW, ROW, AREA_ROW, MOST,
-    LEAST, SERVING, COMPLETED, REFUSED, GAVE_UP, REJECTED, DOUBLED, KEPT, PIECE_COUNT, CLOSED, WHOLE,
+    NEXT, OUTAGE, BUSY, OPEN, VACANT, LINE_HEAD, LINE, ORBIT_HEAD, ORBIT, SERIAL, LAST_ROW, ROW, AREA_ROW,
+    MOST, LEAST, SERVING, COMPLETED, REFUSED, GAVE_UP, REJECTED, DOUBLED, KEPT, PIECE_COUNT, CLOSED, WHOLE,
 ) = range(25)  # fmt: skip
 # Places in `Counter.real`.
 (
@@ -206,8 +206,8 @@ def roomier(waiting: Waiting | None, counter: Counter) -> Waiting:
     room = 512 if waiting is None else len(waiting.line)
     whole = counter.whole
 
-    def wider(old: npt.NDArray[Any] | None, kind: type, head: int = 0) -> npt.NDArray[Any]:
-        new = np.zeros(2 * room, kind)
+    def wider(old: Any, kind: type, head: int = 0) -> Any:
+        new: Any = np.zeros(2 * room, np.dtype(kind))
         if old is not None:
             new[:room] = np.roll(old, -head)
         return new
