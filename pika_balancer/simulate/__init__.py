@@ -9,11 +9,13 @@
 The map, from the centre outwards:
 
     checks, streams             what a field may be; chance, the same for every engine and policy
-    laws, arrivals, scenario    what is simulated
+    laws, arrivals, trace,      what is simulated
+      scenario
     workload                    its jobs and outages, a block at a time
     tally, records, estimate,   what is counted, and what that says
       result
     reference                   the truth: an event loop around the shipped selector
+    state, kernel, engine       the same, compiled
     run                         `simulate`
 """
 
@@ -42,6 +44,7 @@ from pika_balancer.simulate.scenario import (
     SimulatedAccount,
     Slowdown,
 )
+from pika_balancer.simulate.trace import Recording, read_trace
 
 __all__ = [
     "AccountResult",
@@ -64,6 +67,7 @@ __all__ = [
     "Poisson",
     "Queue",
     "Recorded",
+    "Recording",
     "Records",
     "Regular",
     "Result",
@@ -74,5 +78,6 @@ __all__ = [
     "Slowdown",
     "Trace",
     "Weibull",
+    "read_trace",
     "simulate",
 ]
