@@ -96,9 +96,7 @@ def run(scenario: Scenario, workload: Workload, tally: Tally, records: Records |
 def _marked(blocks: Iterator[Jobs]) -> Iterator[Block]:
     """Yield the blocks as the kernel takes them, numbered, the last one marked."""
     first = 0
-    block = next(blocks, None)
-    if block is None:
-        yield Block(_NONE, _NONE, _NONE, 0, final=True)
+    block: Jobs | None = next(blocks)
     while block is not None:
         following = next(blocks, None)
         patience = _NONE if block.patience is None else block.patience

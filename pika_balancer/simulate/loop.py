@@ -213,7 +213,7 @@ def advance(
                     open_rows[free_rows] = row
                     places[row] = free_rows
                     free_rows += 1
-                serving = True
+                serving = out[row] == 0
                 continue
             if again <= soon:
                 now = again

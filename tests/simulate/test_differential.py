@@ -158,7 +158,7 @@ def test_they_do_over_blocks_of_jobs_a_long_line_and_many_outages(
     policy: str, when_full: Loss | Queue | Retry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pika_balancer.simulate.workload.SIZE", 700)
-    failing = [SimulatedAccount(str(k), 6, failures=Failures(8.0, 1.0)) for k in range(5)]
+    failing = [SimulatedAccount(str(k), 6, failures=Failures(1.0, 0.2)) for k in range(5)]
     scenario = Scenario(failing, Poisson(60.0), Exponential(1.0), when_full, policy=policy)
     fast, slow = (
         simulate(scenario, jobs=5000, seed=3, records=True, engine=e) for e in ("numba", "reference")
