@@ -1,0 +1,175 @@
+"""How many jobs per second does the simulator simulate, against its peers and the same loop in C?
+
+Five accounts of cap 6, load 25, loss, a random account with room: each subject simulates that and is timed
+per job. SimPy is written as its manual shows; Ciw (bring it yourself: `pip install ciw`) as five nodes behind
+a router; the loop in C is `loop.c` beside this file, compiled here. What is missing is left out, with a word.
+"""
+
+import importlib
+import importlib.util
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row, Subject, compare
+from pika_balancer.simulate import Exponential, Loss, Poisson, Queue, Retry, Scenario, simulate
+
+LOAD, ACCOUNTS, CAP = 25.0, 5, 6
+OURS = "simulate"
+ROUNDS = 5
+
+_ANSWER = """
+import resource, sys, time
+begin = time.perf_counter()
+from pika_balancer.simulate import Exponential, Poisson, Scenario, simulate
+simulate(Scenario("5x6", Poisson(25.0), Exponential(1.0)), jobs=int(sys.argv[1]), seed=1)
+print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def ours(jobs: int, when_full: Loss | Queue | Retry, policy: str = "random", load: float = LOAD) -> Subject:
+    """Return a round of our own; seconds per job."""
+    scenario = Scenario(f"{ACCOUNTS}x{CAP}", Poisson(load), Exponential(1.0), when_full, policy=policy)
+
+    def run() -> float:
+        begin = time.perf_counter()
+        simulate(scenario, jobs=jobs, seed=1)
+        return (time.perf_counter() - begin) / jobs
+
+    return run
+
+
+def in_simpy(jobs: int) -> Subject:
+    """Return a round of SimPy: a process for each job, a resource for each account."""
+    simpy: Any = importlib.import_module("simpy")
+
+    def run() -> float:
+        chance = random.Random(1)
+        env = simpy.Environment()
+        accounts = [simpy.Resource(env, CAP) for _ in range(ACCOUNTS)]
+        refused = 0
+
+        def job() -> Any:
+            nonlocal refused
+            roomy = [account for account in accounts if account.count < account.capacity]
+            if not roomy:
+                refused += 1
+                return
+            with chance.choice(roomy).request() as slot:
+                yield slot
+                yield env.timeout(chance.expovariate(1.0))
+
+        def arrivals() -> Any:
+            for _ in range(jobs):
+                yield env.timeout(chance.expovariate(LOAD))
+                env.process(job())
+
+        begin = time.perf_counter()
+        env.process(arrivals())
+        env.run()
+        taken = (time.perf_counter() - begin) / jobs
+        _plausible("SimPy", refused / jobs, jobs)
+        return taken
+
+    return run
+
+
+def in_ciw(jobs: int) -> Subject:
+    """Return a round of Ciw: a node that sends each job on to a random one of the nodes with room."""
+    ciw: Any = importlib.import_module("ciw")
+
+    class Router(ciw.routing.NodeRouting):  # type: ignore[misc]  # it has no types
+        def next_node(self, _job: Any) -> Any:
+            nodes = self.simulation.nodes[2 : 2 + ACCOUNTS]
+            roomy = [node for node in nodes if node.number_of_individuals < CAP]
+            return random.choice(roomy) if roomy else self.simulation.nodes[-1]
+
+    def run() -> float:
+        network = ciw.create_network(
+            arrival_distributions=[ciw.dists.Exponential(LOAD), *[None] * ACCOUNTS],
+            service_distributions=[ciw.dists.Deterministic(0.0), *[ciw.dists.Exponential(1.0)] * ACCOUNTS],
+            number_of_servers=[float("inf"), *[CAP] * ACCOUNTS],
+            routing=ciw.routing.NetworkRouting(routers=[Router(), *[ciw.routing.Leave()] * ACCOUNTS]),
+        )
+        ciw.seed(1)
+        simulation = ciw.Simulation(network)
+        begin = time.perf_counter()
+        simulation.simulate_until_max_time(jobs / LOAD)
+        taken = time.perf_counter() - begin
+        at_nodes = [record.node for record in simulation.get_all_records()]
+        came = at_nodes.count(1)
+        _plausible("Ciw", (2 * came - len(at_nodes)) / came, came)
+        return taken / came
+
+    return run
+
+
+def in_c(jobs: int, folder: Path) -> Subject | None:
+    """Return a round of the loop in C, None where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    program = folder / "loop"
+    source = Path(__file__).with_name("loop.c")
+    subprocess.run([compiler, "-O3", "-o", str(program), str(source), "-lm"], check=True)  # noqa: S603 - our own source
+
+    def run() -> float:
+        arguments = [str(program), str(jobs), str(LOAD), str(ACCOUNTS), str(CAP)]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)  # noqa: S603 - our own program
+        refused, _, seconds = done.stdout.split()
+        _plausible("the loop in C", int(refused) / jobs, jobs)
+        return float(seconds) / jobs
+
+    return run
+
+
+def _plausible(who: str, refused: float, jobs: int) -> None:
+    # Erlang B, and room for five standard errors of refusals that come in bursts.
+    if abs(refused - 0.052603) > 5 * (0.05 * 25 / jobs) ** 0.5:
+        raise AssertionError(f"{who} refuses {refused:.4f} and so does not simulate the same")
+
+
+def whole_process(jobs: int) -> tuple[float, int]:
+    """Return seconds and peak of memory, in kB, of a process that imports the simulator and asks it once."""
+    command = [sys.executable, "-c", _ANSWER, str(jobs)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own literals
+    seconds, memory = done.stdout.split()
+    return float(seconds), int(memory)
+
+
+def rows(rounds: int = 15) -> list[Row]:
+    """Measure and return the rows: medians of at most five rounds, since each is long."""
+    rounds = min(rounds, ROUNDS)
+    question, jobs = "simulate", 5_000_000
+    loss = ours(jobs, Loss())
+    subjects: dict[str, Subject] = {OURS: loss}
+    for name, make in (("simpy", in_simpy), ("ciw", in_ciw)):
+        if importlib.util.find_spec(name) is None:
+            print(f"{name} is not installed and left out", file=sys.stderr)
+        else:
+            subjects[name] = make(30_000)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = in_c(jobs, Path(folder))
+        if loop is None:
+            print("there is no C compiler; its loop is left out", file=sys.stderr)
+        found = compare(question, subjects, OURS, rounds=rounds)
+        if loop is not None:
+            name = "the loop in C"
+            found += compare(question, {name: loop, OURS: loss}, name, rounds=rounds, aims={OURS: 2.0})
+    others: dict[str, Subject] = {
+        f"{OURS}, queue": ours(jobs, Queue()),
+        f"{OURS}, retry": ours(jobs, Retry(1 / 12, 80)),
+        f"{OURS}, least_loaded": ours(jobs, Loss(), "least_loaded"),
+        f"{OURS}, weighted": ours(jobs, Loss(), "weighted"),
+    }
+    found += compare(question, {OURS: loss} | others, OURS, rounds=rounds)[1:]
+    answer = "a process and its first answer"
+    found += compare(question, {answer: lambda: whole_process(100_000)[0]}, answer, rounds=rounds)
+    for count in (10**6, 10**7, 10**8):
+        print(f"peak of memory, {count:,} jobs: {whole_process(count)[1] / 1024:.0f} MB", file=sys.stderr)
+    return found

@@ -1,0 +1,83 @@
+"""Capacity planning: what the accounts will do with the jobs that come, by the shipped selector.
+
+    from pika_balancer.simulate import Exponential, Poisson, Retry, Scenario, simulate
+
+    scenario = Scenario("5x6", Poisson(500 / 3600), Exponential(180), Retry(15, attempts=80))
+    result = simulate(scenario, jobs=1_000_000, seed=1)
+    print(result.refused_fraction, result.wait.p95)
+
+The map, from the centre outwards:
+
+    checks, streams             what a field may be; chance, the same for every engine and policy
+    laws, arrivals, trace,      what is simulated
+      scenario
+    workload                    its jobs and outages, a block at a time
+    tally, records, estimate,   what is counted, and what that says
+      result
+    reference                   the truth: an event loop around the shipped selector
+    state, kernel, engine       the same, compiled
+    run                         `simulate`
+"""
+
+from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
+from pika_balancer.simulate.estimate import Durations, Estimate
+from pika_balancer.simulate.laws import (
+    Constant,
+    Empirical,
+    Exponential,
+    Gamma,
+    Law,
+    Lognormal,
+    Recorded,
+    Weibull,
+)
+from pika_balancer.simulate.records import Outcome, Records
+from pika_balancer.simulate.result import AccountResult, Result, Series
+from pika_balancer.simulate.run import simulate
+from pika_balancer.simulate.scenario import (
+    Failures,
+    Faults,
+    Loss,
+    Queue,
+    Retry,
+    Scenario,
+    SimulatedAccount,
+    Slowdown,
+)
+from pika_balancer.simulate.trace import Recording, read_trace
+
+__all__ = [
+    "AccountResult",
+    "Arrivals",
+    "Bursty",
+    "Constant",
+    "Daily",
+    "Durations",
+    "Empirical",
+    "Estimate",
+    "Exponential",
+    "Failures",
+    "Faults",
+    "Gamma",
+    "Law",
+    "Lognormal",
+    "Loss",
+    "OnOff",
+    "Outcome",
+    "Poisson",
+    "Queue",
+    "Recorded",
+    "Recording",
+    "Records",
+    "Regular",
+    "Result",
+    "Retry",
+    "Scenario",
+    "Series",
+    "SimulatedAccount",
+    "Slowdown",
+    "Trace",
+    "Weibull",
+    "read_trace",
+    "simulate",
+]

@@ -1,0 +1,168 @@
+"""The fast engine: feeds the compiled loop with jobs and outages, and reads its figures into a tally.
+
+Needs NumPy and Numba, the extra `sim`; only `run` sees it, when it is asked for.
+"""
+
+import itertools
+import math
+from array import array
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import numpy as np
+
+from pika_balancer.simulate import loop, state
+from pika_balancer.simulate.records import Records
+from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
+from pika_balancer.simulate.state import Block, Counter, Figures, Kept, Outages, Rules
+from pika_balancer.simulate.streams import DELAY, FAULT, PICK
+from pika_balancer.simulate.tally import CLASSES, EXACT, Tally
+from pika_balancer.simulate.workload import Block as Jobs
+from pika_balancer.simulate.workload import Workload
+
+_POLICIES: Final = {
+    "random": state.RANDOM,
+    "least_loaded": state.LEAST_LOADED,
+    "two_choices": state.TWO_CHOICES,
+    "round_robin": state.ROUND_ROBIN,
+    "weighted": state.WEIGHTED,
+}
+_OUTAGES: Final = 256
+_NONE: Final = np.zeros(0)
+
+
+def rules_of(scenario: Scenario, workload: Workload, tally: Tally) -> Rules:
+    """Return what stays as it is during the run."""
+    full, faults, slowdown = scenario.when_full, scenario.faults, scenario.slowdown
+    frame = tally.frame
+    delays, delay, jitter, attempts = state.CONSTANT, faults.retry_after, 0.0, 1
+    if isinstance(full, Retry):
+        delay, jitter, attempts = full.delay, full.jitter, full.attempts
+        delays = state.EXPONENTIAL if full.exponential else state.JITTERED if jitter else state.CONSTANT
+    kinds: dict[type, int] = {Loss: state.LOSS, Queue: state.QUEUE, Retry: state.RETRY}
+    return Rules(
+        caps=np.array([account.max_jobs for account in scenario.accounts]),
+        speeds=np.array([float(account.speed) for account in scenario.accounts]),
+        policy=_POLICIES[cast("str", scenario.policy)],
+        full=kinds[type(full)],
+        limit=float(full.limit) if isinstance(full, Queue) else math.inf,
+        attempts=attempts,
+        delays=delays,
+        delay=float(delay),
+        jitter=float(jitter),
+        above=slowdown.above if slowdown is not None else 1 << 40,
+        each=float(slowdown.each) if slowdown is not None else 0.0,
+        poll=float(scenario.poll_period),
+        limited=float(faults.rate_limited),
+        faulty=float(faults.rate_limited + faults.accepted),
+        pick_key=np.uint64(workload.streams.key(PICK)),
+        fault_key=np.uint64(workload.streams.key(FAULT)),
+        delay_key=np.uint64(workload.streams.key(DELAY)),
+        horizon=float(frame.horizon),
+        by_time=frame.by_time,
+        edges=np.array(frame.edges),
+    )
+
+
+def run(scenario: Scenario, workload: Workload, tally: Tally, records: Records | None) -> None:
+    """Carry every job to its end, or all of them to the horizon."""
+    rules = rules_of(scenario, workload, tally)
+    books, waiting, figures, counter = state.begin(rules, tally.frame.start, tally.frame.piece)
+    notices = workload.outages()
+    blocks = _marked(workload.blocks())
+    block, outages = next(blocks), _taken(notices)
+    kept = state.kept(len(block.arrivals) if records is not None else 0)
+    while True:
+        if records is not None and block.first + len(block.arrivals) > len(kept.outcome):
+            kept = state.kept(2 * (block.first + len(block.arrivals)), kept)
+        status = loop.advance(block, outages, rules, books, waiting, figures, kept, counter)
+        if status == state.DONE:
+            break
+        if status == state.MORE_JOBS:
+            if records is not None:
+                records.arrival.frombytes(block.arrivals.tobytes())
+            block = next(blocks)
+        elif status == state.MORE_OUTAGES:
+            outages = _taken(notices)
+            counter.whole[state.OUTAGE] = 0
+        else:
+            waiting = state.roomier(waiting, counter)
+    _read(figures, counter, tally)
+    if records is not None:
+        records.arrival.frombytes(block.arrivals.tobytes())
+        _record(kept, records)
+
+
+def _marked(blocks: Iterator[Jobs]) -> Iterator[Block]:
+    """Yield the blocks as the kernel takes them, numbered, the last one marked."""
+    first = 0
+    block: Jobs | None = next(blocks)
+    while block is not None:
+        following = next(blocks, None)
+        patience = _NONE if block.patience is None else block.patience
+        arrivals, services, patience = (
+            np.ascontiguousarray(column) for column in (block.arrivals, block.services, patience)
+        )
+        yield Block(arrivals, services, patience, first, final=following is None)
+        first += len(block)
+        block = following
+
+
+def _taken(notices: Iterator[tuple[float, int, bool]]) -> Outages:
+    """Return the next outages; behind the last one of all stands one that never comes."""
+    taken = list(itertools.islice(notices, _OUTAGES))
+    if len(taken) < _OUTAGES:
+        taken.append((math.inf, 0, False))
+    when, row, down = zip(*taken, strict=True)
+    return Outages(np.array(when), np.array(row, np.int64), np.array(down, np.int64))
+
+
+def _read(figures: Figures, counter: Counter, tally: Tally) -> None:
+    whole, real = counter.whole, counter.real
+    tally.jobs = int(whole[state.NEXT])
+    tally.completed = int(whole[state.COMPLETED])
+    tally.refused = int(whole[state.REFUSED])
+    tally.gave_up = int(whole[state.GAVE_UP])
+    tally.rejected = int(whole[state.REJECTED])
+    tally.doubled = int(whole[state.DOUBLED])
+    tally.longest_wait = float(real[state.LONGEST_WAIT])
+    tally.longest_stay = float(real[state.LONGEST_STAY])
+    tally.counts, tally.sums = figures.counts.tolist(), figures.sums.tolist()
+    tally.starts, tally.areas = figures.starts.tolist(), figures.areas.tolist()
+    tally.waits, tally.stays = _sparse(figures.waits), _sparse(figures.stays)
+    if whole[state.KEPT] <= EXACT:
+        tally.exact_waits = figures.exact_waits[: whole[state.KEPT]].tolist()
+        tally.exact_stays = figures.exact_stays[: whole[state.KEPT]].tolist()
+    else:
+        tally.exact = False
+    tally.series = figures.series[: whole[state.PIECE_COUNT]].tolist()
+    tally.piece = float(real[state.PIECE])
+    width = real[state.ROW_BEGAN] - (real[state.LAST_PIECE] - real[state.PIECE])
+    if width > 0:
+        tally.series.append(float(real[state.LAST_AREA] / width))
+    tally.elapsed = sum(tally.sums[row][3] for row in tally.batches)
+
+
+def _sparse(classes: Any) -> list[dict[int, int]]:
+    """Return the counts above 0 by class and row; the last class of all is no duration at all."""
+    found: list[dict[int, int]] = []
+    for row in classes:
+        places = np.flatnonzero(row)
+        counts = row[places].tolist()
+        found.append(
+            {-1 if place == CLASSES else place: n for place, n in zip(places.tolist(), counts, strict=True)}
+        )
+    return found
+
+
+def _record(kept: Kept, records: Records) -> None:
+    count = len(records.arrival)
+    columns: tuple[tuple[str, Any, str], ...] = (
+        ("account", kept.account, "i"),
+        ("start", kept.start, "d"),
+        ("end", kept.end, "d"),
+        ("attempts", kept.attempts, "i"),
+        ("outcome", kept.outcome, "b"),
+    )
+    for name, column, code in columns:
+        setattr(records, name, array(code, column[:count].astype(code).tobytes()))

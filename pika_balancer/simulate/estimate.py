@@ -1,0 +1,149 @@
+"""From a tally to estimates, each with a 95 % confidence interval by the method of batch means.
+
+A run after its warm-up is cut into up to 30 batches. An estimate is a ratio of sums over all of them (refused
+per arrival, waiting per job, time in use per time); its interval comes from how the batches scatter around it
+(Law 2015, section 9.5.3, and section 4.4 for ratios), with Student's t for so many batches.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from pika_balancer.simulate.tally import Tally, class_bounds
+
+LEVELS: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+"""The quantiles that are estimated."""
+
+# The 97.5 % quantile of Student's t for 1 to 29 degrees of freedom.
+_STUDENT: Final = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+)  # fmt: skip
+_UNSEEN: Final = -math.log(0.025)
+"""What did not happen in n independent cases is below this over n, at 97.5 %."""
+
+
+@attrs.frozen
+class Estimate:
+    """An estimate and its 95 % confidence interval; NaN, which is unknown, equals NaN here."""
+
+    value: float = attrs.field(eq=repr)
+    """The estimate; NaN where nothing was seen that it could come from."""
+    low: float = attrs.field(default=math.nan, eq=repr)
+    """Lower end; NaN where the run is too short to tell."""
+    high: float = attrs.field(default=math.nan, eq=repr)
+    """Upper end; NaN where the run is too short to tell."""
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+@attrs.frozen
+class Durations:
+    """A law of durations as it was seen, in seconds."""
+
+    mean: Estimate
+    p50: Estimate
+    """Median."""
+    p90: Estimate
+    p95: Estimate
+    p99: Estimate
+    max: float = attrs.field(eq=repr)
+    """The longest one seen; NaN if there was none."""
+
+
+def ratio(
+    above: Sequence[float], below: Sequence[float], *, most: float = math.inf, cases: bool = False
+) -> Estimate:
+    """Return the estimate of a ratio of sums from its batches.
+
+    Args:
+        above: Numerators by batch, at least 0.
+        below: Denominators by batch, at least 0.
+        most: What the ratio cannot exceed.
+        cases: Whether numerators count how many of the denominators' cases were so: none seen is then not
+            taken for proof that there are none.
+    """
+    total = math.fsum(below)
+    if total <= 0:
+        return Estimate(math.nan)
+    value = math.fsum(above) / total
+    batches = len(below)
+    if batches < 2:  # noqa: PLR2004 - a scatter needs two
+        return Estimate(value)
+    if cases and value == 0:
+        return Estimate(0.0, 0.0, min(most, _UNSEEN / total))
+    scatter = math.fsum((a - value * b) ** 2 for a, b in zip(above, below, strict=True))
+    half = _STUDENT[batches - 2] * math.sqrt(scatter * batches / (batches - 1)) / total
+    return Estimate(value, max(0.0, value - half), min(most, value + half))
+
+
+def durations(
+    tally: Tally, classes: Sequence[Mapping[int, int]], column: int, exact: Sequence[float]
+) -> Durations:
+    """Return what is known of the waits (column 0 of the sums) or the times in system (column 1)."""
+    started = [float(tally.counts[row][3]) for row in tally.batches]
+    mean = ratio([tally.sums[row][column] for row in tally.batches], started)
+    if not sum(started):
+        nothing = Estimate(math.nan)
+        return Durations(nothing, nothing, nothing, nothing, nothing, math.nan)
+    levels = tuple(LEVELS.values())
+    if tally.exact:
+        ordered = sorted(exact)
+        values = [_from_sorted(ordered, level) for level in levels]
+    else:
+        pooled: Counter[int] = Counter()
+        for row in tally.batches:
+            pooled.update(classes[row])
+        values = from_classes(pooled, levels)
+    by_batch = [from_classes(classes[row], levels) for row in tally.batches if classes[row]]
+    found = [
+        _around(value, batches) for value, batches in zip(values, zip(*by_batch, strict=True), strict=True)
+    ]
+    longest = tally.longest_stay if column else tally.longest_wait
+    p50, p90, p95, p99 = found
+    return Durations(mean, p50, p90, p95, p99, longest)
+
+
+def _around(value: float, batches: Sequence[float]) -> Estimate:
+    """Return the estimate with an interval from the same estimate by batch."""
+    count = len(batches)
+    if count < 2:  # noqa: PLR2004 - a scatter needs two
+        return Estimate(value)
+    mean = math.fsum(batches) / count
+    scatter = math.fsum((one - mean) ** 2 for one in batches) / (count - 1)
+    half = _STUDENT[count - 2] * math.sqrt(scatter / count)
+    return Estimate(value, max(0.0, value - half), value + half)
+
+
+def _from_sorted(values: Sequence[float], level: float) -> float:
+    """Return the quantile, linear between neighbours, as NumPy has it by default."""
+    place = level * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (place - low)
+
+
+def from_classes(classes: Mapping[int, int], levels: Sequence[float]) -> list[float]:
+    """Return quantiles of rising levels from counts by class, linear within a class; -1 is zero itself."""
+    total = sum(classes.values())
+    found: list[float] = []
+    places = iter(sorted(classes))
+    before = seen = 0
+    place = -1
+    for level in levels:
+        wanted = level * total
+        while seen < wanted:
+            place = next(places)
+            before, seen = seen, seen + classes[place]
+        low, high = class_bounds(place) if place >= 0 else (0.0, 0.0)
+        found.append(low + (high - low) * (wanted - before) / (seen - before))
+    return found

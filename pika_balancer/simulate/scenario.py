@@ -1,0 +1,251 @@
+"""What is simulated: accounts, arrivals, service times, what a job does when every account is full, faults.
+
+Everything is frozen and checked when it is made; every error names its field. Durations are float seconds.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+import attrs
+
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.models import Account
+from pika_balancer.policy import Weights, make_rule
+from pika_balancer.simulate.arrivals import Arrivals, Trace
+from pika_balancer.simulate.checks import kind, number, whole
+from pika_balancer.simulate.laws import Law, Recorded
+
+_GROUP: Final = re.compile(r"(?:([0-9]+)\s*[x×]\s*)?([0-9]+)")
+
+
+def _spans(value: Any) -> tuple[tuple[float, float], ...]:
+    try:
+        spans = sorted((float(begin), float(end)) for begin, end in value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            "outages must be pairs of seconds, as in [(600, 1200)]", field="outages"
+        ) from None
+    merged: list[tuple[float, float]] = []
+    for begin, end in spans:
+        if not 0 <= begin < end:
+            raise InvalidArgument(
+                f"an outage must begin at 0 or later and end after it began, not ({begin:g}, {end:g})",
+                field="outages",
+            )
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((begin, end))
+    return tuple(merged)
+
+
+@attrs.frozen
+class Failures:
+    """An account fails and is mended again and again; both take exponential times."""
+
+    mean_up: float = attrs.field(validator=number(above=0))
+    """Mean time to fail, in seconds."""
+    mean_down: float = attrs.field(validator=number(above=0))
+    """Mean time to mend, in seconds."""
+
+
+@attrs.frozen
+class SimulatedAccount:
+    """One account. While it is out it gets no new job, and those that run on it go on."""
+
+    channel: str = attrs.field(validator=kind(str))
+    """Names it."""
+    max_jobs: int = attrs.field(validator=whole(least=1))
+    """Its cap."""
+    speed: float = attrs.field(default=1.0, validator=number(above=0))
+    """How fast it works: service times are divided by it."""
+    outages: tuple[tuple[float, float], ...] = attrs.field(default=(), converter=_spans)
+    """From when to when it is out, in seconds; a ban without end ends at infinity."""
+    failures: Failures | None = attrs.field(default=None, validator=kind(Failures, type(None)))
+    """Outages at random instead."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.outages and self.failures is not None:
+            raise InvalidArgument(
+                f"account {self.channel!r} has outages and failures; state one of them", field="failures"
+            )
+
+
+def accounts_of(value: Any) -> tuple[SimulatedAccount, ...]:
+    """Return the accounts that `value` describes.
+
+    Args:
+        value: A text such as `5x6` (five accounts of cap 6), `6,6,4` or `3x6,4`; caps; an account map as the
+            client returns it; or accounts.
+
+    Raises:
+        InvalidArgument: It is none of these, or a channel comes twice.
+    """
+    if isinstance(value, str):
+        value = _caps(value)
+    elif isinstance(value, Mapping):
+        value = cast("Mapping[str, Any]", value).values()
+    if not isinstance(value, Iterable):
+        raise InvalidArgument("accounts must be caps or accounts, as in '5x6' or [6, 6, 4]", field="accounts")
+    made = tuple(_account(place, item) for place, item in enumerate(cast("Iterable[object]", value), 1))
+    if not made:
+        raise InvalidArgument("accounts must have at least one account", field="accounts")
+    for channel, count in Counter(account.channel for account in made).items():
+        if count > 1:
+            raise InvalidArgument(f"channel {channel!r} comes {count} times", field="accounts")
+    return made
+
+
+def _account(place: int, item: object) -> SimulatedAccount:
+    if isinstance(item, SimulatedAccount):
+        return item
+    if isinstance(item, Account):
+        return SimulatedAccount(item.channel, item.max_jobs)
+    if type(item) is int and item >= 1:
+        return SimulatedAccount(str(place), item)
+    raise InvalidArgument(
+        f"accounts must be caps of at least 1 or accounts, not {item!r:.40}", field="accounts"
+    )
+
+
+def _caps(text: str) -> list[int]:
+    caps: list[int] = []
+    for group in text.split(","):
+        match = _GROUP.fullmatch(group.strip())
+        if match is None or int(match[1] or 1) * int(match[2]) == 0:
+            raise InvalidArgument(
+                f"{text!r:.60} describes no accounts; write 5x6 for five of cap 6, or 6,6,4", field="accounts"
+            )
+        caps += [int(match[2])] * int(match[1] or 1)
+    return caps
+
+
+@attrs.frozen
+class Loss:
+    """A job that finds every account full is not run: its worker gives up."""
+
+
+@attrs.frozen
+class Queue:
+    """A job that finds every account full stands in line; first come, first served."""
+
+    limit: float = attrs.field(default=math.inf, validator=number(least=0, infinite=True))
+    """How many may stand in line; who comes when there are as many gives up. No limit by default."""
+    patience: Law | None = attrs.field(
+        default=None, validator=kind(Law, type(None), hint="a law of durations, such as Exponential(60)")
+    )
+    """How long after its arrival a job gives up if it still stands in line; None waits for ever."""
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.patience, Recorded):
+            raise InvalidArgument("patience is drawn, not recorded; take Empirical", field="patience")
+
+
+@attrs.frozen
+class Retry:
+    """A job that finds every account full is tried again later, without a place in any line."""
+
+    delay: float = attrs.field(default=15.0, validator=number(above=0))
+    """Seconds from one try to the next; their mean where they vary."""
+    attempts: int = attrs.field(default=80, validator=whole(least=1))
+    """How often a job is tried at most, the first time included; then its worker gives up."""
+    jitter: float = attrs.field(default=0.0, validator=number(least=0, most=1))
+    """Each delay is drawn evenly from `delay` × (1 ± jitter)."""
+    exponential: bool = attrs.field(default=False, validator=kind(bool))
+    """Whether delays are exponential instead, as the exact retrial queue of theory has them."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.exponential and self.jitter:
+            raise InvalidArgument("exponential delays take no jitter; state one of them", field="jitter")
+
+
+@attrs.frozen
+class Slowdown:
+    """An account slows down when it runs many jobs at once. Counts as a job starts, for its whole run."""
+
+    above: int = attrs.field(validator=whole(least=0))
+    """Up to so many jobs at once nothing slows down."""
+    each: float = attrs.field(validator=number(least=0))
+    """How much longer a job runs for each one in flight above that, itself included: 0.2 is 20 %."""
+
+
+@attrs.frozen
+class Faults:
+    """What goes wrong although an account has a free slot. The share is of all submits that got one.
+
+    After either fault the worker does what it does when refused: gives up, or tries again; one that would
+    stand in line comes back to it after `retry_after`.
+    """
+
+    rate_limited: float = attrs.field(default=0.0, validator=number(least=0, most=1))
+    """Share answered 429 that is not our doing: the slot is given back at once."""
+    accepted: float = attrs.field(default=0.0, validator=number(least=0, most=1))
+    """Share answered 5xx though the service took the job: it runs to its end for nobody, in a slot, and the
+    worker submits it again. A dispatcher that looks for the job first has none of these."""
+    retry_after: float = attrs.field(default=15.0, validator=number(above=0))
+    """Seconds until a job that would wait in line comes back to it."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.rate_limited + self.accepted > 1:
+            raise InvalidArgument(
+                "rate_limited and accepted are shares of one whole; lower one", field="accepted"
+            )
+
+
+WhenFull = Loss | Queue | Retry
+"""What a job does that finds every account full."""
+
+
+@attrs.frozen
+class Scenario:
+    """Everything that a simulation needs to know, beside a seed and how long to go on.
+
+    Raises:
+        InvalidArgument: Something cannot be; `field` names it.
+    """
+
+    accounts: tuple[SimulatedAccount, ...] = attrs.field(converter=accounts_of)
+    """The accounts; `5x6`, `6,6,4`, caps or an account map will do too."""
+    arrivals: Arrivals = attrs.field(
+        validator=kind(Arrivals, hint="a law of arrivals, such as Poisson(0.1), in jobs per second")
+    )
+    """When jobs come."""
+    service: Law = attrs.field(validator=kind(Law, hint="a law of durations, such as Exponential(180)"))
+    """How long they run, on an account of speed 1."""
+    when_full: WhenFull = attrs.field(factory=Loss, validator=kind(Loss, Queue, Retry))
+    """What a job does that finds every account full."""
+    policy: str | Weights = attrs.field(default="random")
+    """Which account gets the job: a name from `POLICIES`, or a function from candidates to weights."""
+    slowdown: Slowdown | None = attrs.field(default=None, validator=kind(Slowdown, type(None)))
+    """Whether accounts slow down under load."""
+    poll_period: float = attrs.field(default=0.0, validator=number(least=0))
+    """A slot is freed at the first multiple of so many seconds at which the job has ended; 0 is at once."""
+    faults: Faults = attrs.field(factory=Faults, validator=kind(Faults))
+    """What else goes wrong."""
+    warm_up: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(number(least=0, most=0.9))
+    )
+    """Share of the run that counts in no estimate. None: nothing of a trace, which begins as it began, nor of
+    a daily profile, whose every hour matters; a tenth of everything else."""
+
+    def __attrs_post_init__(self) -> None:
+        make_rule(self.policy)
+        trace, law = self.arrivals, self.service
+        if isinstance(law, Recorded) and not (isinstance(trace, Trace) and len(trace) == len(law.values)):
+            raise InvalidArgument(
+                "recorded service times need a trace of as many arrivals; to draw from them take Empirical",
+                field="service",
+            )
+
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at once, on all accounts."""
+        return sum(account.max_jobs for account in self.accounts)
+
+    @property
+    def offered_load(self) -> float:
+        """Arrivals per mean service time, in erlang, on accounts of speed 1."""
+        return self.arrivals.rate * self.service.mean

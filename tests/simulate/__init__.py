@@ -1,0 +1,1 @@
+"""The simulator, room by room and as a whole."""

@@ -1,0 +1,281 @@
+"""The simulator against queueing theory, against a count by hand, and against published figures."""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pika_balancer.policy import POLICIES, Candidate
+from pika_balancer.simulate import (
+    Constant,
+    Empirical,
+    Estimate,
+    Exponential,
+    Gamma,
+    Law,
+    Lognormal,
+    Loss,
+    Poisson,
+    Queue,
+    Recorded,
+    Result,
+    Retry,
+    Scenario,
+    SimulatedAccount,
+    Trace,
+    Weibull,
+    simulate,
+)
+
+STUDENT = 2.045
+"""The 97.5 % quantile of Student's t for 30 batches."""
+
+
+def erlang_b(slots: int, load: float) -> float:
+    blocked = 1.0
+    for slot in range(1, slots + 1):
+        blocked = load * blocked / (slot + load * blocked)
+    return blocked
+
+
+def erlang_c(slots: int, load: float) -> float:
+    blocked = erlang_b(slots, load)
+    return blocked / (1 - load / slots * (1 - blocked))
+
+
+def errors(estimate: Estimate, truth: float) -> float:
+    """Return by how many standard errors the estimate misses the truth."""
+    return abs(estimate.value - truth) / (estimate.half_width / STUDENT)
+
+
+def run(load: float, when_full: Loss | Queue | Retry | None = None, **more: Any) -> Result:
+    how: dict[str, Any] = {"accounts": "5x6", "service": Exponential(1.0), "policy": "random"} | more
+    jobs, seed = how.pop("jobs", 1_000_000), how.pop("seed", 1)
+    scenario = Scenario(arrivals=Poisson(load), when_full=when_full or Loss(), **how)
+    return simulate(scenario, jobs=jobs, seed=seed)
+
+
+GRID = [(slots, share) for slots in (1, 2, 5, 10, 30, 60) for share in (0.3, 0.6, 0.8, 0.9, 1.1)]
+
+
+@pytest.mark.parametrize(("slots", "share"), GRID)
+def test_refusals_are_those_of_erlang_b(slots: int, share: float) -> None:
+    result = run(slots * share, accounts=[1] * (slots % 3) + [3] * (slots // 3), jobs=400_000)
+    assert errors(result.refused_fraction, erlang_b(slots, slots * share)) < 4
+    assert errors(result.in_flight, slots * share * (1 - erlang_b(slots, slots * share))) < 4
+
+
+@pytest.mark.parametrize(("slots", "share"), [(slots, share) for slots, share in GRID if share < 0.9])
+def test_waits_are_those_of_erlang_c(slots: int, share: float) -> None:
+    result = run(slots * share, Queue(), accounts=[slots], jobs=1_000_000)
+    waiting = erlang_c(slots, slots * share)
+    if waiting > 1e-3:
+        assert errors(result.refused_fraction, waiting) < 4
+        assert errors(result.wait.mean, waiting / (slots * (1 - share))) < 4
+        # The wait of those who wait is exponential.
+        for name, level in (("p90", 0.9), ("p99", 0.99)):
+            truth = max(0.0, math.log(waiting / (1 - level)) / (slots * (1 - share)))
+            estimate: Estimate = getattr(result.wait, name)
+            assert estimate.value == pytest.approx(truth, rel=0.12, abs=0.01)
+
+
+def test_the_figures_of_thirty_slots() -> None:
+    assert erlang_b(30, 25) == pytest.approx(0.052603, abs=5e-7)
+    result = run(25.0, jobs=4_000_000)
+    assert errors(result.refused_fraction, 0.052603) < 4
+    assert result.refused_fraction.half_width < 0.001
+    line = run(27.0, Queue(), jobs=4_000_000)
+    assert errors(line.wait.mean, 0.157136) < 4
+    assert errors(line.refused_fraction, 0.471408) < 4
+    banned = SimulatedAccount("5", 6, outages=[(0, math.inf)])
+    assert errors(run(25.0, accounts=[6, 6, 6, 6, banned]).refused_fraction, 0.168) < 4
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        Constant(1.0),
+        Lognormal(1.0, 2.0),
+        Gamma(1.0, 0.4),
+        Weibull(1.0, 0.6),
+        Empirical([0.1] * 9 + [9.1]),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_refusals_depend_on_the_mean_service_time_only(service: Law) -> None:
+    assert errors(run(25.0, service=service, jobs=3_000_000).refused_fraction, 0.052603) < 4
+
+
+@pytest.mark.parametrize("accounts", ["5x6", "1,2,3,4,10,10"])
+@pytest.mark.parametrize(
+    "when_full", [Loss(), Queue(), Retry(1 / 12, 80)], ids=lambda rule: type(rule).__name__
+)
+def test_no_policy_changes_refusals_or_waits(accounts: str, when_full: Loss | Queue | Retry) -> None:
+    found = {
+        (result.refused, result.gave_up, result.wait, result.time_in_system, round(result.in_flight.value, 9))
+        for result in (
+            run(26.0, when_full, accounts=accounts, policy=policy, service=Lognormal(1.0, 0.7), jobs=100_000)
+            for policy in POLICIES
+        )
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "imbalance"),
+    [
+        ("least_loaded", 1.35),
+        ("two_choices", 1.91),
+        ("weighted", 2.13),
+        ("round_robin", 2.31),
+        ("random", 2.54),
+    ],
+)
+def test_policies_differ_in_balance(policy: str, imbalance: float) -> None:
+    result = run(25.0, policy=policy)
+    assert result.imbalance.value == pytest.approx(imbalance, abs=0.005 + 2 * result.imbalance.half_width)
+
+
+def test_two_choices_that_may_be_one_and_the_same_balance_less() -> None:
+    def twice(candidates: Sequence[Candidate]) -> list[float]:
+        loads = [candidate.in_flight for candidate in candidates]
+        return [sum((other > load) * 2 + (other == load) for other in loads) for load in loads]
+
+    result = run(25.0, policy=twice, jobs=60_000)
+    assert result.imbalance.value == pytest.approx(2.05, abs=2 * result.imbalance.half_width)
+
+
+@pytest.mark.parametrize(
+    ("policy", "blocking"),
+    [
+        ("least_loaded", 0.0321),
+        ("two_choices", 0.0335),
+        ("weighted", 0.0340),
+        ("random", 0.0346),
+        ("round_robin", 0.0352),
+    ],
+)
+def test_policies_differ_once_an_account_is_slow(policy: str, blocking: float) -> None:
+    accounts = [SimulatedAccount(str(k), 6, speed=1 / 3 if k == 0 else 1) for k in range(5)]
+    result = run(20.0, accounts=accounts, policy=policy, jobs=4_000_000)
+    assert result.refused_fraction.value == pytest.approx(
+        blocking, abs=0.00005 + 2 * result.refused_fraction.half_width
+    )
+
+
+@pytest.mark.parametrize(
+    ("load", "retry", "wait"),
+    [
+        (25.0, Retry(1 / 12, 10**6), 0.0600),
+        (27.0, Retry(1 / 12, 10**6), 0.180),
+        (25.0, Retry(1 / 12, 10**6, exponential=True), 0.06209),
+        (27.0, Retry(1 / 12, 10**6, exponential=True), 0.18573),
+    ],
+)
+def test_waits_of_those_who_try_again(load: float, retry: Retry, wait: float) -> None:
+    result = run(load, retry, jobs=2_000_000)
+    assert result.wait.mean.value == pytest.approx(wait, abs=0.0005 + 2 * result.wait.mean.half_width)
+    assert result.gave_up == 0
+
+
+def test_many_tries_hide_that_there_are_too_few_slots() -> None:
+    result = run(33.0, Retry(1 / 12, 80), jobs=300_000)
+    assert result.gave_up_fraction.value == pytest.approx(0.09, abs=0.01)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    seeds = range(200)
+    runs = [run(25.0, jobs=20_000, seed=seed) for seed in seeds]
+    covered = {
+        "refused": sum(r.refused_fraction.low <= 0.052603 <= r.refused_fraction.high for r in runs),
+        "in flight": sum(r.in_flight.low <= 25 * (1 - 0.052603) <= r.in_flight.high for r in runs),
+    }
+    line = [run(24.0, Queue(), jobs=30_000, seed=seed) for seed in seeds]
+    mean = erlang_c(30, 24.0) / 6
+    covered["wait"] = sum(r.wait.mean.low <= mean <= r.wait.mean.high for r in line)
+    # 95 % of 200 is 190; a binomial count falls outside 178 to 199 once in a thousand times.
+    assert all(178 <= count <= 200 for count in covered.values()), covered
+
+
+def by_hand_loss(arrivals: list[float], services: list[float], slots: int) -> int:
+    """Count refusals with nothing but a list of moments at which slots free."""
+    frees: list[float] = []
+    refused = 0
+    for arrival, service in zip(arrivals, services, strict=True):
+        frees = [moment for moment in frees if moment > arrival]
+        if len(frees) == slots:
+            refused += 1
+        else:
+            frees.append(arrival + service)
+    return refused
+
+
+def by_hand_line(arrivals: list[float], services: list[float], slots: int) -> list[float]:
+    """Return the starts of jobs that wait: each at its arrival or when the earliest slot frees."""
+    frees = [0.0] * slots
+    starts: list[float] = []
+    for arrival, service in zip(arrivals, services, strict=True):
+        start = max(arrival, heapq.heappop(frees))
+        heapq.heappush(frees, start + service)
+        starts.append(start)
+    return starts
+
+
+def recorded(name: str) -> list[float]:
+    path = Path(__file__).parent.parent / "data" / name
+    return [float(line) for line in path.read_text().split()[1:]]
+
+
+def meeting(count: int) -> list[float]:
+    """Return whole seconds, so that arrivals and ends meet."""
+    rng = random.Random(4)
+    return sorted(float(rng.randrange(count // 3)) for _ in range(count))
+
+
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+@pytest.mark.parametrize("source", ["conversations", "code", "whole seconds"])
+@pytest.mark.parametrize("scale", [1.0, 0.1, 3.0])
+def test_a_trace_is_counted_as_by_hand(source: str, scale: float, engine: str) -> None:
+    arrivals = {
+        "conversations": lambda: recorded("azure_llm_2023_conv_excerpt.csv"),
+        "code": lambda: recorded("azure_llm_2023_code_excerpt.csv"),
+        "whole seconds": lambda: meeting(3000),
+    }[source]()
+    rng = random.Random(8)
+    services = [float(rng.randint(0, 12)) for _ in arrivals]
+    moments = [arrival * scale for arrival in arrivals]
+    for caps in ([6] * 3, [3, 2, 1], [1]):
+        trace, law = Trace(arrivals, time_scale=scale), Recorded(services)
+        lost = simulate(Scenario(caps, trace, law), engine=engine, seed=2)  # type: ignore[arg-type]  # a name
+        assert lost.refused == lost.gave_up == by_hand_loss(moments, services, sum(caps))
+        assert lost.jobs == len(arrivals)
+        assert lost.refused_fraction.value == pytest.approx(lost.refused / lost.jobs, rel=1e-12)
+        line = simulate(Scenario(caps, trace, law, Queue()), engine=engine, records=True)  # type: ignore[arg-type]  # a name
+        assert line.records is not None
+        starts = by_hand_line(moments, services, sum(caps))
+        assert line.records.start.tolist() == starts
+        waits = [start - arrival for start, arrival in zip(starts, moments, strict=True)]
+        assert line.wait.mean.value == pytest.approx(sum(waits) / len(waits))
+        assert line.wait.max == max(waits)
+        ordered = sorted(waits)
+        place = 0.95 * (len(ordered) - 1)
+        low, part = ordered[int(place)], place % 1
+        assert line.wait.p95.value == pytest.approx(low + part * (ordered[math.ceil(place)] - low))
+
+
+def test_a_job_that_arrives_when_a_slot_frees_finds_it_free() -> None:
+    scenario = Scenario([1], Trace([0, 5, 9.999]), Recorded([5, 5, 1]))
+    assert simulate(scenario).refused == 1
+
+
+def test_first_come_is_first_served() -> None:
+    result = simulate(Scenario("3,2", Poisson(6.0), Exponential(1.0), Queue()), jobs=20_000, records=True)
+    assert result.records is not None
+    starts = result.records.start.tolist()
+    assert starts == sorted(starts)
+    assert deque(starts, maxlen=1)[0] >= result.records.arrival[-1]
