@@ -91,7 +91,7 @@ class Claims:
     """By name, those that have been sent; in the order in which they came."""
     unsent: dict[str, Wish] = attrs.Factory(dict[str, Wish])
     """By name, those that have not."""
-    releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict)
+    releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict[str, "asyncio.Future[None]"])
     """By name, what is to be given back or waited for no more; done when the server knows."""
 
     def wishes(self) -> list[Wish]:

@@ -112,6 +112,8 @@ class Link:
             Refusal: There will be none.
         """
         try:
+            if self.is_cluster:
+                await self._client.initialize()
             connection = self._connection()
             try:
                 await self._listen(connection, process, heard, ready)

@@ -42,6 +42,10 @@ class Listener:
         self._clock = clock
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
+        self.is_listening = False
+
+    is_listening: bool
+    """Whether messages arrive."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -57,14 +61,20 @@ class Listener:
     async def _run(self) -> None:
         while True:
             try:
-                await self._link.listen(self._process, self._heard, self._is_ready)
+                await self._link.listen(self._process, self._hear, self._is_ready)
             except (Away, Refusal):
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
                 self._failures += 1
             else:
                 pause = _FIRST_PAUSE
+            finally:
+                self.is_listening = False
             await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))
+
+    def _hear(self, text: str) -> None:
+        self._heard(text)
 
     def _is_ready(self) -> None:
         self._failures = 0
+        self.is_listening = True
         self._ready()

@@ -72,9 +72,9 @@ def script(name: str) -> Script:
 
 def names() -> tuple[str, ...]:
     """Return the names of all operations."""
-    every = (entry.name for entry in (files(__package__) / "lua").iterdir())
+    every = (entry.name for entry in (files("pika_balancer.store") / "lua").iterdir())
     return tuple(sorted(name.removesuffix(".lua") for name in every if name not in {"pool.lua", "pick.lua"}))
 
 
 def _read(name: str) -> str:
-    return (files(__package__) / "lua" / name).read_text(encoding="utf-8")
+    return (files("pika_balancer.store") / "lua" / name).read_text(encoding="utf-8")

@@ -162,10 +162,9 @@ class Session:
             return
 
         def tell(looked: "asyncio.Future[Answer | None]") -> None:
-            if looked.cancelled() or looked.exception() is not None or looked.result() is None:
-                wish.fail(self.unavailable(wish.channel))
-            else:
-                wish.fail(self.no_capacity(wish.channel))
+            answer = None if looked.cancelled() else looked.result()
+            why = self.unavailable if answer is None else self.no_capacity
+            wish.fail(why(wish.channel))
 
         self.call("look", tuple).future.add_done_callback(tell)
 
