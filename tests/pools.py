@@ -67,12 +67,12 @@ class Pool:
 
 async def quiet(*stores: object) -> None:
     """Return once everything that was under way between the stores and their server has arrived."""
-    shared = [store for store in stores if isinstance(store, RedisStore)]
+    shared = [store for store in stores if isinstance(store, RedisStore) and store._lane._task is not None]
     await settle()
     # What one hears may make another speak.
     for _ in range(2):
         for store in shared:
-            await wait_until(lambda store=store: store._lane._task is None)  # type: ignore[misc]  # a bound loop variable
+            await wait_until(lambda store=store: store._lane.is_idle)  # type: ignore[misc]  # a bound loop variable
             await _all_heard(store)
             await settle()
 
@@ -80,7 +80,7 @@ async def quiet(*stores: object) -> None:
 async def _all_heard(store: RedisStore) -> None:
     """Return once every message has arrived that the server has sent to the store so far."""
     listener, link = store._session._listener, store._link
-    if listener._task is None or not link_is_up(store):
+    if not listener.is_listening:
         return
     mark = os.urandom(8).hex()
     heard = asyncio.Event()
@@ -100,11 +100,6 @@ async def _all_heard(store: RedisStore) -> None:
         await asyncio.wait_for(heard.wait(), 10)
     finally:
         listener._heard = usual
-
-
-def link_is_up(store: RedisStore) -> bool:
-    """Return whether the store listens."""
-    return store._session._listener.is_listening
 
 
 async def advance(clock: ManualClock, seconds: float, *stores: object) -> None:

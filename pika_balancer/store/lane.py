@@ -94,7 +94,7 @@ class Desk(Protocol):
 
 
 class Lane:
-    """Says what its desk has to say, one call after another, for as long as there is anything.
+    """Says what its desk has to say, one call after another.
 
     Args:
         link: The way to the server.
@@ -125,13 +125,15 @@ class Lane:
         self._clock = clock
         self._seq = 0
         self._task: asyncio.Task[None] | None = None
+        self._connected = False
+        self._out: tuple[Batch, Sequence[object]] | None = None
+        self._said: asyncio.Future[None] | None = None
         self._failures = 0
         self._stuck = False
         self.out_since: float | None = None
         self.sent_at = 0.0
         self.away_since: float | None = None
         self.why = ""
-        self.hurried = False
 
     out_since: float | None
     """Since when an answer is waited for, on the clock; None while none is."""
@@ -141,72 +143,95 @@ class Lane:
     """Since when the server cannot be reached; None while it can, or has never been tried."""
     why: str
     """Why it cannot."""
-    hurried: bool
-    """Whether to give up at the first failure."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything has been said and answered."""
+        return self._connected and self._out is None
 
     def stir(self) -> None:
-        """See to it that everything that is to be said gets said."""
-        if self._task is None:
+        """See to it that everything that is to be said gets said: at once, if no answer is waited for."""
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._connected and self._out is None:
+            self._say_next()
 
     def unstick(self) -> None:
         """Give up waiting for an answer: the server does not tell, or its words were lost."""
-        if self._task is not None and self.out_since is not None:
+        if self._task is not None and self._out is not None and not self._stuck:
             self._stuck = True
             self._task.cancel()
 
     async def end(self) -> None:
-        """Return once nothing is left to be said; does not wait for a server that is away."""
-        self.hurried = True
-        try:
-            if self._task is not None:
-                if self.away_since is not None:
-                    self._task.cancel()
-                await asyncio.wait([self._task])
-        finally:
-            self.hurried = False
+        """Return once nothing is left to be said, or it cannot be said now; then disconnect."""
+        task = self._task
+        if task is None:
+            return
+        self._said = asyncio.get_running_loop().create_future()
+        self.stir()
+        if self.away_since is None:
+            await asyncio.wait([self._said, task], return_when=asyncio.FIRST_COMPLETED)
+        self._said = self._task = None
+        task.cancel()
+        await asyncio.wait([task])
 
     async def _run(self) -> None:
         try:
-            while (batch := self._desk.next_batch()) is not None:
+            while True:
                 try:
-                    await self._say(batch)
+                    await self._link.connect()
+                    self._connected = True
+                    self._say_next()
+                    await self._hear()
                 except (Away, Refusal) as error:
-                    batch.failed(str(error))
-                    await self._pause(str(error), refused=isinstance(error, Refusal))
-                    if self.hurried:
-                        return
+                    await self._interrupted(str(error), refused=isinstance(error, Refusal))
         finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+            self._connected = False
+            await self._link.disconnect()
 
-    async def _say(self, batch: Batch) -> None:
+    async def _hear(self) -> None:
+        while True:
+            try:
+                text = await self._link.receive()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._stuck or task is None:
+                    raise
+                task.uncancel()
+                raise Away("no answer in time") from None
+            if self._out is None:
+                raise Away("an answer that nobody asked for")
+            batch, arguments = self._out
+            if text is None:
+                self._link.send(script(batch.operation), arguments, whole=True)
+                continue
+            # Only then is the next one said: whatever the answer makes others say has to wait.
+            self._answered(batch, text)
+            self._out = None
+            self._say_next()
+
+    def _say_next(self) -> None:
+        batch = self._desk.next_batch()
+        if batch is None:
+            if self._said is not None and not self._said.done():
+                self._said.set_result(None)
+            return
         self._seq += 1
-        moment = b"" if self._server_time is None else self._server_time()
-        self.out_since = sent_at = self._clock.now()
-        try:
-            text = await self._link.run(
-                script(batch.operation),
-                (
-                    moment,
-                    self._process,
-                    self._seq,
-                    *self._fixed,
-                    self._rng.random(),
-                    self._verb,
-                    *batch.arguments(),
-                ),
-            )
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._stuck or task is None:
-                raise
-            self._stuck = False
-            task.uncancel()
-            raise Away("no answer in time") from None
-        finally:
-            self.out_since = None
-        text = text.decode() if isinstance(text, bytes) else text
+        arguments = (
+            b"" if self._server_time is None else self._server_time(),
+            self._process,
+            self._seq,
+            *self._fixed,
+            self._rng.random(),
+            self._verb,
+            *batch.arguments(),
+        )
+        self._out = batch, arguments
+        self.out_since = self._clock.now()
+        self._link.send(script(batch.operation), arguments)
+
+    def _answered(self, batch: Batch, text: str) -> None:
+        sent_at, self.out_since = self.out_since or 0.0, None
         if self.away_since is not None:
             away, self.away_since = self._clock.now() - self.away_since, None
             self._desk.came_back(away)
@@ -220,14 +245,19 @@ class Lane:
             self.sent_at = sent_at
             batch.done(Answer.read(text))
 
-    async def _pause(self, why: str, *, refused: bool) -> None:
+    async def _interrupted(self, why: str, *, refused: bool) -> None:
+        self._connected = self._stuck = False
+        out, self._out, self.out_since = self._out, None, None
+        await self._link.disconnect()
         if self.away_since is None:
             self.away_since = self._clock.now()
         self.why = why
+        if out is not None:
+            out[0].failed(why)
         self._desk.went_away(why, refused=refused)
-        if self.hurried:
-            return
+        if self._said is not None and not self._said.done():
+            self._said.set_result(None)
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
         self._failures += 1
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - 1))
         # Spread, so that all the processes of a pool do not come back in the same moment.
         await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))

@@ -4,6 +4,7 @@ It runs scripts, listens on a channel of its own, and makes two kinds of failure
 may heal, and `Refusal`, which it does not. Neither of them, nor anything that is shown, holds a credential.
 """
 
+import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -57,6 +58,8 @@ class Link:
         )
         self.address = _address(source) if isinstance(source, str) else type(source).__name__
         self.is_cluster = hasattr(self._client, "get_node_from_key")
+        self._patience = patience
+        self._connected: Any = None
         prefix = f"pika:{{{pool}}}:"
         self._keys = tuple((prefix + key).encode() for key in KEYS)
         self._prefix = prefix
@@ -81,23 +84,69 @@ class Link:
         """How a script wakes the other processes."""
         return "SPUBLISH" if self.is_cluster else "PUBLISH"
 
-    async def run(self, script: Script, arguments: Sequence[object]) -> Any:
-        """Run the script on the pool's keys and return what it returns.
+    async def connect(self) -> None:
+        """Connect, for `send` and `receive`.
 
         Raises:
-            Away: Try again.
-            Refusal: Do not.
+            Away: It came not about; try again.
+            Refusal: It will not.
         """
-        client = self._client
         try:
+            if self.is_cluster:
+                # Whose node the pool's keys are on may have changed.
+                await self._client.nodes_manager.initialize()
+            connection = self._connection()
             try:
-                return await client.execute_command("EVALSHA", script.sha, len(KEYS), *self._keys, *arguments)
-            except self._unknown_script:
-                return await client.execute_command("EVAL", script.text, len(KEYS), *self._keys, *arguments)
+                await asyncio.wait_for(connection.connect(), self._patience)
+            except BaseException:
+                await connection.disconnect()
+                raise
         except Exception as error:  # noqa: BLE001 - every failure is one of two
             failure = self._failure(error)
+        else:
+            self._connected = connection
+            return
         # Outside of the handler: the library's errors hold connections, and these their credentials.
         raise failure
+
+    def send(self, script: Script, arguments: Sequence[object], *, whole: bool = False) -> None:
+        """Have the server run the script on the pool's keys. Returns at once; `receive` has the answer.
+
+        Args:
+            script: What to run.
+            arguments: Its ARGV.
+            whole: Whether to send its text, because the server does not know it by its hash.
+        """
+        begin = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
+        command = (*begin, len(KEYS), *self._keys, *arguments)
+        parts = [b"*%d\r\n" % len(command)]
+        for value in command:
+            text = value if isinstance(value, bytes) else str(value).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+        # The library's own way to send may wait, and whoever releases a lease cannot.
+        self._connected._writer.write(b"".join(parts))  # noqa: SLF001 - the stream, in redis-py and valkey-py
+
+    async def receive(self) -> str | None:
+        """Return the next answer; None if the server does not know the script.
+
+        Raises:
+            Away: The connection broke, or the server cannot at present.
+            Refusal: The server refuses.
+        """
+        try:
+            text: bytes = await self._connected.read_response(disable_decoding=True)
+            return text.decode()
+        except self._unknown_script:
+            return None
+        except Exception as error:  # noqa: BLE001 - every failure is one of two
+            failure = self._failure(error)
+        raise failure
+
+    async def disconnect(self) -> None:
+        """End the connection that `connect` made."""
+        connection, self._connected = self._connected, None
+        if connection is not None:
+            await connection.disconnect()
 
     async def listen(self, process: str, heard: Callable[[str], object], ready: Callable[[], object]) -> None:
         """Hand on what is published for the process, until the connection breaks.
@@ -142,14 +191,9 @@ class Link:
                 if confirmed == len(channels):
                     ready()
 
-    async def reset(self) -> None:
-        """Forget connections that lead to a server which is not the right one any more."""
-        pool = getattr(self._client, "connection_pool", None)
-        if pool is not None:
-            await pool.disconnect(inuse_connections=False)
-
     async def close(self) -> None:
-        """Close the connections, if they were made here; they are made again when needed."""
+        """Close what is still open."""
+        await self.disconnect()
         if self._is_ours:
             await self._client.aclose()
 

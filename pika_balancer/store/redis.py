@@ -5,7 +5,7 @@ import math
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pika_balancer.clock import Clock, SystemClock, Timer
@@ -14,7 +14,8 @@ from pika_balancer.events import Event, Reporter
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import POLICIES, make_rule
 from pika_balancer.selector import read_map
-from pika_balancer.store.lane import Lane
+from pika_balancer.store.fleet import Fleet, FleetHolder, Repair, read_fleet, read_repair
+from pika_balancer.store.lane import Answer, Lane
 from pika_balancer.store.link import Link
 from pika_balancer.store.refusals import adopted_elsewhere, unknown_channel
 from pika_balancer.store.session import Session
@@ -78,6 +79,7 @@ class RedisStore:
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - balancing, not cryptography
         process, patience = os.urandom(8).hex(), min(_PATIENCE, lease_ttl / 3)
+        self._orphan_ttl = orphan_ttl
         self._reporters: list[Reporter] = []
         self._link = Link(url_or_client, pool, patience=patience)
         self._session = session = Session(
@@ -155,6 +157,8 @@ class RedisStore:
         _check_channel(channel)
         if type(key) is not str or not key:
             raise InvalidArgument("key must name the job that is adopted, as a string", field="key")
+        if "\n" in key:
+            raise InvalidArgument("key must be without line breaks", field="key")
         name = f"={key}"
         session = self._session
         session.open()
@@ -223,6 +227,30 @@ class RedisStore:
         """Return why nothing can be had, from what this process last heard; None if something can."""
         return self._session.mirror.shortage(channel, self._clock.now())
 
+    async def fleet(self) -> Fleet:
+        """Ask the server who holds what since when, in all processes, who waits, and what are orphans.
+
+        Can be asked by somebody who takes no part in the pool.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached.
+        """
+        answer = await self._ask("fleet", tuple)
+        now = self._clock.now()
+        return read_fleet(answer, orphan_ttl=self._orphan_ttl, offset=now - answer.now / 1000, here=now)
+
+    async def repair(self, over: Iterable[FleetHolder] = ()) -> Repair:
+        """Set right what does not agree in the pool, and give up orphans whose jobs are known to be over.
+
+        Args:
+            over: From `fleet`; whoever's process is alive again keeps its slot.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached.
+        """
+        names = [holder.lease_id if holder.jobid is None else f"={holder.jobid}" for holder in over]
+        return read_repair(await self._ask("repair", lambda: names))
+
     def attach(self, reporter: Reporter) -> None:
         """Tell the reporter what happens to the store: outages, and leases that got lost."""
         self._reporters.append(reporter)
@@ -232,8 +260,14 @@ class RedisStore:
         return self._session.mirror.account_at(row)
 
     def __repr__(self) -> str:
-        state = "away" if self._lane.away_since is not None else "open" if self._session.is_open else "closed"
-        return f"<RedisStore {self._link.address}, {state}, {len(self._session.claims.held)} held here>"
+        away = ", away" if self._lane.away_since is not None else ""
+        return f"<RedisStore {self._link.address}{away}, {len(self._session.claims.held)} held here>"
+
+    async def _ask(self, operation: str, arguments: Callable[[], Sequence[object]]) -> Answer:
+        answer = await self._session.call(operation, arguments, takes_part=False).future
+        if answer is None:
+            raise self._session.unavailable()
+        return answer
 
     async def _bar(self, channel: str, what: Callable[[], str | int]) -> None:
         _check_channel(channel)

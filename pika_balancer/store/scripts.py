@@ -19,6 +19,9 @@ KEYS: Final = ("meta", "accounts", "rests", "open", "slots", "held", "line", "wa
 ARGV: Final = ("now", "process", "seq", "ttl", "orphan_ttl", "policy", "u", "verb")
 """The first arguments of every operation."""
 
+SHARED: Final = frozenset({"pool.lua", "pick.lua", "check.lua"})
+"""The files that others include."""
+
 _INCLUDE: Final = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
 _LISTED: Final = {
     "KEYS": re.compile(r"^-- KEYS \(the same for every operation\):\n--   ([\w ]+)$", re.MULTILINE),
@@ -73,7 +76,7 @@ def script(name: str) -> Script:
 def names() -> tuple[str, ...]:
     """Return the names of all operations."""
     every = (entry.name for entry in (files("pika_balancer.store") / "lua").iterdir())
-    return tuple(sorted(name.removesuffix(".lua") for name in every if name not in {"pool.lua", "pick.lua"}))
+    return tuple(sorted(name.removesuffix(".lua") for name in every if name not in SHARED))
 
 
 def _read(name: str) -> str:

@@ -79,6 +79,7 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = Heartbeat(ttl, self._ring, clock)
         self._listener = Listener(link, process, self._heard, self._listening, rng=rng, clock=clock)
+        self._takes_part = False
         self._known = False
         self._must_beat = False
         self._must_look = False
@@ -94,11 +95,6 @@ class Session:
     """What the process holds and waits for."""
     mirror: Mirror
     """What it last heard of the pool."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is at work, in an event loop."""
-        return self._loop is not None
 
     def open(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, in which it is at work from now on.
@@ -134,6 +130,7 @@ class Session:
     def wish(self, channel: str | None, *, waits: bool) -> Wish:
         """Ask for a slot."""
         loop = self.open()
+        self._takes_part = True
         self._serial += 1
         name = f"{self._process}/{self._serial}"
         wish = Wish(name, channel, waits, loop.create_future(), self._rng.random())
@@ -197,8 +194,11 @@ class Session:
         self.lane.stir()
         return future
 
-    def call(self, operation: str, arguments: Callable[[], Sequence[object]]) -> Call:
-        """Say something else."""
+    def call(
+        self, operation: str, arguments: Callable[[], Sequence[object]], *, takes_part: bool = True
+    ) -> Call:
+        """Say something else; with `takes_part` False as somebody who only looks at the pool."""
+        self._takes_part = self._takes_part or takes_part
         call = Call(self, operation, arguments, self.open().create_future())
         self._calls.append(call)
         if self.lane.away_since is not None:
@@ -226,7 +226,7 @@ class Session:
         if self._leaving and not self._known and not claims.releases and not self._calls:
             return None
         batch: Batch | None = None
-        if self._must_beat or not self._known:
+        if (self._must_beat or not self._known) and self._takes_part:
             self._must_beat = False
             batch = self._beat(leaves=False)
         elif claims.releases:
@@ -357,11 +357,10 @@ class Session:
             wish.future.set_result(self.hold(name, channel, name))
 
     def _lose(self, name: str, why: str) -> None:
-        holding = self.claims.held.pop(name, None)
-        if holding is not None:
+        if (holding := self.claims.held.pop(name, None)) is not None:
             holding.lose()
-            event = events.Lost(at=self._clock.now(), channel=holding.channel, lease_id=name, why=why)
-            self._tell(event)
+            now, lease_id = self._clock.now(), name.removeprefix("=")
+            self._tell(events.Lost(at=now, channel=holding.channel, lease_id=lease_id, why=why))
 
     def _here(self, moment: float) -> float:
         """Return a moment of the server's clock on this one, in seconds."""
