@@ -68,13 +68,13 @@ class Pool:
 async def quiet(*stores: object) -> None:
     """Return once everything that was under way between the stores and their server has arrived."""
     shared = [store for store in stores if isinstance(store, RedisStore) and store._lane._task is not None]
-    await settle()
+    await settle(5)
     # What one hears may make another speak.
     for _ in range(2):
         for store in shared:
             await wait_until(lambda store=store: store._lane.is_idle)  # type: ignore[misc]  # a bound loop variable
             await _all_heard(store)
-            await settle()
+            await settle(3)
 
 
 async def _all_heard(store: RedisStore) -> None:

@@ -12,7 +12,6 @@ import attrs
 
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Grantor, Lease
-from pika_balancer.store.refusals import adopted_elsewhere
 
 
 class SharedLease(Lease):
@@ -99,17 +98,16 @@ class Claims:
         return [*self.waiting.values(), *self.unsent.values()]
 
     def adopted(self, name: str, channel: str) -> SharedLease | None:
-        """Return the adopted lease of that name, if it is held here.
+        """Return the adopted lease of that name on that channel, if it is held here.
 
-        Raises:
-            InvalidArgument: It is held on another channel.
+        One that is held elsewhere is over: somebody who shared it gave it back, and it was adopted anew.
         """
         holding = self.held.get(name)
-        if holding is None or holding.kept is None:
+        if holding is not None and holding.channel != channel:
+            holding.over()
+            self.held.pop(name)
             return None
-        if holding.channel != channel:
-            raise adopted_elsewhere(name[1:], holding.channel, channel)
-        return holding.kept
+        return None if holding is None else holding.kept
 
     def statement(self) -> list[object]:
         """Return all that the server should know of, four values each; see `beat.lua`."""

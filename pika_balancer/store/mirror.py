@@ -128,7 +128,8 @@ class Mirror:
             for books in self._shown(now)
             if not books.removed and (channel is None or books.channel == channel)
         ]
-        found = shortage_of(would_do, channel)
+        is_open = any(books.obstacle() is None for books in would_do)
+        found = None if is_open else shortage_of(would_do, channel)
         if found is None and self.learning_until > now:
             return Shortage(
                 "resting",

@@ -162,15 +162,15 @@ class RedisStore:
         name = f"={key}"
         session = self._session
         session.open()
-        known = session.claims.adopted(name, channel)
-        if known is None and self._lane.away_since is None:
+        counted = channel
+        if self._lane.away_since is None:
             answer = await session.call("adopt", lambda: (name, channel)).future
             if answer is not None:
                 counted, taken = answer.items
                 session.counted(counted, int(taken))
-                if counted != channel:
-                    raise adopted_elsewhere(key, counted, channel)
-            known = session.claims.adopted(name, channel)
+        known = session.claims.adopted(name, counted)
+        if counted != channel:
+            raise adopted_elsewhere(key, counted, channel)
         return session.hold(name, channel, key, keep=True) if known is None else known
 
     async def update(self, accounts: Iterable[Account]) -> None:

@@ -27,7 +27,7 @@ for i = 9, #ARGV, 4 do
   else
     channel = pick(wish)
     if channel then
-      add(items, 'g ' .. grant(lease, process, channel), channel)
+      add(items, 'g ' .. take(lease, process, format('%.0f', now), channel), channel)
     elseif patience == '1' and size > 0 then
       add(items, 'w', join_line(lease, wish))
     else

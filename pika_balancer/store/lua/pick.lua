@@ -34,14 +34,18 @@ end
 
 function PICK.round_robin(n)
   local last, before = unpack(call('HMGET', META, 'last', 'last_order'))
-  if not last then
-    return at(floor(draw() * n))
+  local channel
+  if last then
+    local order = read_account(last)
+    if not order or order < 0 then
+      order = before
+    end
+    channel = call('ZRANGEBYSCORE', OPEN, '(' .. order, '+inf', 'LIMIT', 0, 1)[1] or at(0)
+  else
+    channel = at(floor(draw() * n))
   end
-  local order = read_account(last)
-  if not order or order < 0 then
-    order = before
-  end
-  return call('ZRANGEBYSCORE', OPEN, '(' .. order, '+inf', 'LIMIT', 0, 1)[1] or at(0)
+  call('HSET', META, 'last', channel, 'last_order', (read_account(channel)))
+  return channel
 end
 
 function PICK.least_loaded()
@@ -84,14 +88,6 @@ local function pick(wish)
   return n > 0 and PICK[policy](n) or nil
 end
 
--- Count a picked slot; return how many there are then.
-local function grant(lease, holder, channel)
-  if policy == 'round_robin' then
-    call('HSET', META, 'last', channel, 'last_order', (read_account(channel)))
-  end
-  return take(lease, holder, format('%.0f', now), channel)
-end
-
 -- Hand over a slot to a waiter; return false if its process does not listen.
 local function hand_over(waiter, holder, channel)
   local taken = count(channel) + 1
@@ -104,7 +100,7 @@ local function hand_over(waiter, holder, channel)
     end
   end
   leave_line(waiter)
-  grant(waiter, holder, channel)
+  take(waiter, holder, format('%.0f', now), channel)
   return true
 end
 
