@@ -96,7 +96,11 @@ async def _all_heard(store: RedisStore) -> None:
     try:
         channel = f"{link._prefix}to:{store._session._process}"
         command = "SPUBLISH" if link.is_cluster else "PUBLISH"
-        await link._client.execute_command(command, channel, mark)
+        try:
+            await link._client.execute_command(command, channel, mark)
+        except link._away:
+            # A connection of before the server was started anew.
+            await link._client.execute_command(command, channel, mark)
         await asyncio.wait_for(heard.wait(), 10)
     finally:
         listener._heard = usual
