@@ -63,7 +63,7 @@ class Acquire:
         for at, wish in enumerate(self._wishes):
             self._session.answered(wish, items[2 * at], items[2 * at + 1])
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, refused: bool = False) -> None:  # noqa: ARG002 - the promise of a batch
         """Leave it to the next statement."""
         self._session.unanswered(self._wishes, surely=not why)
 
@@ -91,7 +91,7 @@ class Release:
                 self._session.counted(items[2 * at], int(items[2 * at + 1]))
             settle(self._releases.pop(name), None)
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, refused: bool = False) -> None:  # noqa: ARG002 - the promise of a batch
         """Keep them; whoever waits need not, if the server is away."""
         if why:
             for name in self._names:
@@ -124,7 +124,7 @@ class Call:
         self._session.took(answer)
         settle(self.future, answer)
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, refused: bool = False) -> None:
         """Keep it."""
 
 
@@ -150,7 +150,7 @@ class Beat:
         self._session.took(answer)
         self._session.stated(self._claims, answer, leaves=self._leaves)
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, refused: bool = False) -> None:
         """Say it again."""
 
 

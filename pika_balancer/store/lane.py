@@ -68,8 +68,13 @@ class Batch(Protocol):
         """Take the answer."""
         ...
 
-    def failed(self, why: str) -> None:
-        """Take note that there will be none. Whether it was done is not known."""
+    def failed(self, why: str, *, refused: bool = False) -> None:
+        """Take note that there will be none.
+
+        Args:
+            why: Words for it; then nobody knows whether it was done. Empty if it surely was not.
+            refused: Whether it would be in vain to say it again.
+        """
         ...
 
 
@@ -253,7 +258,7 @@ class Lane:
             self.away_since = self._clock.now()
         self.why = why
         if out is not None:
-            out[0].failed(why)
+            out[0].failed(why, refused=refused)
         self._desk.went_away(why, refused=refused)
         if self._said is not None and not self._said.done():
             self._said.set_result(None)
