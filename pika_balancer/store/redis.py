@@ -276,7 +276,7 @@ class RedisStore:
             return
         if not answer.items:
             raise unknown_channel(channel)
-        self._session.surveyed(answer.items)
+        self._session.surveyed(answer.items[1:])
 
     def _tell(self, event: Event) -> None:
         for reporter in self._reporters:

@@ -1,7 +1,7 @@
 -- Pause a channel, let it rest, or resume it.
 --
 -- ARGV: channel what (what: 'pause', 'resume', or for how many milliseconds it rests)
--- Returns the survey; nothing if there is no such channel.
+-- Returns '1' and the survey; nothing if there is no such channel.
 -- include pool.lua
 -- include pick.lua
 local refused = enter()
@@ -23,6 +23,7 @@ if read_account(channel) then
   settle(channel)
   serve()
   publish_news()
+  add(items, 1)
   survey(items)
 end
 return answer(items)
