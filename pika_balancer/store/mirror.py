@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from pika_balancer.books import Books
-from pika_balancer.models import Account, Explanation, Shortage, Snapshot
+from pika_balancer.models import Account, AccountState, Explanation, Shortage, Snapshot
 from pika_balancer.policy import Rule
 from pika_balancer.shortage import shortage_of
 
@@ -102,6 +102,15 @@ class Mirror:
     def snapshot(self, now: float) -> Snapshot:
         """Return the books, frozen."""
         return Snapshot(tuple(books.state() for books in self._shown(now)))
+
+    def accounts(self, now: float) -> tuple[AccountState, ...]:
+        """Return the accounts, or this process's own while nothing has been heard yet."""
+        if self._books:
+            return self.snapshot(now).accounts
+        return tuple(
+            AccountState(own.channel, own.max_jobs, 0, paused=False, resting_until=None, removed=False)
+            for own in self._own.values()
+        )
 
     def explain(self, now: float, rule: Rule) -> dict[str, Explanation]:
         """Return per account whether the next pick could choose it, and how probably."""

@@ -6,19 +6,21 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, PikaError
 from pika_balancer.events import Event, Reporter
-from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.models import Account, AccountState, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import POLICIES, make_rule
 from pika_balancer.selector import read_map
+from pika_balancer.store.claims import Claims
 from pika_balancer.store.fleet import Fleet, FleetHolder, Repair, read_fleet, read_repair
 from pika_balancer.store.lane import Answer, Lane
 from pika_balancer.store.link import Link
 from pika_balancer.store.refusals import adopted_elsewhere, unknown_channel
 from pika_balancer.store.session import Session
+from pika_balancer.store.share import LocalShare
 
 _PATIENCE: Final = 5.0
 _SHORTEST_TTL: Final = 0.1
@@ -40,6 +42,9 @@ class RedisStore:
         policy: A name from `POLICIES`. A function cannot run in the server.
         first_start: The pool is new, and an empty server has forgotten nothing. Otherwise an empty server
             counts for `lease_ttl` what the processes tell it before it grants anything.
+        on_outage: `wait`: while the server is away nothing is granted. `local_share`: this process grants
+            `local_share` of each cap by itself then, rounded down, whatever the others do.
+        local_share: For that: with n processes 1/n keeps all of them together below the caps.
         name: Who this is, for people; host and process id by default.
         rng: Source of chance for picks and pauses.
         clock: Measures deadlines, rests and pauses.
@@ -59,6 +64,8 @@ class RedisStore:
         orphan_ttl: float = 1800.0,
         policy: str = "random",
         first_start: bool = False,
+        on_outage: Literal["wait", "local_share"] = "wait",
+        local_share: float | None = None,
         name: str | None = None,
         rng: random.Random | None = None,
         clock: Clock | None = None,
@@ -79,6 +86,19 @@ class RedisStore:
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - balancing, not cryptography
         process, patience = os.urandom(8).hex(), min(_PATIENCE, lease_ttl / 3)
+        if on_outage not in ("wait", "local_share"):
+            raise InvalidArgument("on_outage must be 'wait' or 'local_share'", field="on_outage")
+        stated = 1.0 if local_share is None else local_share
+        if (on_outage == "local_share") != (local_share is not None) or not 0 < stated <= 1:
+            raise InvalidArgument(
+                "local_share goes with on_outage='local_share' and is above 0 and at most 1",
+                field="local_share",
+            )
+
+        def share(accounts: Iterable[AccountState], claims: Claims) -> LocalShare:
+            held = {name: holding.channel for name, holding in claims.held.items()}
+            return LocalShare(accounts, stated, held, policy=policy, rng=rng)
+
         self._orphan_ttl = orphan_ttl
         self._reporters: list[Reporter] = []
         self._link = Link(url_or_client, pool, patience=patience)
@@ -91,6 +111,7 @@ class RedisStore:
             ttl=lease_ttl,
             orphan_ttl=orphan_ttl,
             patience=patience,
+            share=share if local_share else None,
             first_start=first_start,
             rng=rng,
             clock=self._clock,

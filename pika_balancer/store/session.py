@@ -4,15 +4,15 @@ import asyncio
 import math
 import random
 import weakref
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pika_balancer import events
 from pika_balancer.clock import Clock
 from pika_balancer.errors import NoCapacity, PikaError, StoreUnavailable, WrongLoop
-from pika_balancer.models import Grantor
-from pika_balancer.store.batches import Acquire, Beat, Call, Release, settle
+from pika_balancer.models import AccountState, Grantor
+from pika_balancer.store.agenda import Agenda
+from pika_balancer.store.batches import Call, settle
 from pika_balancer.store.claims import Claims, Holding, SharedLease, Wish
 from pika_balancer.store.heartbeat import Heartbeat
 from pika_balancer.store.lane import Answer, Batch, Lane
@@ -20,8 +20,8 @@ from pika_balancer.store.link import Link
 from pika_balancer.store.listener import Listener
 from pika_balancer.store.mirror import Mirror, read_survey
 from pika_balancer.store.refusals import no_capacity, unavailable, unknown_channel
+from pika_balancer.store.share import LocalShare
 
-_CROWD: Final = 100
 _NO_HURRY: Final = 2**52
 
 
@@ -41,6 +41,7 @@ class Session:
         ttl: Seconds without a sign of life after which the process counts as dead.
         orphan_ttl: Seconds for which its leases are counted after that.
         patience: Seconds after which an answer is waited for no more.
+        share: Returns what grants slots while the server is away; None if nothing does.
         first_start: Whether an empty server has forgotten nothing.
         rng: Source of chance.
         clock: Measures time.
@@ -57,37 +58,33 @@ class Session:
         ttl: float,
         orphan_ttl: float,
         patience: float,
+        share: Callable[[Iterable[AccountState], Claims], LocalShare] | None,
         first_start: bool,
         rng: random.Random,
         clock: Clock,
     ) -> None:
         self._link = link
         self._process = process
-        self._label = label
         self._grantor = grantor
         self._tell = tell
         self._ttl = ttl
         self._orphan_ttl = orphan_ttl
         self._patience = patience
-        self._first_start = first_start
+        self._share = share
         self._rng = rng
         self._clock = clock
         self.claims = Claims()
         self.mirror = Mirror()
-        self._calls: list[Call] = []
+        self._agenda = Agenda(self, self.claims, label, first_start=first_start)
         self._serial = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = Heartbeat(ttl, self._ring, clock)
         self._listener = Listener(link, process, self._heard, self._listening, rng=rng, clock=clock)
-        self._takes_part = False
-        self._known = False
-        self._must_beat = False
-        self._must_look = False
-        self._leaving = False
         self._told_away = False
         self._due = math.inf
         self._confirmed_at = -math.inf
         self._offset = 0.0
+        self._alone: LocalShare | None = None
 
     lane: Lane
     """Says it; set by the store, since each of the two needs the other."""
@@ -107,7 +104,7 @@ class Session:
             if self._loop is not None:
                 raise WrongLoop("this store works in another event loop; close it there, or use one per loop")
             self._loop = loop
-            self._leaving = False
+            self._agenda.leaving = False
             self._listener.start()
             self._heartbeat.beaten()
             self._arm()
@@ -117,7 +114,7 @@ class Session:
         """Say what is left to be said, leave, and disconnect; a second time does nothing."""
         if self._loop is None:
             return
-        self._leaving = True
+        self._agenda.leaving = True
         self.lane.stir()
         await self.lane.end()
         self._heartbeat.stop()
@@ -130,12 +127,17 @@ class Session:
     def wish(self, channel: str | None, *, waits: bool) -> Wish:
         """Ask for a slot."""
         loop = self.open()
-        self._takes_part = True
+        self._agenda.takes_part = True
         self._serial += 1
         name = f"{self._process}/{self._serial}"
         wish = Wish(name, channel, waits, loop.create_future(), self._rng.random())
         self.claims.unsent[name] = wish
-        self.lane.stir()
+        if self.lane.away_since is None:
+            self.lane.stir()
+        else:
+            self._serve_alone()
+            if not waits:
+                self.fail(wish, self.unavailable(channel))
         return wish
 
     def withdraw(self, wish: Wish) -> None:
@@ -182,6 +184,8 @@ class Session:
         lease = SharedLease(self._grantor, self.mirror.row_of(channel), lease_id)
         since = max(0, round((self._clock.now() - self._offset) * 1000))
         self.claims.held[name] = Holding(channel, since, weakref.ref(lease), lease if keep else None)
+        if self._alone is not None and keep:
+            self._alone.count(name, channel)
         return lease
 
     def give_back(self, name: str) -> asyncio.Future[None]:
@@ -191,6 +195,9 @@ class Session:
         self.claims.releases[name] = future
         if self.lane.away_since is not None:
             future.set_result(None)
+            if self._alone is not None:
+                self._alone.give_back(name)
+                self._serve_alone()
         self.lane.stir()
         return future
 
@@ -198,9 +205,9 @@ class Session:
         self, operation: str, arguments: Callable[[], Sequence[object]], *, takes_part: bool = True
     ) -> Call:
         """Say something else; with `takes_part` False as somebody who only looks at the pool."""
-        self._takes_part = self._takes_part or takes_part
+        self._agenda.takes_part = self._agenda.takes_part or takes_part
         call = Call(self, operation, arguments, self.open().create_future())
-        self._calls.append(call)
+        self._agenda.calls.append(call)
         if self.lane.away_since is not None:
             settle(call.future, None)
         self.lane.stir()
@@ -212,6 +219,17 @@ class Session:
         away = None if since is None else self._clock.now() - since
         return unavailable(self._link.address, self.lane.why, away, channel)
 
+    def _serve_alone(self) -> None:
+        """Serve the line from this process's own share, if it has one, while the server is away."""
+        if self._alone is None:
+            return
+        now = self._clock.now()
+        for wish in self.claims.wishes():
+            if (channel := self._alone.take(wish.name, wish.channel, now)) is not None:
+                self.claims.unsent.pop(wish.name, None)
+                self.claims.waiting[wish.name] = wish
+                self._grant(wish.name, channel, None)
+
     def _leave_line(self, wish: Wish) -> None:
         if self.claims.unsent.pop(wish.name, None) is None and wish.name in self.claims.waiting:
             del self.claims.waiting[wish.name]
@@ -220,56 +238,33 @@ class Session:
     # --- what is said ----------------------------------------------------------------------------------
 
     def next_batch(self) -> Batch | None:
-        """Return what to say next: first who we are, then what frees slots, then what takes them."""
-        claims = self.claims
-        self._calls = [call for call in self._calls if not call.over]
-        if self._leaving and not self._known and not claims.releases and not self._calls:
-            return None
-        batch: Batch | None = None
-        if (self._must_beat or not self._known) and self._takes_part:
-            self._must_beat = False
-            batch = self._beat(leaves=False)
-        elif claims.releases:
-            batch = Release(self, claims.releases, _CROWD)
-        elif self._calls:
-            batch = self._calls[0]
-        elif claims.unsent:
-            wishes = list(islice(claims.unsent.values(), _CROWD))
-            for wish in wishes:
-                del claims.unsent[wish.name]
-                claims.waiting[wish.name] = wish
-            batch = Acquire(self, wishes)
-        elif self._leaving:
-            batch = self._beat(leaves=True)
-        elif self._must_look:
-            self._must_look = False
-            batch = Call(self, "look", tuple, asyncio.get_running_loop().create_future())
-        return batch
-
-    def _beat(self, *, leaves: bool) -> Beat:
-        return Beat(self, self._label, self.claims.statement(), first=self._first_start, leaves=leaves)
+        """Return what to say next; None if there is nothing."""
+        return self._agenda.next()
 
     def strange(self) -> None:
         """Take note that the server does not know this process: it has been away for long, or forgot."""
-        self._known = False
+        self._agenda.known = False
 
     def went_away(self, why: str, *, refused: bool) -> None:
         """Take note that the server cannot be reached, or refuses."""
-        self._known = False
+        self._agenda.known = False
         if not self._told_away:
             self._told_away = True
             self._tell(events.StoreAway(at=self._clock.now(), address=self._link.address, why=why))
         for future in self.claims.releases.values():
             settle(future, None)
-        for call in self._calls:
+        for call in self._agenda.calls:
             settle(call.future, None)
+        if self._share is not None and self._alone is None and not refused:
+            self._alone = self._share(self.mirror.accounts(self._clock.now()), self.claims)
+        self._serve_alone()
         for wish in self.claims.wishes():
             if refused or not wish.waits:
                 self.fail(wish, self.unavailable(wish.channel))
 
     def came_back(self, away: float) -> None:
         """Take note that the server answers again."""
-        self._told_away = False
+        self._told_away, self._alone = False, None
         self._tell(events.StoreBack(at=self._clock.now(), address=self._link.address, away=away))
 
     # --- what is answered ------------------------------------------------------------------------------
@@ -280,7 +275,7 @@ class Session:
         self.mirror.learning_until = self._here(answer.learning) if answer.learning else -math.inf
         if answer.version != self.mirror.version:
             self.mirror.version = answer.version
-            self._must_look = True
+            self._agenda.must_look = True
         for name, channel, taken in answer.grants:
             self._grant(name, channel, taken)
         self._due = self._here(answer.due) if answer.due < _NO_HURRY else math.inf
@@ -293,7 +288,7 @@ class Session:
 
     def surveyed(self, fields: Sequence[str]) -> None:
         """Take over how the accounts stand; whoever waits for what is not in the map any more is told."""
-        self._must_look = False
+        self._agenda.must_look = False
         self.mirror.take_over(read_survey(fields), self._offset)
         for wish in list(self.claims.waiting.values()):
             gone = not len(self.mirror) or (wish.channel is not None and not self.mirror.knows(wish.channel))
@@ -321,7 +316,7 @@ class Session:
 
     def stated(self, claims: Sequence[object], answer: Answer, *, leaves: bool) -> None:
         """Take note of what the server says to all that was stated."""
-        self._known = not leaves
+        self._agenda.known = not leaves
         self._confirmed_at = self.lane.sent_at
         self._heartbeat.beaten()
         items = answer.items
@@ -383,7 +378,7 @@ class Session:
         self._arm()
 
     def _beat_soon(self) -> None:
-        self._must_beat = True
+        self._agenda.must_beat = True
         self.lane.stir()
 
     def _listening(self) -> None:
@@ -395,5 +390,5 @@ class Session:
         if grant:
             self._grant(name, grant[0], int(grant[1]))
         elif name != self._process:
-            self._must_look = True
+            self._agenda.must_look = True
             self.lane.stir()

@@ -47,10 +47,16 @@ end)
 for i = 12, #ARGV, 4 do
   local lease, kind, channel, since = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if kind == 'h' then
-    local holder, begun = read_lease(lease)
+    local holder, begun, counted = read_lease(lease)
+    if holder == process and counted ~= channel then
+      -- It was granted here without the server, which has granted it elsewhere since.
+      drop(lease, counted)
+      holder = nil
+    end
     if holder and holder ~= process and not is_alive(holder) then
       call('HSET', HELD, lease, process .. '\n' .. begun .. '\n' .. channel)
     elseif not holder and not call('ZSCORE', GONE, lease) then
+      leave_line(lease)
       take(lease, process, since, channel)
     end
   elseif not read_lease(lease) and call('HEXISTS', WAITS, lease) == 0 then
