@@ -14,6 +14,7 @@ QUESTIONS = {
     "parse": "parse",
     "import": "imports",
     "dispatch": "dispatch",
+    "store": "store",
     "simulate": "simulate",
 }
 

@@ -75,6 +75,7 @@ class Balancer:
         self._unsent = None if accounts is None else list(accounts)
         self._opening = asyncio.Lock()
         self._store = store
+        store.attach(self.reporter)
         self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
         self._is_open = False
         self._ended: str | None = None
@@ -158,8 +159,7 @@ class Balancer:
 
     def release_nowait(self, lease: Lease) -> None:
         """Give the slot back as `release` does, without waiting until the store has heard of it."""
-        owed = self._give_back(lease)
-        if owed is not None:
+        if (owed := self._give_back(lease)) is not None:
             self._see_to(owed)
 
     async def adopt(self, channel: str, key: str) -> Lease:
@@ -350,7 +350,7 @@ class Balancer:
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
         if not lease.held:
-            if kept(self._held, lease):
+            if kept(self._held, lease) or (lease.lost and lease.id in self._held):
                 self._strike(lease)
             return None
         if lease.id not in self._held:

@@ -7,6 +7,7 @@ Facts are attributes, so that a caller never parses a message. Every attribute e
     ├── InvalidArgument        the caller's own input, `field` names it
     │   └── UnknownChannel     no account has that channel
     ├── NoCapacity             no slot in time, `reason` says why
+    ├── StoreUnavailable       the shared store cannot be reached, or refuses; `why` says how
     ├── ForeignLease           a lease given to somebody who did not grant it
     ├── SubmissionUnknown      nobody knows whether the service has the job, `reply_ref` names it
     ├── Closed                 the balancer, client or dispatcher has been closed or is draining
@@ -96,6 +97,30 @@ class NoCapacity(PikaError):
         super().__init__(message, channel=channel)
         self.reason: Reason = reason
         self.until = until
+
+
+class StoreUnavailable(PikaError):
+    """The shared store could not be reached in time, or refuses; whether a slot is free is not known.
+
+    Attributes:
+        address: Where the store is, without credentials.
+        why: What went wrong, in a few words.
+        away: Seconds for which it has been away; None where it never was reached.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        address: str | None = None,
+        why: str | None = None,
+        away: float | None = None,
+        channel: str | None = None,
+    ) -> None:
+        super().__init__(message, channel=channel)
+        self.address = address
+        self.why = why
+        self.away = away
 
 
 class SubmissionUnknown(PikaError):

@@ -149,6 +149,48 @@ class RefreshFailed(Event):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class Lost(Event):
+    """A lease that is held here is not counted any more: while the store was away, or by a repair."""
+
+    level: ClassVar[int] = logging.ERROR
+    words: ClassVar[str] = (
+        "lease {lease_id!r} on channel {channel!r} is counted no more: {why}; "
+        "its slot may be given to somebody else while its job runs"
+    )
+
+    lease_id: int | str
+    """Names the lease."""
+    why: str
+    """How that came about."""
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StoreAway(Event):
+    """The shared store cannot be reached, or refuses; what is owed to it is kept until it is back."""
+
+    level: ClassVar[int] = logging.WARNING
+    words: ClassVar[str] = "the store at {address} is away ({why}); it is tried again until it is back"
+
+    address: str
+    """Where it is, without credentials."""
+    why: str
+    """What went wrong, in a few words."""
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StoreBack(Event):
+    """The shared store answers again."""
+
+    level: ClassVar[int] = logging.WARNING
+    words: ClassVar[str] = "the store at {address} is back after {away:.1f} s"
+
+    address: str
+    """Where it is, without credentials."""
+    away: float
+    """For how many seconds it was away."""
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobEvent(Event):
     """Something that happened to a job."""
 

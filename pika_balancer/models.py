@@ -228,6 +228,11 @@ class Lease:
     """Whether the slot is still taken; False once released."""
 
     @property
+    def lost(self) -> bool:
+        """Whether the store stopped counting it without a release, which only a shared store can."""
+        return False
+
+    @property
     def account(self) -> Account:
         """The account that the slot belongs to, as it is configured now."""
         return self.grantor.account_at(self.row)

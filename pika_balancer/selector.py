@@ -164,21 +164,7 @@ class Selector:
         Raises:
             InvalidArgument: As for the constructor; nothing has changed then.
         """
-        new: dict[str, Account] = {}
-        for account in accounts:
-            if not isinstance(account, Account):
-                raise InvalidArgument(
-                    f"accounts must be Account values, not {type(account).__name__}; "
-                    "of a map pass accounts.values()",
-                    field="accounts",
-                )
-            if account.channel in new:
-                raise InvalidArgument(
-                    f"channel {account.channel!r} comes twice; each account needs its own",
-                    field="accounts",
-                    channel=account.channel,
-                )
-            new[account.channel] = account
+        new = read_map(accounts)
         for books in self._map:
             if books.channel not in new:
                 # An account that runs nothing any more leaves no token behind.
@@ -379,3 +365,27 @@ class Selector:
             self._open[books.place] = last
             self._books[last].place = books.place
         books.place = CLOSED
+
+
+def read_map(accounts: Iterable[Account]) -> dict[str, Account]:
+    """Return the account map by channel, in its order.
+
+    Raises:
+        InvalidArgument: An account is not an `Account`, or a channel comes twice.
+    """
+    new: dict[str, Account] = {}
+    for account in accounts:
+        if not isinstance(account, Account):
+            raise InvalidArgument(
+                f"accounts must be Account values, not {type(account).__name__}; "
+                "of a map pass accounts.values()",
+                field="accounts",
+            )
+        if account.channel in new:
+            raise InvalidArgument(
+                f"channel {account.channel!r} comes twice; each account needs its own",
+                field="accounts",
+                channel=account.channel,
+            )
+        new[account.channel] = account
+    return new

@@ -8,6 +8,8 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses, core
 
+from tests.redis_servers import Servers, running
+
 
 @pytest.fixture
 def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
@@ -21,3 +23,10 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
         monkeypatch.setattr(core, "ClientResponse", response)
     with aioresponses() as mock:
         yield mock
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Return servers for the shared store, by kind."""
+    with running() as servers:
+        yield servers

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from pika_balancer.errors import PikaError
+from pika_balancer.events import Reporter
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 
 
@@ -71,6 +72,10 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of timers and connections; leases can still be released."""
+        ...
+
+    def attach(self, reporter: Reporter) -> None:
+        """Tell the reporter from now on what happens to the store itself."""
         ...
 
     def snapshot(self) -> Snapshot:

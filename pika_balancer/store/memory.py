@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import NoCapacity, PikaError, WrongLoop
+from pika_balancer.events import Reporter
 from pika_balancer.line import WaitingLine
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
 from pika_balancer.selector import Selector
+from pika_balancer.store.refusals import no_capacity
 
 _Waiter = asyncio.Future[Lease]
 
@@ -118,6 +120,9 @@ class MemoryStore:
     async def close(self) -> None:
         """Do nothing: the store may serve another balancer, whose rests have to end."""
 
+    def attach(self, reporter: Reporter) -> None:
+        """Do nothing: nothing happens to what is in this process's own memory."""
+
     def snapshot(self) -> Snapshot:
         """Return the books at this moment."""
         self._wake(self._clock.now())
@@ -168,17 +173,7 @@ class MemoryStore:
             waiter.set_exception(error)
 
     def _no_capacity(self, channel: str | None) -> NoCapacity:
-        shortage = self._selector.shortage(channel)
-        if shortage is None:
-            # Only for a wish that gave up before it could join the line.
-            return NoCapacity("no slot in time; allow a longer timeout", channel=channel)
-        left = "" if shortage.until is None else f" in {max(0.0, shortage.until - self._clock.now()):.1f} s"
-        return NoCapacity(
-            f"no slot in time: {shortage.message}{left}",
-            reason=shortage.reason,
-            until=shortage.until,
-            channel=channel,
-        )
+        return no_capacity(self._selector.shortage(channel), channel, self._clock.now())
 
     def _settle_in(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, in which the store now serves, with the rests ended that are over."""

