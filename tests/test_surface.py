@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "holders": {"models"},
     "store": {"store", "selector", "policy", "line", "models", "errors", "clock"},
     "refresh": {"events", "models", "errors", "clock"},
-    "leasing": {"holders", "models", "errors"},
+    "leasing": {"holders", "drain", "models", "errors"},
     "drain": {"clock"},
     "balancer": {
         "store",
