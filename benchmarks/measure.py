@@ -1,7 +1,7 @@
 """How this folder measures: subjects take turns, ratios are taken within a round, medians are reported.
 
-How sure a ratio is, the rounds themselves tell: between the k-th smallest and the k-th largest of n ratios lies
-the true median with at least 95 % probability, whatever their distribution (the sign test's interval; k from
+How sure a ratio is, the rounds tell: between the k-th smallest and the k-th largest of n ratios lies the true
+median with at least 95 % probability, whatever their distribution (the sign test's interval; k from
 the binomial distribution). An aim is met when the whole interval is at or below it, missed when the whole
 interval is above; in between, the machine was too noisy to tell. Where there is no aim, too noisy means that
 an end of the interval lies more than a fifth away from the median. Fewer than 6 rounds cannot tell anything.
@@ -143,9 +143,7 @@ def table(rows: list[Row]) -> str:
         "| question | subject | per operation | spread | ratio | against | aim |",
         "|---|---|---:|---:|---:|---|---:|",
     ]
-    for row in rows:
-        lines.append("| " + " | ".join(_cells(row)) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines + ["| " + " | ".join(_cells(row)) + " |" for row in rows])
 
 
 def _cells(row: Row) -> list[str]:
