@@ -1,12 +1,13 @@
 """What does `async with balancer.lease()` cost against `asyncio.Semaphore`, alone and in a crowd?"""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from benchmarks.measure import Row, Subject, compare
+from benchmarks.measure import Row, Subject, compare, count, left_out, peer
 from pika_balancer import Account, Balancer
 
 SLOTS = 5
@@ -72,7 +73,7 @@ def rows(rounds: int = 15) -> list[Row]:
         {f"{name}, uncontended": uncontended(make) for name, make in makers.items()},
         "Semaphore, uncontended",
         rounds=rounds,
-        aims={"lease, uncontended": 3},
+        aims={"lease, uncontended": 2},
     )
     crowd = compare(
         "lease",
@@ -81,4 +82,96 @@ def rows(rounds: int = 15) -> list[Row]:
         rounds=rounds,
         aims={"lease, 50 tasks on 5 slots": 2},
     )
-    return [*alone, *crowd]
+    peers = others()
+    beside = compare(
+        "lease",
+        {
+            f"{name}, uncontended": uncontended(make, 2000)
+            for name, make in ({"lease": lease} | peers).items()
+        },
+        "lease, uncontended",
+        rounds=rounds,
+    )[1:]
+    thousand = compare(
+        "lease",
+        {
+            f"{name}, 1,000 waiters": contended(make, tasks=1000, turns=2)
+            for name, make in (makers | peers).items()
+            if name != "aiolimiter"
+        },
+        "Semaphore, 1,000 waiters",
+        rounds=rounds,
+    )
+    missing = [
+        left_out("lease", name, f"{name} is not installed; pip install 'pika-balancer[bench]'")
+        for name in ("anyio", "aiolimiter")
+        if peer(name) is None
+    ]
+    return [*alone, *crowd, *beside, *thousand, *missing, *storms()]
+
+
+def others() -> dict[str, Callable[[], Slot]]:
+    """Return the peers that are installed, by name."""
+    found: dict[str, Callable[[], Slot]] = {}
+    if (anyio := peer("anyio")) is not None:
+        found["CapacityLimiter"] = lambda: _same(anyio.CapacityLimiter(SLOTS))
+    if (aiolimiter := peer("aiolimiter")) is not None:
+        # A rate, not a count of who is inside: only its uncontended cost compares.
+        found["aiolimiter"] = lambda: _same(aiolimiter.AsyncLimiter(10**9, 1))
+    return found
+
+
+def _same(slot: AbstractAsyncContextManager[Any]) -> Slot:
+    return lambda: slot
+
+
+def storms(cancels: int = 2000) -> list[Row]:
+    """Return how many slots each can still hand out after so many cancellations."""
+    makers = {"Semaphore": semaphore, "lease": lease} | others()
+    makers.pop("aiolimiter", None)
+    return [
+        count(
+            "lease",
+            f"{name}: of {SLOTS} slots obtainable after {cancels:,} cancellations",
+            asyncio.run(survivors(make(), cancels)),
+            "slots",
+        )
+        for name, make in makers.items()
+    ]
+
+
+async def survivors(slot: Slot, cancels: int) -> int:
+    """Cancel tasks at any moment of their wait and hold, and return how many can hold a slot at once then."""
+    chance = random.Random(7)
+    struck = 0
+
+    async def one() -> None:
+        async with slot():
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+
+    async def worker() -> None:
+        nonlocal struck
+        while struck < cancels:
+            task = asyncio.create_task(one())
+            for _ in range(chance.randrange(6)):
+                await asyncio.sleep(0)
+            struck += task.cancel()
+            await asyncio.wait([task])
+
+    await asyncio.gather(*(worker() for _ in range(20)))
+    inside = 0
+
+    async def stay() -> None:
+        nonlocal inside
+        async with slot():
+            inside += 1
+            await asyncio.Event().wait()
+
+    staying = [asyncio.create_task(stay()) for _ in range(SLOTS + 1)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for task in staying:
+        task.cancel()
+    await asyncio.gather(*staying, return_exceptions=True)
+    return inside

@@ -1,10 +1,24 @@
-"""How this folder measures: subjects take turns, ratios are taken within a round, medians are reported."""
+"""How this folder measures: subjects take turns, ratios are taken within a round, medians are reported.
+
+How sure a ratio is, the rounds tell: between the k-th smallest and the k-th largest of n ratios lies the true
+median with at least 95 % probability, whatever their distribution (the sign test's interval; k from
+the binomial distribution). An aim is met when the whole interval is at or below it, missed when the whole
+interval is above; in between, the machine was too noisy to tell. Where there is no aim, too noisy means that
+an end of the interval lies more than a fifth away from the median. Fewer than 6 rounds cannot tell anything.
+"""
 
 import gc
+import importlib
+import math
 import statistics
 from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Final
 
 import attrs
+
+NOISY: Final = 0.2
+"""How far an end of the interval may lie from the median, as a fraction of it, where there is no aim."""
 
 Subject = Callable[[], float]
 """Runs one round of its work and returns seconds per operation."""
@@ -19,15 +33,49 @@ class Row:
     subject: str
     """What was measured."""
     seconds: float
-    """Median seconds per operation."""
+    """Median seconds per operation, or as many of `unit`; NaN where it was left out."""
     spread: float
-    """Half the range of the middle half of the rounds, as a fraction of the median."""
+    """Half the range of the middle half of the rounds, as a fraction of the median; 0 for a count."""
     against: str
-    """What it was held against."""
+    """What it was held against; itself where it is what others are held against."""
     ratio: float
     """Median of the ratios within each round; 1.0 is as quick as the other."""
     aim: float | None = None
     """The ratio that is aimed at, or less."""
+    low: float | None = None
+    """Lower end of the ratio's 95 % interval; None for a count, and for too few rounds."""
+    high: float | None = None
+    """Upper end."""
+    unit: str = "s"
+    """What `seconds` counts: `s`, `B` for bytes, or a word for anything else."""
+    note: str = ""
+    """What else there is to say, such as why it was left out."""
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed`, `too noisy`, or nothing where there is nothing to tell."""
+        if math.isnan(self.seconds) or (self.against == self.subject and self.aim is None):
+            return ""
+        if self.unit != "s":
+            return "" if self.aim is None else "met" if self.ratio <= self.aim else "missed"
+        if self.low is None or self.high is None:
+            return "too noisy"
+        if self.aim is not None:
+            return "met" if self.high <= self.aim else "missed" if self.low > self.aim else "too noisy"
+        return "too noisy" if max(self.high - self.ratio, self.ratio - self.low) > NOISY * self.ratio else ""
+
+
+def interval(ratios: list[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median; None for fewer than 6."""
+    n = len(ratios)
+    if n < 6:
+        return None
+    # The largest k for which fewer than k of n fair coins show heads with at most 2.5 % probability.
+    k, below = 0, 0.0
+    while (below := below + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    ordered = sorted(ratios)
+    return ordered[k - 1], ordered[n - k]
 
 
 def compare(
@@ -42,38 +90,82 @@ def compare(
     for run in subjects.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in subjects}
+    order = list(subjects.items())
     for _ in range(rounds):
-        for name, run in subjects.items():
+        for name, run in order:
             gc.collect()
             times[name].append(run())
+        # Who follows whom changes from round to round, so that nobody always runs in another's wake.
+        order.reverse()
     rows: list[Row] = []
     for name, taken in times.items():
         low, median, high = statistics.quantiles(taken, n=4)
-        ratio = statistics.median(a / b for a, b in zip(taken, times[against], strict=True))
+        ratios = [a / b for a, b in zip(taken, times[against], strict=True)]
+        ends = interval(ratios) or (None, None)
         rows.append(
-            Row(question, name, median, (high - low) / 2 / median, against, ratio, (aims or {}).get(name))
+            Row(
+                question,
+                name,
+                median,
+                (high - low) / 2 / median,
+                against,
+                statistics.median(ratios),
+                (aims or {}).get(name),
+                *ends,
+            )
         )
     return rows
+
+
+def count(question: str, subject: str, value: float, unit: str, against: Row | None = None) -> Row:
+    """Return a row for what comes out the same each time, held against another such row or alone."""
+    other = subject if against is None else against.subject
+    ratio = 1.0 if against is None or not against.seconds else value / against.seconds
+    return Row(question, subject, value, 0.0, other, ratio, unit=unit)
+
+
+def peer(name: str) -> ModuleType | None:
+    """Return somebody else's library, or None if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def left_out(question: str, subject: str, why: str) -> Row:
+    """Return a row that says why there is no figure."""
+    return Row(question, subject, math.nan, 0.0, subject, math.nan, note=why)
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| question | subject | time per operation | spread | ratio | against | aim |",
+        "| question | subject | per operation | spread | ratio | against | aim |",
         "|---|---|---:|---:|---:|---|---:|",
     ]
-    for row in rows:
-        aim = "" if row.aim is None else f"≤ {row.aim:g}"
-        itself = row.subject == row.against
-        lines.append(
-            f"| {row.question} | {row.subject} | {_time(row.seconds)} | ±{row.spread:.0%} | "
-            f"{'' if itself else f'{row.ratio:.2f}'} | {'' if itself else row.against} | {aim} |"
-        )
-    return "\n".join(lines)
+    return "\n".join(lines + ["| " + " | ".join(_cells(row)) + " |" for row in rows])
 
 
-def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 1e-9:.0f} ns"
+def _cells(row: Row) -> list[str]:
+    if math.isnan(row.seconds):
+        return [row.question, row.subject, f"left out: {row.note}", "", "", "", ""]
+    spread = f"±{row.spread:.0%}" if row.unit == "s" else "exact"
+    ratio = against = ""
+    if row.subject != row.against:
+        against = row.against
+        ends = "" if row.low is None or row.high is None else f" ({row.low:.3g}–{row.high:.3g})"
+        ratio = f"{row.ratio:.3g}{ends}" if row.ratio < 1000 else f"{row.ratio:,.0f}"
+    aim = " ".join(["" if row.aim is None else f"≤ {row.aim:g}", row.verdict]).strip()
+    subject = f"{row.subject} ({row.note})" if row.note else row.subject
+    return [row.question, subject, _amount(row.seconds, row.unit), spread, ratio, against, aim]
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.3g} kB"
+    if unit != "s":
+        return f"{value:,.0f} {unit}"
+    for name, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {name}"
+    return f"{value / 1e-9:.0f} ns"

@@ -19,7 +19,7 @@ from pika_balancer.drain import Drain
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
 from pika_balancer.events import Observer, Reporter
 from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, released
-from pika_balancer.leasing import LeaseContext, check_timeout, in_use
+from pika_balancer.leasing import LeaseContext, check_timeout, context, in_use
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
 from pika_balancer.refresh import AccountSource, Refresher
@@ -77,6 +77,7 @@ class Balancer:
         self._store = store
         store.attach(self.reporter)
         self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
+        self._release: Callable[[Lease], Awaitable[None] | None] = store.release
         self._is_open = False
         self._ended: str | None = None
         self._held: dict[int | str, LeaseContext | Watched | Kept] = {}
@@ -136,16 +137,14 @@ class Balancer:
             UnknownChannel: No account has that channel.
             Closed: The balancer is closed or drains.
         """
-        frame = sys._getframe(1)
-        return LeaseContext(self, channel, timeout, (frame.f_code, frame.f_lasti))
+        return context(self, channel, timeout, sys._getframe(1))
 
     def acquire(self, channel: str | None = None, timeout: float | None = None) -> Coroutine[Any, Any, Lease]:
         """Wait for a slot and return its lease, to be given to `release`; arguments and errors as `lease`.
 
         A lease that is dropped without a release is reported with the place that took it, and taken back.
         """
-        frame = sys._getframe(1)
-        return self._acquire(LeaseContext(self, channel, timeout, (frame.f_code, frame.f_lasti)))
+        return self._acquire(context(self, channel, timeout, sys._getframe(1)))
 
     async def release(self, lease: Lease) -> None:
         """Give the slot back, to the first in line if there is one; a second time does nothing.
@@ -357,7 +356,7 @@ class Balancer:
             raise ForeignLease(
                 "this lease was granted elsewhere; release it where it was acquired", channel=lease.channel
             )
-        owed = self._store.release(lease)
+        owed = self._release(lease)
         self._strike(lease)
         if self._drain.waiting:
             self._drain.stir()

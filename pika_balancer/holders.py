@@ -40,8 +40,11 @@ class Waiting(Protocol):
     """The only channel that will do; None for any."""
     since: float
     """When the wait began, on the balancer's clock."""
-    place: Place
-    """Where in the source it was asked for."""
+
+    @property
+    def place(self) -> Place:
+        """Where in the source it was asked for."""
+        ...
 
 
 def describe(place: Place) -> str:

@@ -3,14 +3,17 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from types import TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, Protocol
 
+from pika_balancer.drain import Drain
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.holders import Place
 from pika_balancer.models import Lease
 
 _LONGEST: Final = sys.float_info.max
+# `int | float` in its place would make a new object at every lease with a time limit.
+_NUMBER: Final = (int, float)
 
 
 class Desk(Protocol):
@@ -21,6 +24,8 @@ class Desk(Protocol):
     _held: dict[int | str, Any]
     _now: Callable[[], float]
     _try_acquire: Callable[[str | None], Lease | None]
+    _release: Callable[[Lease], Awaitable[None] | None]
+    _drain: Drain
 
     async def _wait(self, wish: "LeaseContext") -> Lease: ...
 
@@ -35,18 +40,24 @@ class LeaseContext:
     """`async with` this to hold a slot; made by `Balancer.lease`."""
 
     # While it waits and while it holds, it is also its own entry in the balancer's lists of who does.
-    __slots__ = ("_balancer", "lease", "place", "since", "timeout", "wish")
+    __slots__ = ("_balancer", "_code", "_instruction", "lease", "since", "timeout", "wish")
 
-    def __init__(self, balancer: "Desk", wish: str | None, timeout: float | None, place: Place) -> None:
-        check_timeout(timeout)
-        self._balancer = balancer
-        self.wish = wish
-        self.timeout = timeout
-        self.place = place
-        self.lease: Lease | None = None
-
+    _balancer: Desk
+    _code: CodeType
+    _instruction: int
+    wish: str | None
+    """The only channel that will do; None for any."""
+    timeout: float | None
+    """Seconds to wait at most; None for ever."""
+    lease: Lease | None
+    """What it holds, while it does."""
     since: float
     """When it began to wait or to hold, on the balancer's clock."""
+
+    @property
+    def place(self) -> Place:
+        """Where in the source it was asked for."""
+        return self._code, self._instruction
 
     @property
     def channel(self) -> str:
@@ -73,11 +84,44 @@ class LeaseContext:
     ) -> None:
         """Give the slot back."""
         lease, self.lease = self.lease, None
-        if lease is not None and (owed := self._balancer._give_back(lease)) is not None:
-            sent = self._balancer._see_to(owed)
+        if lease is None:
+            return
+        balancer = self._balancer
+        if lease.held and not balancer._observed:
+            # Balancer._give_back, without the calls: this is the hot path.
+            owed = balancer._release(lease)
+            del balancer._held[lease.id]
+            if balancer._drain.waiting:
+                balancer._drain.stir()
+        else:
+            owed = balancer._give_back(lease)
+        if owed is not None:
+            sent = balancer._see_to(owed)
             # An abandoned coroutine that is being closed may not wait for anything.
             if kind is not GeneratorExit:
                 await asyncio.shield(sent)
+
+
+_NEW: Final = object.__new__
+
+
+def context(balancer: Desk, wish: str | None, timeout: float | None, frame: FrameType) -> LeaseContext:
+    """Return a new lease context, asked for in that frame.
+
+    Raises:
+        InvalidArgument: `timeout` is not a number of seconds to wait.
+    """
+    if timeout is not None:
+        check_timeout(timeout)
+    # Not a constructor: a call of the class would cost half as much again as a whole uncontended semaphore.
+    made = _NEW(LeaseContext)
+    made._balancer = balancer
+    made.wish = wish
+    made.timeout = timeout
+    made._code = frame.f_code
+    made._instruction = frame.f_lasti
+    made.lease = None
+    return made
 
 
 def in_use() -> InvalidArgument:
@@ -87,7 +131,7 @@ def in_use() -> InvalidArgument:
 
 def check_timeout(timeout: object) -> None:
     """Raise `InvalidArgument` unless `timeout` is None or a number of seconds to wait."""
-    if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout <= _LONGEST):
+    if timeout is not None and not (isinstance(timeout, _NUMBER) and 0 <= timeout <= _LONGEST):
         raise InvalidArgument(
             "timeout must be a number of seconds, 0 or more; None waits for ever", field="timeout"
         )

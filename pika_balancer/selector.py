@@ -12,7 +12,7 @@ import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -21,6 +21,8 @@ from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Uniform, Weights, make_rule
 from pika_balancer.shortage import shortage_of
+
+_NEW: Final = object.__new__
 
 
 class Selector:
@@ -64,7 +66,7 @@ class Selector:
         self.update(accounts)
 
     def try_acquire(
-        self, channel: str | None = None, max_jobs: int | None = None, *, now: float | None = None
+        self, channel: str | None = None, max_jobs: int | None = None, now: float | None = None
     ) -> Lease | None:
         """Reserve a slot and return its lease, or return None: never blocks, never passes a cap.
 
@@ -98,7 +100,10 @@ class Selector:
         if left <= 0:
             self._close(self._books[row])
         self._serial = serial = self._serial + 1
-        return Lease(self, row, serial)
+        # What Lease(self, row, serial) makes, at half its cost.
+        lease = _NEW(Lease)
+        lease.grantor, lease.row, lease.id, lease.held = self, row, serial, True
+        return lease
 
     def release(self, lease: Lease) -> bool:
         """Give the slot back; return whether it was still held. A second time does nothing.

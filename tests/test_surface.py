@@ -55,7 +55,7 @@ ARROWS: dict[str, set[str]] = {
         "clock",
     },
     "refresh": {"events", "models", "errors", "clock"},
-    "leasing": {"holders", "models", "errors"},
+    "leasing": {"holders", "drain", "models", "errors"},
     "drain": {"clock"},
     "balancer": {
         "store",

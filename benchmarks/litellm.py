@@ -1,0 +1,137 @@
+"""LiteLLM's Router beside our selector: what its pick costs, and how often it lands on a full account.
+
+Its public coroutine is asked for a deployment and nothing is sent anywhere. `simple-shuffle` keeps no count;
+`least-busy` is told of every begin and end through the callbacks by which LiteLLM tells itself.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from benchmarks.measure import Row, Subject, compare, left_out, peer
+from pika_balancer import Account, Selector
+
+SIZES: Final = (10, 100, 1000, 10_000)
+STRATEGIES: Final = ("simple-shuffle", "least-busy")
+FEW: Final = 6
+"""Rounds below which nobody has asked for what takes minutes."""
+MISSING: Final = "litellm is not installed; pip install 'pika-balancer[bench]'"
+
+ACCOUNTS: Final = 10
+CAP: Final = 6
+BUSY: Final = 54
+"""Slots taken of 60 before each pick of the count."""
+PICKS: Final = 2000
+
+Pick = Callable[[], Awaitable[Any]]
+
+
+def router(accounts: int, strategy: str) -> Any | None:
+    """Return a router over so many deployments; None where LiteLLM is not installed."""
+    # Otherwise it would fetch a list of prices at import.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    module = peer("litellm")
+    if module is None:
+        return None
+    deployments = [
+        {
+            "model_name": "pika",
+            "litellm_params": {"model": "openai/pika", "api_key": "none", "max_parallel_requests": CAP},
+            "model_info": {"id": str(i)},
+        }
+        for i in range(accounts)
+    ]
+    return module.Router(model_list=deployments, routing_strategy=strategy)
+
+
+def pick(router: Any) -> Pick:
+    """Return how to ask it for a deployment."""
+    return lambda: router.async_get_available_deployment(model="pika", request_kwargs={})
+
+
+def ours(accounts: int) -> Pick:
+    """Return a whole acquire and release behind a coroutine, for the same kind of call."""
+    selector = Selector([Account(str(i), CAP) for i in range(accounts)], rng=random.Random(1))
+
+    async def pair() -> None:
+        lease = selector.try_acquire()
+        if lease is not None:
+            selector.release(lease)
+
+    return pair
+
+
+def of(runner: asyncio.Runner, work: Pick, turns: int) -> Subject:
+    """Return a round of picks, one after the other; seconds per pick."""
+
+    async def picks() -> float:
+        begin = time.perf_counter()
+        for _ in range(turns):
+            await work()
+        return (time.perf_counter() - begin) / turns
+
+    return lambda: runner.run(picks())
+
+
+def rows(rounds: int = 15) -> list[Row]:
+    """Measure and return the rows."""
+    if router(1, STRATEGIES[0]) is None:
+        return [left_out("selector", "LiteLLM Router", MISSING)]
+    found: list[Row] = []
+    with asyncio.Runner() as runner:
+        for size in SIZES:
+            if size >= 1000 and rounds < FEW:
+                why = f"making its Router takes a minute; ask for {FEW} rounds or more"
+                found.append(left_out("selector", f"LiteLLM Router, {size:,} accounts", why))
+                continue
+            mine = f"acquire + release in a coroutine, {size:,} accounts"
+            subjects = {mine: of(runner, ours(size), 5000)}
+            for strategy in STRATEGIES:
+                work = pick(router(size, strategy))
+                subjects[f"LiteLLM {strategy}, pick alone, {size:,} accounts"] = of(
+                    runner, work, max(2, 1000 // size)
+                )
+            found += compare("selector", subjects, mine, rounds=rounds)
+    return found
+
+
+def full_picks() -> dict[str, int]:
+    """Return how many picks each strategy sends to a full deployment, with a few slots free each time."""
+    found: dict[str, int] = {}
+    for strategy in STRATEGIES:
+        made = router(ACCOUNTS, strategy)
+        if made is not None:
+            found[f"LiteLLM {strategy}"] = asyncio.run(_full(made, strategy))
+    return found
+
+
+async def _full(router: Any, strategy: str) -> int:
+    random.seed(1)  # the one that it draws from
+    chance, busy, running = random.Random(2), Counter[str](), list[str]()
+    told = router.leastbusy_logger if strategy == "least-busy" else None
+    sent = 0
+    for _ in range(PICKS):
+        while len(running) >= BUSY:
+            ended = running.pop(chance.randrange(len(running)))
+            busy[ended] -= 1
+            if told is not None:
+                await told.async_log_success_event(_call(ended), None, None, None)
+        chosen = (await router.async_get_available_deployment(model="pika", request_kwargs={}))["model_info"][
+            "id"
+        ]
+        if busy[chosen] >= CAP:
+            sent += 1  # refused by the service, so it never runs
+            continue
+        busy[chosen] += 1
+        running.append(chosen)
+        if told is not None:
+            told.log_pre_api_call("openai/pika", [], _call(chosen))
+    return sent
+
+
+def _call(deployment: str) -> dict[str, Any]:
+    return {"litellm_params": {"metadata": {"model_group": "pika"}, "model_info": {"id": deployment}}}
