@@ -73,7 +73,7 @@ class Side:
     def seats(self) -> list[dict[str, Any]]:
         """Return, per account, jobs and the most at once: as the server counts, or else as seen from here."""
         total = self.total
-        seen = {} if self.statistics is None else self.statistics["channels"]
+        seen: dict[str, Any] = {} if self.statistics is None else self.statistics["channels"]
         return [
             {
                 "channel": account.channel,

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -55,10 +55,13 @@ class Setting:
             raise Usage("--vs: a load is either open (rate) or closed", field="vs")
         return changed
 
-    def told(self, names: Sequence[str] | dict[str, Any]) -> str:
+    def told(self, names: Iterable[str]) -> str:
         """Return what these settings are, in the words of `--vs`."""
         words = self.document()
-        return " ".join(f"{name}={words[name]}" for name in names if words[name] is not None)
+        # Where one loop takes the place of the other, this side has the other one.
+        loop = "rate" if self.closed is None else "closed"
+        own = dict.fromkeys(loop if name in ("rate", "closed") else name for name in names)
+        return " ".join(f"{name}={words[name]}" for name in own if words[name] is not None)
 
     def document(self) -> dict[str, Any]:
         """Return all settings, as `--json` shows them."""

@@ -35,11 +35,13 @@ class Ratio:
     """The lowest of these."""
     high: float
     """The highest of these."""
+    pairs: int
+    """How many there are."""
 
     @property
     def differs(self) -> bool:
-        """Whether every pair says that the second's is higher, or every one that it is lower."""
-        return self.low > 1 or self.high < 1
+        """Whether all of enough pairs say that the second's is higher, or all that it is lower."""
+        return self.pairs >= PAIRS and (self.low > 1 or self.high < 1)
 
 
 def _rate(tally: Tally) -> float | None:
@@ -57,15 +59,15 @@ FIGURES: Final[dict[str, Callable[[Tally], float | None]]] = {
 
 
 def ratios(first: Sequence[Tally], second: Sequence[Tally]) -> list[Ratio]:
-    """Return a ratio for each figure that every turn has; pairs that are not whole are left out."""
-    pairs = list(zip(first, second, strict=False))
+    """Return a ratio for each figure; a turn that is cut short, or measured nothing, counts in none."""
     found: list[Ratio] = []
     for name, figure in FIGURES.items():
         quotients: list[float] = []
-        for one, other in pairs:
+        for one, other in zip(first, second, strict=False):
             below, above = figure(one), figure(other)
             if below and above is not None:
                 quotients.append(above / below)
-        if quotients and len(quotients) == len(pairs):
-            found.append(Ratio(name, statistics.median(quotients), min(quotients), max(quotients)))
+        if quotients:
+            low, high = min(quotients), max(quotients)
+            found.append(Ratio(name, statistics.median(quotients), low, high, len(quotients)))
     return found

@@ -60,8 +60,9 @@ def draw(path: Path, sides: Sequence[tuple[str, Tally]], *, slots: int) -> None:
     ticks = [place for place in _TICKS if place <= max(10, most)]
     by_percentile.set_xticks(ticks, [_TICKS[place] for place in ticks])
     by_percentile.minorticks_off()
-    by_percentile.set_yscale("log")
-    by_percentile.yaxis.set_major_formatter("{x:g}")
+    if any(side.accepted.max > 0 for _, side in sides):  # there is no logarithm of nothing
+        by_percentile.set_yscale("log")
+        by_percentile.yaxis.set_major_formatter("{x:g}")
     bound = ", lower bounds: some had not ended" if any(side.unfinished for _, side in sides) else ""
     by_percentile.set_title(f"Time from the intended start, by percentile of jobs{bound}")
     by_percentile.set_xlabel("share of jobs that took no longer")

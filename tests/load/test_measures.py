@@ -162,12 +162,21 @@ def turn(seconds: float) -> Tally:
 
 
 def test_ratios_are_taken_pair_by_pair_and_say_when_they_cannot_tell() -> None:
-    first = [turn(0.1), turn(0.2), turn(0.4)]
-    found = {ratio.figure: ratio for ratio in ratios(first, [turn(0.2), turn(0.4), turn(0.8)])}
+    first = [turn(0.1), turn(0.2), turn(0.4)] * 2
+    found = {ratio.figure: ratio for ratio in ratios(first, [turn(0.2), turn(0.4), turn(0.8)] * 2)}
     assert found["ended p50"].median == pytest.approx(2, rel=0.01)
     assert found["ended p50"].differs
     assert not found["completed per second"].differs
-    mixed = {ratio.figure: ratio for ratio in ratios(first, [turn(0.2), turn(0.1)])}
+    mixed = {ratio.figure: ratio for ratio in ratios(first, [turn(0.2), turn(0.1)] * 3)}
     assert (mixed["ended p50"].low < 1 < mixed["ended p50"].high, mixed["ended p50"].differs) == (True, False)
-    assert ratios(first, []) == []
-    assert not any(ratio.figure.startswith("ended") for ratio in ratios(first, [Tally(seconds=1.0)]))
+
+
+def test_too_few_pairs_cannot_tell_and_a_turn_that_measured_nothing_counts_in_none() -> None:
+    first, second = [turn(0.1)] * 6, [turn(0.2)] * 5
+    found = {ratio.figure: ratio for ratio in ratios(first, [*second, Tally(seconds=1.0)])}
+    assert (found["ended p50"].pairs, found["ended p50"].low > 1, found["ended p50"].differs) == (
+        5,
+        True,
+        False,
+    )
+    assert ratios(first, []) == ratios([], first) == []
