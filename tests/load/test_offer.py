@@ -183,6 +183,26 @@ async def test_stall_counts_for_everybody_whom_it_keeps_waiting(
     assert tally.ended.max >= 4.0
 
 
+async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_says_so(
+    load: tuple[Load, ManualClock, LocalServer],
+) -> None:
+    carrier, clock, _ = load
+    held = [1.5]
+
+    def watch() -> None:
+        if held and clock.now() >= 1:
+            clock._now += held.pop()  # as if the event loop had stood still
+
+    tally = Tally(seconds=4.0)
+    task = asyncio.create_task(
+        carrier.run(plan(rate=2.0, arrivals="even", seconds=4.0), tally, rng=RNG, watch=watch, interval=0.25)
+    )
+    await moved(task, clock)
+    assert tally.jobs == 8
+    assert tally.lag.max >= 1.0
+    assert tally.accepted.max >= tally.lag.max
+
+
 async def test_jobs_that_do_not_end_in_time_are_cut_and_count_as_long_as_they_took(
     load: tuple[Load, ManualClock, LocalServer],
 ) -> None:
