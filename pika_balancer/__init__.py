@@ -14,6 +14,7 @@ The map, from the centre outwards; imports point inward only:
     transport, calls, client    the API over HTTP, without any balancing
     dispatch                    a job's whole life, on a client and a balancer
     callbacks, metrics          the service's reports come in; figures go out to Prometheus
+    units, load                 durations and rates as texts; load on a service, and what it measures
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 

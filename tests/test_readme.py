@@ -80,7 +80,7 @@ def env(address: str) -> dict[str, str]:
 
 
 def test_no_block_goes_unread() -> None:
-    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 7
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 8
     assert (len(PYTHON), len(SCRIPT)) == (7, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
@@ -228,8 +228,15 @@ def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], 
     assert "0 jobs running" in done.stdout
 
 
+def test_a_load_is_measured_and_two_settings_are_compared(env: dict[str, str]) -> None:
+    done = shell(SHELL[6], env)
+    assert done.returncode == 0, done.stderr
+    assert "policy=random: to the end" in done.stdout
+    assert "policy=least_loaded against policy=random, turn by turn:" in done.stdout
+
+
 def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
-    done = shell(SHELL[6].strip() + " --rounds 2", env)
+    done = shell(SHELL[7].strip() + " --rounds 2", env)
     assert done.returncode == 0, done.stderr
     for question in QUESTIONS:
         assert f"| {question}" in done.stdout

@@ -26,6 +26,11 @@ PURE = {
     "strict",
     "answer",
     "parse",
+    "units",
+    "load/arrivals",
+    "load/latency",
+    "load/tally",
+    "load/compare",
     "dispatch/verdict",
     "dispatch/health",
 }
@@ -93,6 +98,8 @@ ARROWS: dict[str, set[str]] = {
     "simulate": {"simulate", "selector", "policy", "models", "errors"},
     "metrics": {"events", "models", "errors"},
     "server": {"server", "clock"},
+    "units": {"errors"},
+    "load": {"load", "dispatch", "server", "events", "models", "errors", "clock"},
     "testing": {"clock", "server"},
 }
 """Room → the rooms that it may import. The doors (`cli`, `__main__`, `__init__`) may import anything."""
@@ -204,13 +211,13 @@ def run(script: str) -> str:
 
 def test_importing_the_package_brings_nothing_heavy() -> None:
     loaded = run("import sys, pika_balancer; print('\\n'.join(sys.modules))").split()
-    heavy = {"rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client", "argparse"}
+    heavy = {"rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client", "argparse", "hdrh"}
     assert not {name for name in loaded if name.split(".")[0] in heavy}
     assert not {name for name in loaded if own(name) in {"cli", "server", "testing"}}
 
 
 def test_the_package_imports_without_any_extra() -> None:
-    missing = ("rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client")
+    missing = ("rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client", "hdrh")
     run(
         f"import sys\nfor name in {missing!r}: sys.modules[name] = None\n"
         "import pika_balancer, pika_balancer.testing, pika_balancer.server, pika_balancer.cli"

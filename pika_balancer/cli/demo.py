@@ -4,24 +4,21 @@ import argparse
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 
 from pika_balancer.balancer import Balancer
 from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, Interrupted
 from pika_balancer.cli.frame import PlainView
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, whole
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.workload import Workload
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
 from pika_balancer.policy import POLICIES
-from pika_balancer.server import LAW_FORMS, ConfigError, LocalServer, Statistics, parse_accounts, parse_law
-
-T = TypeVar("T")
+from pika_balancer.server import LAW_FORMS, LocalServer, Statistics, parse_accounts, parse_law
 
 _ACCOUNTS: Final = "5,3,2"
 _SERVICE: Final = "uniform:15s,45s"
@@ -49,7 +46,7 @@ def register(subparsers: Subparsers) -> None:
     add = parser.add_argument
     add(
         "--accounts",
-        type=_configured(parse_accounts),
+        type=read_by(parse_accounts),
         default=_ACCOUNTS,
         metavar="CAPS",
         help="caps of the accounts: 6,6,4, or 5x6 for five with cap 6 (default: %(default)s)",
@@ -68,7 +65,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add(
         "--service",
-        type=_configured(parse_law),
+        type=read_by(parse_law),
         default=_SERVICE,
         metavar="LAW",
         help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",
@@ -232,13 +229,3 @@ class Report:
             f"by the server's count: {self.refusals} submits refused (0 expected), "
             f"{self.exceeded} accounts above their cap (0 expected)"
         )
-
-
-def _configured(parse: Callable[[str], T]) -> Callable[[str], T]:
-    def read(text: str) -> T:
-        try:
-            return parse(text)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{error.field}: ")) from None
-
-    return read

@@ -10,13 +10,15 @@ import sys
 import textwrap
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from pika_balancer.cli.exits import Interrupted, Usage
 from pika_balancer.client import BASE_URL, PikaClient
 from pika_balancer.models import Secret
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
+
+T = TypeVar("T")
 
 _LONGEST_TOKEN: Final = 4096
 _WIDTH: Final = 79
@@ -50,12 +52,17 @@ def add_command(
     return parser
 
 
-def add_service(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which service to talk to, and as whom."""
+def add_service(
+    parser: argparse.ArgumentParser, *, otherwise: str = f"PIKA_BASE_URL, else {BASE_URL}"
+) -> None:
+    """Add the options that say which service to talk to, and as whom.
+
+    Args:
+        parser: Gets them.
+        otherwise: Which service it is without `--base-url`, for the help.
+    """
     group = parser.add_argument_group("service")
-    group.add_argument(
-        "--base-url", metavar="URL", help=f"where the API is (default: PIKA_BASE_URL, else {BASE_URL})"
-    )
+    group.add_argument("--base-url", metavar="URL", help=f"where the API is (default: {otherwise})")
     group.add_argument(
         "--token-file",
         dest="token",
@@ -80,6 +87,24 @@ async def connect(args: argparse.Namespace) -> AsyncGenerator[PikaClient]:
             yield client
     except asyncio.CancelledError:
         raise Interrupted("interrupted") from None
+
+
+def read_by(parse: Callable[..., T], **more: str) -> Callable[[str], T]:
+    """Return what reads an option with `parse`, whose errors then come without the name of the field.
+
+    Args:
+        parse: Raises a `ValueError` with a `field`: `InvalidArgument`, or the server's `ConfigError`.
+        more: Its further arguments.
+    """
+
+    def read(text: str) -> T:
+        try:
+            return parse(text, **more)
+        except ValueError as error:
+            field = getattr(error, "field", None)
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field}: ")) from None
+
+    return read
 
 
 def whole(minimum: int) -> Callable[[str], int]:

@@ -63,9 +63,31 @@ class Terminal:
         """Return a view of the demo; use it as a context manager."""
         return LiveView(self.console)
 
+    def line(self) -> "LiveLine":
+        """Return a view of one line; use it as a context manager."""
+        return LiveLine(self.console)
+
     def looks(self, every: float) -> LookView:
         """Return a view of a service, looked at every so many seconds; use it as a context manager."""
         return LiveLooks(self.console, every)
+
+
+class LiveLine:
+    """One line that is written over, cut to the width of the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        self._live.update(Text(printable(text), no_wrap=True, overflow="crop"), refresh=True)
 
 
 class LiveView:

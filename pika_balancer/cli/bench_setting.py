@@ -1,0 +1,153 @@
+"""What one side of a benchmark is set to, and the one setting that `--vs` changes for the other side."""
+
+import argparse
+import difflib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import attrs
+
+from pika_balancer.cli.exits import Usage
+from pika_balancer.cli.options import read_by, whole
+from pika_balancer.load.arrivals import ARRIVALS
+from pika_balancer.policy import POLICIES
+from pika_balancer.server import Law, ServerAccount, parse_accounts, parse_law
+from pika_balancer.units import parse_duration, parse_rate
+
+Change = tuple[str, Any]
+"""The name of a setting, and its other value."""
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """One side of a benchmark. Either `rate` or `closed` is set."""
+
+    policy: str
+    """How accounts are chosen."""
+    rate: float | None
+    """Jobs per second, of an open loop."""
+    closed: int | None
+    """Jobs under way at once, of a closed loop."""
+    arrivals: str
+    """The schedule of the open loop."""
+    poll_every: float | None
+    """Seconds between two looks at a job; None to be called back."""
+    accounts: tuple[ServerAccount, ...]
+    """Those of the local server."""
+    service: Law
+    """How long its jobs run."""
+
+    def changed(self, changes: Sequence[Change]) -> "Setting":
+        """Return the other side.
+
+        Raises:
+            Usage: Nothing would differ.
+        """
+        new = dict(changes)
+        for loop, other in (("rate", "closed"), ("closed", "rate")):
+            if loop in new and other not in new:
+                new[other] = None
+        changed = attrs.evolve(self, **new)
+        if self.told(new) == changed.told(new):
+            raise Usage("--vs changes nothing: both sides would be the same", field="vs")
+        if (changed.rate is None) == (changed.closed is None):
+            raise Usage("--vs: a load is either open (rate) or closed", field="vs")
+        return changed
+
+    def told(self, names: Iterable[str]) -> str:
+        """Return what these settings are, in the words of `--vs`."""
+        words = self.document()
+        # Where one loop takes the place of the other, this side has the other one.
+        loop = "rate" if self.closed is None else "closed"
+        own = dict.fromkeys(loop if name in ("rate", "closed") else name for name in names)
+        return " ".join(f"{name}={words[name]}" for name in own if words[name] is not None)
+
+    def document(self) -> dict[str, Any]:
+        """Return all settings, as `--json` shows them."""
+        return {
+            "policy": self.policy,
+            "rate": None if self.rate is None else f"{self.rate:g}/s",
+            "closed": self.closed,
+            "arrivals": self.arrivals if self.closed is None else None,
+            "poll_every": None if self.poll_every is None else f"{self.poll_every:g}s",
+            "accounts": caps(self.accounts) or None,
+            "service": self.service.text if self.accounts else None,
+        }
+
+    @property
+    def slots(self) -> int:
+        """Slots of all accounts of the local server; 0 where the service is another's."""
+        return sum(account.max_jobs for account in self.accounts)
+
+
+def caps(accounts: Sequence[ServerAccount]) -> str:
+    """Return the caps as `parse_accounts` reads them: `2x6,4`."""
+    runs = [(cap, len(list(run))) for cap, run in itertools.groupby(account.max_jobs for account in accounts)]
+    return ",".join(f"{count}x{cap}" if count > 1 else f"{cap}" for cap, count in runs)
+
+
+def rate(text: str) -> float:
+    """Read a rate above 0, such as `200/s`."""
+    value = read_by(parse_rate, field="rate")(text)
+    if not value:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def duration(text: str) -> float:
+    """Read a duration above 0, such as `30s`."""
+    value = read_by(parse_duration, field="duration")(text)
+    if not value:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def law(text: str) -> Law:
+    """Read a law of service times."""
+    return read_by(parse_law)(text)
+
+
+def accounts(text: str) -> tuple[ServerAccount, ...]:
+    """Read caps of accounts."""
+    return read_by(parse_accounts)(text)
+
+
+def policy(text: str) -> str:
+    """Read the name of a policy."""
+    return _one_of("policy", POLICIES, text)
+
+
+def arrivals(text: str) -> str:
+    """Read the name of a schedule."""
+    return _one_of("schedule", tuple(ARRIVALS), text)
+
+
+def change(text: str) -> Change:
+    """Read what is different on the other side, such as `policy=least_loaded`."""
+    name, equals, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE, such as policy=least_loaded")
+    return name, _SETTINGS[_one_of("setting", tuple(_SETTINGS), name)](value.strip())
+
+
+def _one_of(what: str, known: Sequence[str], text: str) -> str:
+    if text in known:
+        return text
+    close = difflib.get_close_matches(text, known, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise argparse.ArgumentTypeError(f"there is no {what} {text!r}; {meant}known are {', '.join(known)}")
+
+
+_SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
+    "policy": policy,
+    "rate": rate,
+    "closed": whole(1),
+    "arrivals": arrivals,
+    "poll_every": duration,
+    "accounts": accounts,
+    "service": law,
+}
+SETTINGS: Final = tuple(_SETTINGS)
+"""What `--vs` can change."""

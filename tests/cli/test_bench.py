@@ -1,0 +1,343 @@
+"""`bench`: a bounded load, measured, told to people and to programs, compared, drawn, and cut short."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pika_balancer.cli.bench_report import Report, Side, Watch, span
+from pika_balancer.cli.bench_setting import Setting, accounts, caps, law
+from pika_balancer.cli.output import Output
+from pika_balancer.load.latency import MICROSECONDS
+from pika_balancer.load.picture import draw
+from pika_balancer.load.tally import Tally
+from pika_balancer.testing import ManualClock
+from tests.cli.conftest import CANARY, FIRST, ROOT, SECOND, Run, Serve, Spawn, group_lives, read_until
+from tests.cli.test_terminal import watch
+
+QUICK = ("--duration", "1s", "--service", "fixed:20ms", "--accounts", "2x5", "--seed", "7")
+
+
+def test_document_has_everything_and_adds_up(cli: Run) -> None:
+    ran = cli("bench", "--rate", "40/s", "--arrivals", "even", *QUICK, "--json")
+    assert ran.code == 0, ran.err
+    document = ran.document
+    assert list(document) == ["seed", "seconds", "turns", "sides", "ratios", "interrupted"]
+    assert (document["seed"], document["turns"], document["ratios"]) == (7, 1, [])
+    (side,) = document["sides"]
+    assert side["setting"] == {
+        "policy": "random",
+        "rate": "40/s",
+        "closed": None,
+        "arrivals": "even",
+        "poll_every": None,
+        "accounts": "2x5",
+        "service": "fixed:20ms",
+    }
+    assert (side["jobs"], side["statuses"], side["failures"]) == (40, {"completed": 40}, {})
+    assert (side["refused"], side["unfinished"], side["ended_by"]) == (0, 0, "duration")
+    # A tenth is warm-up: 36 jobs in nine tenths of a second.
+    assert side["window_s"] == pytest.approx(0.9, abs=0.1)
+    assert side["offered_per_s"] == pytest.approx(40, rel=0.15)
+    assert 0 < side["completed_per_s"] < 60
+    ended = side["latency"]["ended"]
+    assert list(ended) == ["count", "mean_s", "p50_s", "p90_s", "p99_s", "p99.9_s", "max_s", "histogram"]
+    assert side["latency"]["accepted"]["count"] == ended["count"] == 36
+    assert 0.02 <= ended["p50_s"] <= ended["p90_s"] <= ended["p99_s"] <= ended["max_s"] < 5
+    assert side["latency"]["accepted"]["p50_s"] < ended["p50_s"]
+    assert side["counted_by"] == "server"
+    assert [seat["channel"] for seat in side["accounts"]] == [FIRST, SECOND]
+    assert sum(seat["jobs"] for seat in side["accounts"]) == 40
+    assert all(1 <= seat["peak_in_flight"] <= seat["max_jobs"] == 5 for seat in side["accounts"])
+    assert side["server"]["submits"] == side["server"]["completed"] == 40
+    assert sum(point["jobs"] for point in side["over_time"]) == 36
+
+
+def test_people_get_tables(cli: Run) -> None:
+    ran = cli("bench", "--closed", "4", *QUICK)
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("closed loop, 4 jobs at a time on http://127.0.0.1:")
+    assert lines[0].endswith(": 2 accounts, 10 slots, policy random")
+    assert lines[1] == "for 1 s; seed 7; Ctrl-C stops"
+    assert [line.split()[0] for line in lines if line.startswith((FIRST, SECOND))] == [FIRST, SECOND]
+    assert any(line.startswith("to the end") for line in lines)
+    assert any(line.endswith("; 0 submits refused (429)") for line in lines)
+
+
+def test_closed_loop_bounded_by_jobs_keeps_so_many_in_flight(cli: Run) -> None:
+    ran = cli("bench", "--closed", "4", "--jobs", "30", *QUICK, "--json")
+    (side,) = ran.document["sides"]
+    assert (ran.code, side["jobs"], side["ended_by"]) == (0, 30, "jobs")
+    assert side["peak_in_flight"] == 4
+
+
+def test_refusals_and_errors_are_told_by_class(cli: Run) -> None:
+    options = ("--fault", "429:0.05:10ms", "--fault", "422:0.2", "--fault", "fail:0.2", "--accounts", "9x5")
+    ran = cli("bench", "--rate", "60/s", *QUICK, *options, "--json")
+    (side,) = ran.document["sides"]
+    assert ran.code == 0
+    assert side["refused"] == side["submit_errors"]["RateLimited"] == side["server"]["faults"]["429"] > 0
+    assert side["failures"]["PromptRejected"] == side["server"]["faults"]["422"] > 0
+    assert side["statuses"]["failed"] == side["server"]["faults"]["fail"] > 0
+    known = sum(side["statuses"].values()) + sum(side["failures"].values()) + side["unfinished"]
+    assert known == side["jobs"]
+
+
+def test_two_settings_take_turns_with_the_same_arrivals(cli: Run) -> None:
+    options = ("--rate", "60/s", *QUICK, "--jobs", "20", "--vs", "policy=least_loaded", "--json")
+    documents = [cli("bench", *options).document for _ in range(2)]
+    for document in documents:
+        assert (document["turns"], [side["label"] for side in document["sides"]]) == (
+            6,
+            ["policy=random", "policy=least_loaded"],
+        )
+        one, other = document["sides"]
+        assert one["jobs"] == other["jobs"] <= 20
+        assert one["url"] != other["url"]
+        assert {ratio["figure"] for ratio in document["ratios"]} >= {"ended p50", "accepted p99"}
+        assert all(ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in document["ratios"])
+    same = [[side["jobs"] for side in document["sides"]] for document in documents]
+    assert same[0] == same[1]
+
+
+def test_comparison_is_told_to_people(cli: Run) -> None:
+    options = ("--duration", "2s", "--fault", "422:0.1", "--vs", "closed=8", "--vs", "service=fixed:60ms")
+    ran = cli("bench", "--closed", "4", *QUICK, *options)
+    assert ran.code == 0
+    title = "closed=8 service=fixed:60ms against closed=4 service=fixed:20ms, turn by turn:"
+    assert title in ran.out
+    assert "closed=8 service=fixed:60ms: to the end" in ran.out
+    row = next(line for line in ran.out.splitlines() if line.startswith("ended p50"))
+    assert row.endswith("differs")
+    assert "submits not answered with a job: PromptRejected" in ran.out
+
+
+def test_interrupt_ends_orderly_with_what_is_measured(spawn: Spawn) -> None:
+    process = spawn("bench", "--rate", "50/s", "--duration", "1h", "--jobs", "99999", "--seed", "3", "--json")
+    read_until(process.stderr, "Ctrl-C stops")
+    read_until(process.stderr, " 0 refused")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    document = json.loads(out)
+    assert document["interrupted"] is True
+    assert document["sides"][0]["counted_by"] == "server"
+    assert not group_lives(process)
+
+
+def test_server_does_not_outlive_a_load_that_is_killed(spawn: Spawn) -> None:
+    process = spawn("bench", "--rate", "5/s", "--duration", "1min", "--json")
+    greeting = read_until(process.stderr, "http://")
+    port = greeting.split("127.0.0.1:")[1].split("/")[0]
+    process.kill()
+    process.wait()
+    probe = (
+        "import socket, sys, time\n"
+        "for _ in range(100):\n"
+        f"    if socket.socket().connect_ex(('127.0.0.1', {port})): sys.exit(0)\n"
+        "    time.sleep(0.05)\n"
+        "sys.exit(1)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], timeout=20, check=False).returncode == 0
+
+
+def test_foreign_server_is_loaded_only_when_confirmed_and_bounded(cli: Run, serve: Serve) -> None:
+    service = serve("2,1", service="fixed:0.01s")
+    named = ("bench", "--base-url", service.url, "--rate", "20/s", "--poll-every", "50ms")
+    bounds = ("--jobs", "8", "--duration", "1s")
+    for missing in (named, (*named, "--jobs", "8")):
+        assert "with both --jobs and --duration" in cli(*missing).err
+    ran = cli(*named, *bounds)
+    assert ran.code == 2
+    assert "confirm that with --jobs-are-billed" in ran.err
+    assert service.server.statistics().submits == 0
+    ran = cli(*named, *bounds, "--jobs-are-billed", "--json")
+    assert ran.code == 0, ran.err
+    (side,) = ran.document["sides"]
+    assert (side["jobs"], side["statuses"], side["counted_by"]) == (8, {"completed": 8}, "client")
+    assert side["server"] is None
+    assert sum(seat["jobs"] for seat in side["accounts"]) == service.server.statistics().submits == 8
+    assert all(seat["peak_in_flight"] <= seat["max_jobs"] for seat in side["accounts"])
+
+
+def test_environment_alone_loads_no_foreign_server(cli: Run, serve: Serve) -> None:
+    service = serve()
+    assert cli("bench", "--closed", "2", "--jobs", "4", *QUICK).code == 0
+    assert service.server.statistics().submits == 0
+
+
+def test_refused_token_ends_the_load_with_its_exit_code(cli: Run, serve: Serve) -> None:
+    service = serve("2", service="fixed:0.01s", faults=["402:1"])
+    options = ("--jobs", "5", "--duration", "1s", "--closed", "1", "--jobs-are-billed")
+    ran = cli("bench", "--base-url", service.url, *options, "--json")
+    assert ran.code == 4
+    assert (ran.error["type"], ran.document["sides"][0]["jobs"]) == ("SubscriptionRequired", 1)
+    people = cli("bench", "--base-url", service.url, *options)
+    assert "ended early: " in people.err
+
+
+WRONG = [
+    (["--rate", "200"], "'200' is no rate; did you mean 200/s?"),
+    (["--rate", "0/s"], "argument --rate: must be above 0"),
+    (["--rate", "5/s", "--closed", "3"], "not allowed with"),
+    (["--duration", "5m"], "did you mean 5min?"),
+    (["--duration", "0s"], "argument --duration: must be above 0"),
+    (["--closed", "none"], "argument --closed: must be a whole number"),
+    (["--closed", "2", "--arrivals", "even"], "--arrivals is for the open loop"),
+    (["--arrivals", "poison"], "did you mean poisson?"),
+    (["--policy", "least-loaded"], "did you mean least_loaded?"),
+    (["--service", "slow"], "is no law of service times"),
+    (["--accounts", "6;6"], "is no list of caps"),
+    (["--fault", "999:1"], "argument --fault"),
+    (["--vs", "policy"], "is no NAME=VALUE"),
+    (["--vs", "polcy=random"], "there is no setting 'polcy'; did you mean policy?"),
+    (["--vs", "rate=5"], "did you mean 5/s?"),
+    (["--vs", "policy=random"], "--vs changes nothing"),
+    (["--vs", "rate=5/s", "--vs", "closed=3"], "either open (rate) or closed"),
+    (["--vs", "closed=3", "--jobs", "5"], "--vs needs 6 --jobs at least"),
+    (["--warm-up", "10s"], "--warm-up must be shorter than the 10 s"),
+    (["--rate", "1000/s", "--duration", "1h"], "that would be 3,600,000 jobs"),
+    (["--picture", "bench.gif"], "must end with .png, .svg or .pdf"),
+    (["--picture", "nowhere/bench.png"], "there is no folder 'nowhere'"),
+    (["--base-url", "http://127.0.0.1:1/v1", "--vs", "closed=3"], "--vs is for the local server"),
+    (["--base-url", "http://127.0.0.1:1/v1", "--accounts", "2"], "--accounts is for the local server"),
+    (["--token", CANARY], "tokens do not go on the command line"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_input_is_refused_with_the_right_form(cli: Run, argv: list[str], message: str) -> None:
+    ran = cli("bench", *argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "extra"),
+    [("hdrh.histogram", [], "bench"), ("matplotlib.figure", ["--picture", "x.png"], "plot")],
+)
+def test_missing_extra_is_named_before_anything_is_loaded(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, module: str, argv: list[str], extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    ran = cli("bench", *argv)
+    assert ran.code == 1
+    assert f"pip install 'pika-balancer[{extra}]'" in ran.err
+
+
+def test_picture_is_written(cli: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "bench.png"
+    ran = cli("bench", "--closed", "4", *QUICK, "--vs", "closed=8", "--picture", str(picture))
+    assert ran.code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000
+
+
+def test_picture_says_what_its_lines_are(tmp_path: Path) -> None:
+    tally = Tally(seconds=10.0)
+    for second in range(10):
+        flight = tally.start(float(second), float(second))
+        flight.sent("1")
+        tally.look(float(second))
+        flight.accepted(second + 0.1)
+        flight.ended(second + 3.0, "completed")
+    picture = tmp_path / "bench.svg"
+    draw(picture, [("closed=4", tally)], slots=7)
+    text = picture.read_text()
+    for words in ("closed=4: to the end", "closed=4: in line", "7 slots", "time (s)", "90 %"):
+        assert f"<!-- {words} -->" in text
+    # Nothing was measured: it is drawn all the same.
+    draw(picture, [("", Tally(seconds=1.0))], slots=0)
+    assert "<!-- to the end -->" in picture.read_text()
+
+
+def test_terminal_gets_one_line_that_is_written_over(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    code, sent = watch(spawn, "bench", "--closed", "4", *QUICK)
+    assert code == 0
+    assert sent.count("in flight 4") > 2
+    assert sent.rindex("to the end") > sent.rindex("\x1b[2K"), "the table stands below the erased line"
+
+
+def setting(**changes: Any) -> Setting:
+    values: dict[str, Any] = {
+        "policy": "random",
+        "rate": 5.0,
+        "closed": None,
+        "arrivals": "even",
+        "poll_every": None,
+        "accounts": accounts("2x6,4"),
+        "service": law("fixed:1s"),
+    }
+    return Setting(**(values | changes))
+
+
+def test_setting_tells_itself_in_the_words_of_vs() -> None:
+    assert caps(accounts("2x6,4,6")) == "2x6,4,6"
+    other = setting().changed([("closed", 3)])
+    assert (other.rate, other.closed, other.told(["closed"]), setting().told(["closed"])) == (
+        None,
+        3,
+        "closed=3",
+        "rate=5/s",
+    )
+    assert setting(poll_every=0.5).told(["poll_every", "policy"]) == "poll_every=0.5s policy=random"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.00412, "4.12 ms"), (0.0, "0 ms"), (1.5, "1.5 s"), (125.0, "125 s"), (4000.0, "4000 s")],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+    assert MICROSECONDS == 1_000_000
+
+
+def report(**changes: Any) -> Report:
+    made = Report([setting()], [], seconds=10.0, seed=1, foreign=False)
+    tally = Tally(seconds=10.0)
+    flight = tally.start(0.0, 0.5)
+    flight.accepted(1.0)
+    flight.ended(2.0, "completed")
+    made.sides[0].turns.append(tally)
+    for name, value in changes.items():
+        setattr(made.sides[0], name, value)
+    return made
+
+
+def test_exit_code_says_whether_the_load_was_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report().exit_code == 0
+    behind = report(ended_by="backlog")
+    assert behind.exit_code == 1
+    behind.sides[0].turns[0].start(1.0, 1.0).cut(5.0)
+    behind.print(Output())
+    shown = capsys.readouterr().out
+    assert "the server does not keep up" in shown
+    assert "this machine was busy: starts came up to 500 ms late" in shown
+    assert "1 jobs had not ended" in shown
+    nothing = report(turns=[Tally(seconds=1.0)])
+    assert nothing.exit_code == 1
+    nothing.print(Output())
+    assert "no job was measured" in capsys.readouterr().out
+
+
+def test_lines_come_seldom_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = ManualClock()
+    with Watch(Output(), report(), clock) as watching:
+        for _ in range(40):
+            watching.show()
+            clock._now += 0.25
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert (
+        lines[4] == "  4.0 of 10 s  1 started  in flight 0  in line 0  1 ended  last 2 s  0 refused  0 failed"
+    )
+    assert isinstance(report().sides[0], Side)
+    assert ROOT.is_dir()

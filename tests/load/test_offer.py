@@ -1,0 +1,265 @@
+"""Jobs start at their moments, or so many at a time, and a stall counts for all whom it keeps waiting."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Unauthorized
+from pika_balancer.load.arrivals import even
+from pika_balancer.load.offer import Reason, closed_loop, open_loop
+from pika_balancer.load.served import Settings, serve, server_apart
+from pika_balancer.load.stretch import Load, Plan
+from pika_balancer.load.tally import Tally
+from pika_balancer.models import Secret
+from pika_balancer.server import LocalServer
+from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.cli.conftest import FIRST
+
+RNG = random.Random(1)
+
+
+class Work:
+    """Jobs on a clock moved by hand."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.begun: list[tuple[float, float]] = []
+        self.under_way = 0
+        self.most = 0
+        self.reasons: list[tuple[Reason, float]] = []
+
+    async def job(self, intended: float) -> None:
+        self.begun.append((intended, self.clock.now()))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await self.clock.sleep(self.seconds)
+        finally:
+            self.under_way -= 1
+
+    def offered(self, reason: Reason) -> None:
+        self.reasons.append((reason, self.clock.now()))
+
+
+async def test_open_loop_starts_each_job_at_its_moment_however_long_they_take() -> None:
+    clock = ManualClock(start=1000.0)
+    work = Work(clock, seconds=7.0)
+    task = asyncio.create_task(
+        open_loop(even(4.0, RNG), work.job, seconds=2.0, most=99, clock=clock, offered=work.offered)
+    )
+    await clock.advance(3)
+    assert work.begun == [(1000 + n / 4, 1000 + n / 4) for n in range(8)]
+    assert work.reasons == [("duration", 1002.0)]
+    assert (work.under_way, task.done()) == (8, False)
+    await clock.advance(7)
+    await task
+    assert work.under_way == 0
+
+
+async def test_start_that_comes_late_is_not_left_out_and_knows_when_it_was_meant() -> None:
+    clock = ManualClock()
+    work = Work(clock, seconds=0.0)
+
+    async def stalls(intended: float) -> None:
+        await work.job(intended)
+        if intended == 0.5:
+            # As if the event loop had been held up: time passes and nobody runs.
+            clock._now = 1.75
+
+    task = asyncio.create_task(
+        open_loop(even(4.0, RNG), stalls, seconds=3.0, most=99, clock=clock, offered=work.offered)
+    )
+    await clock.advance(3)
+    await task
+    assert [intended for intended, _ in work.begun] == [n / 4 for n in range(12)]
+    lags = {intended: begun - intended for intended, begun in work.begun}
+    assert [lags[at] for at in (0.5, 0.75, 1.0, 1.75, 2.0)] == [0.0, 1.0, 0.75, 0.0, 0.0]
+
+
+async def test_open_loop_stops_at_so_many_jobs_and_when_too_many_are_under_way() -> None:
+    clock = ManualClock()
+    few, flood = Work(clock, 1.0), Work(clock, 100.0)
+    task = asyncio.create_task(
+        open_loop(even(1.0, RNG), few.job, seconds=99, most=3, clock=clock, offered=few.offered)
+    )
+    await clock.advance(4)
+    await task
+    assert (len(few.begun), few.reasons) == (3, [("jobs", 2.0)])
+    limits = {"most": 99, "most_under_way": 5}
+    task = asyncio.create_task(
+        open_loop(even(1.0, RNG), flood.job, seconds=99, clock=clock, offered=flood.offered, **limits)
+    )
+    await clock.advance(10)
+    assert (flood.under_way, flood.reasons[0][0]) == (5, "backlog")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert flood.under_way == 0
+
+
+async def test_closed_loop_holds_exactly_so_many() -> None:
+    clock = ManualClock()
+    work = Work(clock, seconds=1.0)
+    task = asyncio.create_task(
+        closed_loop(5, work.job, seconds=3.0, most=99, clock=clock, offered=work.offered)
+    )
+    for _ in range(5):
+        await clock.advance(0.5)
+        assert work.under_way == 5
+    await clock.advance(0.5)
+    await task
+    assert (work.most, len(work.begun), work.reasons) == (5, 15, [("duration", 3.0)])
+    assert all(intended == begun for intended, begun in work.begun)
+
+
+async def test_closed_loop_stops_at_so_many_jobs() -> None:
+    clock = ManualClock()
+    work = Work(clock, seconds=1.0)
+    task = asyncio.create_task(
+        closed_loop(4, work.job, seconds=99.0, most=6, clock=clock, offered=work.offered)
+    )
+    await clock.advance(2)
+    await task
+    assert (len(work.begun), work.reasons) == (6, [("jobs", 1.0)])
+
+
+async def test_what_a_job_raises_ends_the_load_as_it_is() -> None:
+    clock = ManualClock()
+
+    async def job(_intended: float) -> None:
+        raise Unauthorized("no")
+
+    with pytest.raises(Unauthorized):
+        await closed_loop(3, job, seconds=1, most=9, clock=clock, offered=lambda _: None)
+
+
+@pytest.fixture
+async def load() -> AsyncIterator[tuple[Load, ManualClock, LocalServer]]:
+    """A load on a local server, both on one clock moved by hand."""
+    clock = ManualClock()
+    server = LocalServer({FIRST: 1}, service="fixed:1s", clock=clock, rng=random.Random(1))
+    load = Load(clock)
+    balancer = Balancer([Account(FIRST, 1)], clock=clock, observer=load.observe)
+    async with server.run() as url, PikaClient("any", base_url=url) as client, balancer:
+        load.dispatcher = Dispatcher(client, balancer, poll_every=0.05, clock=clock)
+        yield load, clock, server
+        await load.dispatcher.close()
+
+
+async def moved(task: "asyncio.Task[Reason]", clock: ManualClock, step: float = 0.05) -> None:
+    """Move the clock until the load is over, giving what is on sockets time to arrive."""
+    while not task.done():
+        await clock.advance(step)
+        await asyncio.sleep(0.004)
+
+
+def plan(**changes: object) -> Plan:
+    values: dict[str, object] = {"seconds": 5.0, "warm_up": 0.0, "most": 99, "grace": 60.0}
+    return Plan(**(values | changes))  # type: ignore[arg-type] # each as its field is
+
+
+async def test_stall_counts_for_everybody_whom_it_keeps_waiting(
+    load: tuple[Load, ManualClock, LocalServer],
+) -> None:
+    carrier, clock, server = load
+    # One slot, jobs of 0.2 s twice a second: nobody would wait, if the first did not take four seconds.
+    services = iter([4.0])
+    server._handlers._jobs._law = type(server._handlers._jobs._law)(
+        "stall once", 0.2, lambda _: next(services, 0.2)
+    )
+    tally = Tally(seconds=5.0)
+    task = asyncio.create_task(
+        carrier.run(plan(rate=2.0, arrivals="even"), tally, rng=RNG, watch=lambda: None, interval=0.5)
+    )
+    await moved(task, clock)
+    assert (await task, tally.jobs, tally.statuses) == ("duration", 10, {"completed": 10})
+    # Half of all jobs waited for more than two seconds, though only one was ever served slowly.
+    median, lowest = tally.ended.quantiles([0.5, 0.1])
+    assert 2.0 < median < 4.0
+    assert lowest < 2.0
+    assert tally.ended.max >= 4.0
+
+
+async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_says_so(
+    load: tuple[Load, ManualClock, LocalServer],
+) -> None:
+    carrier, clock, _ = load
+    tally = Tally(seconds=4.0)
+    task = asyncio.create_task(
+        carrier.run(
+            plan(rate=2.0, arrivals="even", seconds=4.0), tally, rng=RNG, watch=lambda: None, interval=0.25
+        )
+    )
+    await clock.advance(1.1)
+    clock._now += 1.5  # as if the event loop had stood still
+    await moved(task, clock)
+    assert tally.jobs == 8
+    assert tally.lag.max >= 1.0
+    assert tally.accepted.max >= tally.lag.max
+
+
+async def test_jobs_that_do_not_end_in_time_are_cut_and_count_as_long_as_they_took(
+    load: tuple[Load, ManualClock, LocalServer],
+) -> None:
+    carrier, clock, _ = load
+    tally = Tally(seconds=2.0)
+    task = asyncio.create_task(
+        carrier.run(
+            plan(rate=2.0, arrivals="even", seconds=2.0, grace=0.5),
+            tally,
+            rng=RNG,
+            watch=lambda: None,
+            interval=0.5,
+        )
+    )
+    await moved(task, clock)
+    assert (tally.jobs, tally.unfinished, tally.under_way) == (4, 4 - tally.statuses.total(), 0)
+    assert tally.unfinished >= 1
+    assert (tally.ended.count, tally.accepted.count) == (4, 4)
+    assert tally.looks[-1][1:] == (0, 0)
+
+
+async def test_watcher_that_fails_ends_the_load_and_leaves_nothing(
+    load: tuple[Load, ManualClock, LocalServer],
+) -> None:
+    carrier, _, _ = load
+
+    def watch() -> None:
+        raise BrokenPipeError
+
+    tally = Tally(seconds=5.0)
+    with pytest.raises(BrokenPipeError):
+        await carrier.run(plan(closed=2), tally, rng=RNG, watch=watch, interval=0.5)
+    assert tally.under_way == 0
+
+
+async def test_server_apart_runs_answers_and_ends() -> None:
+    settings = Settings(
+        accounts={FIRST: 2}, service="fixed:0s", seed="1", token=Secret("user:1234-canary0canary0canary0")
+    )
+    assert "canary0" not in repr(settings)
+    async with server_apart(settings) as server:
+        async with PikaClient(settings.token, base_url=server.url) as client:
+            await client.create("a cat", channel=FIRST)
+        statistics = await server.statistics()
+        assert (statistics["submits"], statistics["channels"][FIRST]["peak_in_flight"]) == (1, 1)
+        pid = server._process.pid
+    assert server._process.returncode == 0, pid
+
+
+async def test_server_ends_with_its_stdin() -> None:
+    told: list[str] = []
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    settings = {"accounts": {FIRST: 1}, "token": "t", "service": "exp:1s", "faults": ["429:0.1"], "seed": "1"}
+    task = asyncio.create_task(serve(settings, lines.get, told.append))
+    await wait_until(lambda: len(told) == 1)
+    assert told[0].startswith('"http://127.0.0.1:')
+    lines.put_nowait("statistics\n")
+    await wait_until(lambda: len(told) == 2)
+    assert '"submits": 0' in told[1]
+    lines.put_nowait("")
+    await task
+    await settle()
