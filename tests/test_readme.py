@@ -46,7 +46,7 @@ def address() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = (
-        SHELL[2]
+        SHELL[3]
         .strip()
         .replace("8080", str(port))
         .replace("pika-balancer", f"{sys.executable} -m pika_balancer")
@@ -183,6 +183,14 @@ def test_two_workers_share_their_counts(env: dict[str, str], tmp_path: Path, ser
     assert done.stdout.count("'1001'") == 2
 
 
+def test_a_pool_is_looked_at_and_examined(env: dict[str, str], servers: Servers) -> None:
+    done = shell(SHELL[2], env | {"PIKA_STORE_URL": servers["valkey"].url})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " slots taken, " in done.stdout
+    assert "repaired: " in done.stdout
+    assert done.stdout.endswith("healthy\n")
+
+
 def test_requests_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(PYTHON[6])
@@ -204,13 +212,13 @@ def test_fetch_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the example needs curl on the PATH")
 def test_curl_reads_the_accounts(env: dict[str, str]) -> None:
-    done = shell(SHELL[3], env)
+    done = shell(SHELL[4], env)
     assert (done.returncode, done.stderr) == (0, "")
     assert '"maxJobs": 2' in done.stdout
 
 
 def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
-    done = shell(SHELL[4], env)
+    done = shell(SHELL[5], env)
     assert done.returncode == 0, done.stderr
     assert "accepted as job:" in done.stderr
     assert "completed" in done.stderr
@@ -220,8 +228,8 @@ def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
 
 def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], tmp_path: Path) -> None:
     submit = "pika-balancer submit"
-    assert submit in SHELL[5]
-    done = shell(SHELL[5].replace(submit, f"{submit} --every 0.1"), env, cwd=tmp_path)
+    assert submit in SHELL[6]
+    done = shell(SHELL[6].replace(submit, f"{submit} --every 0.1"), env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
     assert "2 of 2 jobs are through" in done.stderr

@@ -89,6 +89,7 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.InvalidArgument: Exit(USAGE),
     errors.UnknownChannel: Exit(USAGE, "`pika-balancer accounts` lists the channels"),
     errors.NoCapacity: Exit(NO_CAPACITY, _WHAT_RUNS),
+    errors.StoreUnavailable: Exit(NETWORK, "check --store or PIKA_STORE_URL"),
     errors.SubmissionUnknown: Exit(NETWORK, _WHAT_RUNS),
     errors.ForeignLease: Exit(FAILURE),
     errors.Closed: Exit(FAILURE),

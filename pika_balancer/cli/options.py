@@ -10,11 +10,14 @@ import sys
 import textwrap
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
 from pika_balancer.cli.exits import Interrupted, Usage
 from pika_balancer.client import BASE_URL, PikaClient
 from pika_balancer.models import Secret
+
+if TYPE_CHECKING:
+    from pika_balancer.store.redis import RedisStore
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -105,6 +108,48 @@ def read_by(parse: Callable[..., T], **more: str) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field}: ")) from None
 
     return read
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which shared pool to look at."""
+    group = parser.add_argument_group("shared store")
+    group.add_argument(
+        "--store",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="where the pool is, redis://host:6379/0; without a URL PIKA_STORE_URL, where passwords belong",
+    )
+    group.add_argument(
+        "--pool", default="default", metavar="NAME", help="which pool there (default: %(default)s)"
+    )
+
+
+def store_url(args: argparse.Namespace) -> str:
+    """Return the URL that the options or the environment name.
+
+    Raises:
+        Usage: There is none.
+    """
+    url: str = args.store or os.environ.get("PIKA_STORE_URL", "")
+    if not url:
+        raise Usage("no store: set PIKA_STORE_URL, or name one with --store redis://host:6379/0")
+    return url
+
+
+def open_store(args: argparse.Namespace) -> "RedisStore":
+    """Return the store that the options name; it is not connected yet.
+
+    Raises:
+        Usage: There is none, or what it takes is not installed.
+        InvalidArgument: The URL or the name of the pool cannot work.
+    """
+    from pika_balancer.store.redis import RedisStore  # noqa: PLC0415 - slow to import, for few commands
+
+    try:
+        return RedisStore(store_url(args), args.pool)
+    except ImportError as error:
+        raise Usage(str(error)) from None
 
 
 def whole(minimum: int) -> Callable[[str], int]:

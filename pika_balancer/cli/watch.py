@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
+from pika_balancer.cli import fleet
 from pika_balancer.cli.dashboard import (
     JOBS_HEADER,
     NO_ACCOUNTS,
@@ -18,7 +19,7 @@ from pika_balancer.cli.dashboard import (
     time_of_day,
 )
 from pika_balancer.cli.exits import INTERRUPTED, OK, sentence
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, add_store, connect
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.running import ask
 from pika_balancer.client import PikaClient
@@ -46,10 +47,12 @@ def register(subparsers: Subparsers) -> None:
         summary="watch accounts and running jobs, live",
         description="Show accounts and running jobs, by whomever they were submitted, and look again every "
         "few seconds until Ctrl-C. Trouble of the network or the service is shown, and the next look comes "
-        "all the same. With --json there is one look.",
+        "all the same. With --store: the same for a pool that processes share, with who holds what since "
+        "when, who waits in line, and what dead processes have left. With --json there is one look.",
         examples="  pika-balancer watch\n"
         "  pika-balancer watch --every 30 --base-url http://127.0.0.1:8080/v1/pika\n"
-        "  pika-balancer watch --once --json",
+        "  pika-balancer watch --once --json\n"
+        "  pika-balancer watch --store redis://127.0.0.1:6379/0 --pool default",
     )
     parser.add_argument(
         "--every",
@@ -60,12 +63,15 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--once", action="store_true", help="look once and leave")
     add_service(parser)
+    add_store(parser)
     parser.set_defaults(run=run)
 
 
 async def run(args: argparse.Namespace) -> int:
     """Show how the service stands, once or until cancelled."""
     out = Output(as_json=args.json)
+    if args.store is not None:
+        return await fleet.watch(args, out, clock=SystemClock(), wall=time.time)
     async with connect(args) as client:
         # Outside the loop that shrugs off trouble: a wrong address or token is told at once.
         first = await take(client, time.time)

@@ -93,6 +93,10 @@ class Claims:
     releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict[str, "asyncio.Future[None]"])
     """By name, what is to be given back or waited for no more; done when the server knows."""
 
+    adopting: dict[str, tuple[str, int]] = attrs.Factory(dict[str, tuple[str, int]])
+    """By name, channel and moment of what is being adopted. The server may know of it before the adopter
+    does, and would take it for given back if it were not stated."""
+
     def wishes(self) -> list[Wish]:
         """Return everybody who has no answer yet, in the order in which they came."""
         return [*self.waiting.values(), *self.unsent.values()]
@@ -114,6 +118,9 @@ class Claims:
         stated: list[object] = []
         for name, holding in self.held.items():
             stated += (name, "h", holding.channel, holding.since)
+        for name, (channel, since) in self.adopting.items():
+            if name not in self.held:
+                stated += (name, "h", channel, since)
         for name, wish in self.waiting.items():
             stated += (name, "w", wish.channel or "", wish.ticket)
         return stated

@@ -185,7 +185,13 @@ class RedisStore:
         session.open()
         counted = channel
         if self._lane.away_since is None:
-            answer = await session.call("adopt", lambda: (name, channel)).future
+            call = session.call("adopt", lambda: (name, channel))
+            adopting = session.claims.adopting
+            adopting[name] = (channel, session.server_now())
+            try:
+                answer = await call.future
+            finally:
+                adopting.pop(name, None)
             if answer is not None:
                 counted, taken = answer.items
                 session.counted(counted, int(taken))

@@ -88,7 +88,15 @@ class Spawn(Protocol):
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("USEAPI_TOKEN", "PIKA_BASE_URL", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+    for name in (
+        "USEAPI_TOKEN",
+        "PIKA_BASE_URL",
+        "PIKA_STORE_URL",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "TTY_COMPATIBLE",
+        "COLUMNS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -41,6 +41,7 @@ def test_every_error_class_has_an_exit_of_its_own(cls: type[BaseException]) -> N
         (errors.ConnectionLost("x"), 5),
         (errors.RequestTimeout("x"), 5),
         (errors.ServiceError("x"), 5),
+        (errors.StoreUnavailable("x"), 5),
         (errors.LostTrack("x"), 5),
         (errors.InvalidResponse("x"), 6),
         (errors.UnexpectedStatus("x"), 6),

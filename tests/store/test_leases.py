@@ -201,3 +201,38 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     await owed
     stuck.cancel()
     await asyncio.wait([stuck])
+
+
+async def under_way(store: RedisStore) -> None:
+    """Return in the very turn in which a call has been sent."""
+    while store._lane.out_since is None:  # noqa: ASYNC110 - the lane has no event for it
+        await asyncio.sleep(0)
+
+
+async def test_a_beat_on_the_heels_of_an_adoption_states_what_was_adopted(pool: Pool) -> None:
+    store, other = pool.open(), pool.open()
+    await store.update([Account("1001", 1)])
+    await quiet(store)
+    adopting = asyncio.create_task(store.adopt("1001", "a job"))
+    await under_way(store)
+    # Due while the answer is on its way: said as soon as it is there, before the adopter has heard of it.
+    store._session._beat_soon()
+    lease = await adopting
+    await quiet(store)
+    assert [holder.jobid for holder in (await other.fleet()).holders] == ["a job"]
+    owed = store.release(lease)
+    assert owed is not None
+    await owed
+
+
+async def test_a_cancelled_adoption_is_stated_no_more(pool: Pool) -> None:
+    store = pool.open()
+    await store.update([Account("1001", 1)])
+    adopting = asyncio.create_task(store.adopt("1001", "a job"))
+    await under_way(store)
+    adopting.cancel()
+    await asyncio.wait([adopting])
+    await quiet(store)
+    store._session._beat_soon()
+    await quiet(store)
+    assert (await store.fleet()).holders == ()

@@ -1,17 +1,10 @@
-"""Helpers for tests, this project's and its users'.
-
-A clock moved by hand, waiting for a condition, and the local server, which is a context manager:
-`async with LocalServer(...).run() as base_url`.
-"""
+"""Time in the hands of a test: a clock that it moves, and waiting for what is to come about."""
 
 import asyncio
 import heapq
 from collections.abc import Callable
 
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.server import LocalServer
-
-__all__ = ["LocalServer", "ManualClock", "settle", "wait_until"]
 
 
 class _Alarm:

@@ -1,0 +1,307 @@
+"""A TCP proxy that loses, delays and cuts on purpose, between a real client and a real server."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncGenerator
+from typing import Final, Self
+
+from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.testing.faults import (
+    BlackHole,
+    Cut,
+    Delay,
+    Direction,
+    Drip,
+    Drop,
+    Fault,
+    HalfClose,
+    Injection,
+    Reorder,
+    Reset,
+    Stall,
+)
+
+_CHUNK: Final = 65_536
+
+
+class FaultProxy:
+    """Listens on a free port of this machine and passes on what it hears, except for the faults put in.
+
+    `async with FaultProxy("127.0.0.1", 6379) as proxy: ...`; when the block ends nothing is left, neither a
+    socket nor a task.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+        clock: Measures `Delay` and `Drip`.
+
+    Attributes:
+        host: Where the proxy listens.
+        port: Its port; stays the same through an outage.
+        accepted: Connections so far.
+        open: Connections now.
+        requests: How often a client spoke: bytes that come before the answer to the last ones are one
+            request with them, so that a client which waits for its answers is counted exactly.
+        request_bytes: Bytes that came from clients.
+        reply_bytes: Bytes that came from the server.
+    """
+
+    def __init__(self, host: str, port: int, *, clock: Clock | None = None) -> None:
+        self._server_at = (host, port)
+        self._clock = clock or SystemClock()
+        self._injections: list[Injection] = []
+        self._connections: dict[int, _Connection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self.host = "127.0.0.1"
+        self.port = 0
+        self.accepted = 0
+        self.requests = 0
+        self.request_bytes = 0
+        self.reply_bytes = 0
+
+    @property
+    def open(self) -> int:
+        """Connections now."""
+        return len(self._connections)
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.refuse()
+        for connection in self._connections.values():
+            connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def inject(
+        self,
+        fault: Fault,
+        *,
+        connection: int | None = None,
+        matching: bytes = b"",
+        times: int | None = None,
+    ) -> Injection:
+        """Put a fault in, for connections that exist as for new ones, and return what withdraws it.
+
+        Of several that fit, the one that was put in first strikes.
+
+        Args:
+            fault: What shall go wrong.
+            connection: Only with the connection of this number, counted from 0.
+            matching: Only with bytes that hold these.
+            times: So many times at most.
+        """
+        injection = Injection(fault, connection=connection, matching=matching, times=times)
+        self._injections.append(injection)
+        return injection
+
+    def heal(self) -> None:
+        """Withdraw all faults; what they hold back goes on."""
+        for injection in self._injections:
+            injection.withdraw()
+        self._injections.clear()
+
+    def cut(self, connection: int | None = None, *, reset: bool = False) -> None:
+        """Break the connection of that number, or all of them, now."""
+        for number, broken in list(self._connections.items()):
+            if connection in (None, number):
+                broken.cut(reset=reset)
+
+    def refuse(self) -> None:
+        """Refuse new connections, until `listen`; those that exist stay."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    async def listen(self) -> None:
+        """Accept connections; does nothing if it does already."""
+        if self._listener is None:
+            self._listener = await asyncio.start_server(
+                self._accept, self.host, self.port, reuse_address=True
+            )
+            self.port = self._listener.sockets[0].getsockname()[1]
+
+    @contextlib.asynccontextmanager
+    async def outage(self, *, reset: bool = False) -> AsyncGenerator[None]:
+        """Be a server that is away, for the length of a block: connections break, new ones are refused."""
+        self.refuse()
+        self.cut(reset=reset)
+        try:
+            yield
+        finally:
+            await self.listen()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number, self.accepted = self.accepted, self.accepted + 1
+        connection = self._connections[number] = _Connection(self, number, reader, writer)
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: "_Connection") -> None:
+        try:
+            await self._pass_on(connection)
+        except (OSError, EOFError):
+            pass  # either side hung up, as it may
+        finally:
+            del self._connections[connection.number]
+            await connection.close()
+
+    async def _pass_on(self, connection: "_Connection") -> None:
+        injection = self.find(connection.number, None)
+        match injection and injection.fault:
+            case Reset():
+                connection.cut(reset=True)
+                return
+            case BlackHole():
+                while data := await connection.client_reader.read(_CHUNK):
+                    self.note(connection, "requests", data)
+                return
+            case Reorder(count):
+                assert injection is not None  # noqa: S101 - it has the fault
+                await injection.turn(count)
+                try:
+                    await connection.connect(*self._server_at)
+                finally:
+                    injection.let_in()
+            case _:
+                await connection.connect(*self._server_at)
+        await connection.carry()
+
+    def find(self, connection: int, direction: Direction | None, data: bytes = b"") -> Injection | None:
+        """Return the fault that strikes; for connections."""
+        return next((one for one in self._injections if one.strikes(connection, direction, data)), None)
+
+    def note(self, connection: "_Connection", direction: Direction, data: bytes) -> None:
+        """Count what arrived; for connections."""
+        if direction == "requests":
+            self.request_bytes += len(data)
+            self.requests += not connection.spoke
+            connection.spoke = True
+        else:
+            self.reply_bytes += len(data)
+            connection.spoke = False
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass; for connections."""
+        await self._clock.sleep(seconds)
+
+
+class _Connection:
+    """A client's connection, and the one to the server that belongs to it."""
+
+    def __init__(
+        self, proxy: FaultProxy, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.number = number
+        self.client_reader = reader
+        self.spoke = False
+        self._proxy = proxy
+        self._writers = [writer]
+        self._server_reader: asyncio.StreamReader
+        self._cut = asyncio.Event()
+
+    async def connect(self, host: str, port: int) -> None:
+        self._server_reader, writer = await asyncio.open_connection(host, port)
+        self._writers.append(writer)
+
+    def cut(self, *, reset: bool) -> None:
+        for writer in self._writers:
+            if reset:
+                sock: socket.socket = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            else:
+                writer.close()
+        self._cut.set()
+
+    async def _until_cut(self) -> None:
+        await self._cut.wait()
+
+    def abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def carry(self) -> None:
+        """Pass bytes on, both ways, until both have ended or the connection is cut."""
+        client, server = self._writers
+        loop = asyncio.get_running_loop()
+        pumps = {
+            loop.create_task(self._pump(self.client_reader, server, "requests")),
+            loop.create_task(self._pump(self._server_reader, client, "replies")),
+        }
+        cut = loop.create_task(self._until_cut())
+        try:
+            while pumps and not cut.done():
+                ended, _ = await asyncio.wait({*pumps, cut}, return_when=asyncio.FIRST_COMPLETED)
+                pumps -= ended
+                if any([not task.cancelled() and task.exception() is not None for task in ended]):  # noqa: C419 - each is to be asked
+                    return
+        finally:
+            for task in (*pumps, cut):
+                task.cancel()
+            await asyncio.gather(*pumps, cut, return_exceptions=True)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
+    ) -> None:
+        while data := await source.read(_CHUNK):
+            self._proxy.note(self, direction, data)
+            injection = self._proxy.find(self.number, direction, data)
+            if injection is None:
+                await _send(sink, data)
+            elif not await self._suffer(injection, sink, data):
+                while await source.read(_CHUNK):  # into the void: the sender is not to notice
+                    pass
+                return
+        if sink.can_write_eof():
+            sink.write_eof()
+
+    async def _suffer(self, injection: Injection, sink: asyncio.StreamWriter, data: bytes) -> bool:
+        """Send what the fault lets through; return whether the direction goes on after that."""
+        match injection.fault:
+            case Delay(seconds):
+                await self._proxy.sleep(seconds)
+            case Drip(seconds):
+                for byte in data:
+                    await _send(sink, bytes([byte]))
+                    await self._proxy.sleep(seconds)
+                return True
+            case Stall():
+                await injection.withdrawn.wait()
+            case Drop():
+                return True
+            case Cut(after, reset=reset):
+                data, over = injection.share(self.number, data, after)
+                await _send(sink, data)
+                if over:
+                    self.cut(reset=reset)
+                return not over
+            case HalfClose(after):
+                data, over = injection.share(self.number, data, after)
+                await _send(sink, data)
+                if over:
+                    sink.write_eof()
+                return not over
+            case _:
+                pass  # none that strikes bytes
+        await _send(sink, data)
+        return True
+
+
+async def _send(sink: asyncio.StreamWriter, data: bytes) -> None:
+    sink.write(data)
+    await sink.drain()

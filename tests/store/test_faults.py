@@ -1,0 +1,204 @@
+"""A network that loses, stalls and cuts between a store and its server: what each fault ends in."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from pika_balancer import Account, StoreUnavailable
+from pika_balancer.models import Lease
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, Stall, wait_until
+from pika_balancer.testing.faults import StreamFault
+from tests.pools import Pool
+
+ACCOUNTS = [Account("1001", 3), Account("1002", 2)]
+SLOTS = 5
+SCRIPT = b"EVALSHA"
+"""In every call of the store's own, and not in what opens a connection or subscribes."""
+TTL = 0.9
+"""Lease life in seconds, so that an answer is waited for a third of it."""
+
+
+@pytest.fixture
+async def proxy(pool: Pool) -> AsyncGenerator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", pool.server.port) as proxy:
+        yield proxy
+        # The pool is looked at for leaks next: what is owed to the server has to reach it.
+        proxy.heal()
+        for store in pool.stores:
+            await store.close()
+
+
+@pytest.fixture
+async def store(pool: Pool, proxy: FaultProxy) -> RedisStore:
+    """Return a store behind the proxy, which has its accounts and its connections."""
+    store = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=TTL)
+    await store.update(ACCOUNTS)
+    return store
+
+
+async def counted(pool: Pool) -> Counter[str]:
+    """Return how many slots the server counts per channel, asked past the proxy."""
+    fleet = await pool.open().fleet()
+    assert not fleet.faults
+    return Counter(holder.channel for holder in fleet.holders)
+
+
+async def give_back(store: RedisStore, *leases: Lease) -> None:
+    owed = [waiting for lease in leases if (waiting := store.release(lease)) is not None]
+    await asyncio.gather(*owed)
+
+
+FAULTS: list[StreamFault] = [
+    Drop(),
+    Drop(on="requests"),
+    Cut(),
+    Cut(3),
+    Cut(reset=True),
+    Cut(on="requests"),
+    Cut(40, on="requests"),
+    HalfClose(),
+    HalfClose(5),
+    HalfClose(40, on="requests"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+async def test_one_acquire_is_one_lease_whatever_happens_to_its_call(
+    pool: Pool, proxy: FaultProxy, store: RedisStore, fault: StreamFault
+) -> None:
+    # Strikes one connection, the one that the calls go over: the other one is subscribed and hears of grants.
+    struck = proxy.inject(fault, matching=SCRIPT if fault.on == "requests" else b"", times=1)
+    lease = await asyncio.wait_for(store.acquire(None, None), 10)
+    assert struck.hits == 1
+    assert lease.held
+    assert await counted(pool) == {lease.channel: 1}
+    await give_back(store, lease)
+    await wait_until(lambda: not store._session.claims)
+    assert await counted(pool) == {}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+async def test_one_release_is_one_slot_whatever_happens_to_its_call(
+    pool: Pool, proxy: FaultProxy, store: RedisStore, fault: StreamFault
+) -> None:
+    leases = [await store.acquire(None, None) for _ in range(SLOTS)]
+    struck = proxy.inject(fault, matching=SCRIPT if fault.on == "requests" else b"", times=1)
+    await asyncio.wait_for(give_back(store, leases[0]), 10)
+    await wait_until(lambda: not store._session.claims.releases)
+    assert struck.hits == 1
+    assert await counted(pool) == Counter(lease.channel for lease in leases[1:])
+    await give_back(store, *leases[1:])
+
+
+async def test_work_on_a_line_that_breaks_again_and_again_passes_no_cap_and_loses_nothing(
+    pool: Pool, proxy: FaultProxy
+) -> None:
+    store = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=30.0)
+    await store.update(ACCOUNTS)
+    most = 0
+    in_flight: Counter[str] = Counter()
+
+    numbers = iter(range(100))
+
+    async def work() -> None:
+        nonlocal most
+        for number in numbers:
+            if number % 20 == 0:
+                proxy.inject(Cut(), times=1)
+            elif number % 20 == 10:
+                proxy.inject(Cut(on="requests"), matching=SCRIPT, times=1)
+            lease = await store.acquire(None, None)
+            in_flight[lease.channel] += 1
+            most = max(most, in_flight.total())
+            assert all(in_flight[account.channel] <= account.max_jobs for account in ACCOUNTS)
+            await asyncio.sleep(0)
+            in_flight[lease.channel] -= 1
+            await give_back(store, lease)
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(work() for _ in range(8)))
+    proxy.heal()
+    assert most > 1
+    await wait_until(lambda: not store._session.claims)
+    assert await counted(pool) == {}
+
+
+async def test_a_stall_longer_than_the_time_limit_is_one_lease(
+    pool: Pool, proxy: FaultProxy, store: RedisStore
+) -> None:
+    stall = proxy.inject(Stall())
+    waiting = asyncio.create_task(store.acquire(None, None))
+    # It gives up on the answer, and says it again over another connection.
+    await wait_until(lambda: store._lane.away_since is not None)
+    assert not waiting.done()
+    stall.withdraw()
+    lease = await asyncio.wait_for(waiting, 10)
+    assert await counted(pool) == {lease.channel: 1}
+    await give_back(store, lease)
+
+
+async def test_an_outage_is_waited_out_until_the_deadline(
+    pool: Pool, proxy: FaultProxy, store: RedisStore
+) -> None:
+    held = [await store.acquire(None, None) for _ in range(SLOTS)]
+    async with proxy.outage():
+        patient = asyncio.create_task(store.acquire(None, None))
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.acquire(None, store._clock.now() + 0.05)
+        assert caught.value.address == f"redis://127.0.0.1:{proxy.port}"
+        # Given back while nobody hears it: the caller need not wait, and the slot is not given out again.
+        await asyncio.wait_for(give_back(store, *held[:2]), 10)
+        assert (await counted(pool)).total() == SLOTS
+        assert not patient.done()
+    lease = await asyncio.wait_for(patient, 10)
+    assert (await counted(pool)).total() == SLOTS - 1
+    await give_back(store, lease, *held[2:])
+    await wait_until(lambda: not store._session.claims)
+    assert await counted(pool) == {}
+
+
+async def test_whoever_asks_in_an_outage_without_patience_is_told_at_once(
+    proxy: FaultProxy, store: RedisStore
+) -> None:
+    async with proxy.outage(reset=True):
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(store.acquire(None, store._clock.now()), 10)
+    lease = await asyncio.wait_for(store.acquire(None, None), 10)
+    await give_back(store, lease)
+
+
+async def test_a_waiter_whose_wake_up_is_lost_is_served_by_its_own_renewal(
+    pool: Pool, proxy: FaultProxy
+) -> None:
+    # Long enough for a lost wake-up to matter; who waits shows itself every few seconds at the latest.
+    waits = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=3.0)
+    await waits.update([Account("1001", 1)])
+    await wait_until(lambda: waits._session._listener.is_listening)
+    other = pool.open()
+    lease = await other.acquire(None, None)
+    waiting = asyncio.create_task(waits.acquire(None, None))
+    await wait_until(lambda: any(wish.ticket for wish in waits._session.claims.waiting.values()))
+    lost = proxy.inject(Drop(), matching=b"message")
+    await give_back(other, lease)
+    await wait_until(lambda: lost.hits > 0)
+    assert not waiting.done()
+    mine = await asyncio.wait_for(waiting, 5)
+    await give_back(waits, mine)
+
+
+async def test_a_waiter_whose_subscription_is_cut_is_served(pool: Pool, proxy: FaultProxy) -> None:
+    waits = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=30.0)
+    await waits.update([Account("1001", 1)])
+    await wait_until(lambda: waits._session._listener.is_listening)
+    other = pool.open()
+    lease = await other.acquire(None, None)
+    waiting = asyncio.create_task(waits.acquire(None, None))
+    await wait_until(lambda: any(wish.ticket for wish in waits._session.claims.waiting.values()))
+    proxy.cut()
+    await give_back(other, lease)
+    mine = await asyncio.wait_for(waiting, 5)
+    assert await counted(pool) == {"1001": 1}
+    await give_back(waits, mine)

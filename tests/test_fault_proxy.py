@@ -1,0 +1,405 @@
+"""The fault proxy: what each fault looks like to a client that sees bytes alone, and that nothing is left."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from pika_balancer.testing import (
+    BlackHole,
+    Cut,
+    Delay,
+    Drip,
+    Drop,
+    FaultProxy,
+    HalfClose,
+    ManualClock,
+    Reorder,
+    Reset,
+    Stall,
+    settle,
+    wait_until,
+)
+from pika_balancer.testing.faults import Fault
+
+
+@attrs.define
+class Echo:
+    """A server that answers each line with the same in capitals, and what it has seen."""
+
+    port: int = 0
+    lines: list[bytes] = attrs.Factory(list[bytes])
+    ends: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                self.lines.append(line)
+                writer.write(line.upper())
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            self.ends += 1
+            writer.close()
+
+
+class Client:
+    """A bare connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, line: bytes) -> bytes:
+        self.say(line)
+        return await self.hear()
+
+    def say(self, line: bytes) -> None:
+        self.writer.write(line + b"\n")
+
+    async def hear(self) -> bytes:
+        return (await asyncio.wait_for(self.reader.readline(), 10)).removesuffix(b"\n")
+
+    async def is_silent(self) -> bool:
+        """Return whether nothing comes, not even an end, for as long as an echo would take many times."""
+        try:
+            await asyncio.wait_for(self.reader.read(1), 0.05)
+        except TimeoutError:
+            return True
+        return False
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+Dial = Callable[[], Awaitable[Client]]
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    echo = Echo()
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
+    echo.port = server.sockets[0].getsockname()[1]
+    yield echo
+    server.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def proxy(echo: Echo, clock: ManualClock) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", echo.port, clock=clock) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def dial(proxy: FaultProxy) -> AsyncIterator[Dial]:
+    clients: list[Client] = []
+
+    async def connect() -> Client:
+        client = Client(*await asyncio.open_connection(proxy.host, proxy.port))
+        clients.append(client)
+        return client
+
+    yield connect
+    for client in clients:
+        await client.close()
+
+
+async def test_without_a_fault_everything_passes_and_is_counted(proxy: FaultProxy, dial: Dial) -> None:
+    client = await dial()
+    assert await client.ask(b"one") == b"ONE"
+    assert await client.ask(b"two") == b"TWO"
+    other = await dial()
+    assert await other.ask(b"three") == b"THREE"
+    assert (proxy.accepted, proxy.open, proxy.requests) == (2, 2, 3)
+    assert (proxy.request_bytes, proxy.reply_bytes) == (14, 14)
+    await client.close()
+    await wait_until(lambda: proxy.open == 1)
+
+
+async def test_what_is_said_before_an_answer_is_one_request(proxy: FaultProxy, dial: Dial) -> None:
+    client = await dial()
+    stall = proxy.inject(Stall())
+    client.say(b"one")
+    await wait_until(lambda: proxy.request_bytes == 4)
+    client.say(b"two")
+    await wait_until(lambda: proxy.request_bytes == 8)
+    stall.withdraw()
+    assert proxy.requests in (1, 2)  # the server may have answered between the two
+
+
+async def test_a_client_that_hangs_up_ends_the_servers_connection_too(
+    proxy: FaultProxy, dial: Dial, echo: Echo
+) -> None:
+    client = await dial()
+    await client.ask(b"one")
+    await client.close()
+    await wait_until(lambda: echo.ends == 1 and proxy.open == 0)
+
+
+async def test_a_client_may_close_one_half_and_still_gets_its_answer(dial: Dial, echo: Echo) -> None:
+    client = await dial()
+    client.say(b"last")
+    client.writer.write_eof()
+    assert await client.hear() == b"LAST"
+    assert await client.hear() == b""
+
+
+async def test_delay_holds_a_reply_back_for_so_long(
+    proxy: FaultProxy, dial: Dial, clock: ManualClock, echo: Echo
+) -> None:
+    proxy.inject(Delay(3.0))
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: clock.sleeping == 1)
+    assert echo.lines == [b"one\n"]
+    await clock.advance(2.9)
+    assert await client.is_silent()
+    await clock.advance(0.1)
+    assert await client.hear() == b"ONE"
+
+
+async def test_delay_of_requests_keeps_them_from_the_server(
+    proxy: FaultProxy, dial: Dial, clock: ManualClock, echo: Echo
+) -> None:
+    proxy.inject(Delay(3.0, on="requests"))
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: clock.sleeping == 1)
+    assert echo.lines == []
+    await clock.advance(3.0)
+    assert await client.hear() == b"ONE"
+
+
+async def test_drip_sends_a_byte_at_a_time(proxy: FaultProxy, dial: Dial, clock: ManualClock) -> None:
+    proxy.inject(Drip(1.0))
+    client = await dial()
+    client.say(b"one")
+    for expected in (b"O", b"N", b"E", b"\n"):
+        await wait_until(lambda: clock.sleeping == 1)
+        assert await asyncio.wait_for(client.reader.read(100), 10) == expected
+        await clock.advance(1.0)
+
+
+async def test_stall_ends_when_it_is_withdrawn(proxy: FaultProxy, dial: Dial) -> None:
+    stall = proxy.inject(Stall())
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: stall.hits == 1)
+    assert await client.is_silent()
+    stall.withdraw()
+    assert await client.hear() == b"ONE"
+    assert await client.ask(b"two") == b"TWO"
+
+
+async def test_drop_loses_a_reply_that_the_server_has_given(
+    proxy: FaultProxy, dial: Dial, echo: Echo
+) -> None:
+    drop = proxy.inject(Drop(), times=1)
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: drop.hits == 1)
+    assert await client.is_silent()
+    assert await client.ask(b"two") == b"TWO"
+    assert echo.lines == [b"one\n", b"two\n"]
+
+
+async def test_drop_of_a_request_loses_it_before_the_server(
+    proxy: FaultProxy, dial: Dial, echo: Echo
+) -> None:
+    drop = proxy.inject(Drop(on="requests"), matching=b"one")
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: drop.hits == 1)
+    assert await client.ask(b"two") == b"TWO"
+    assert echo.lines == [b"two\n"]
+
+
+@pytest.mark.parametrize(("after", "seen"), [(0, b""), (2, b"ON"), (4, b"ONE\n"), (6, b"ONE\nTW")])
+async def test_cut_lets_so_many_bytes_of_the_reply_through(
+    proxy: FaultProxy, dial: Dial, echo: Echo, after: int, seen: bytes
+) -> None:
+    proxy.inject(Cut(after))
+    client = await dial()
+    client.say(b"one")
+    if after > 4:
+        assert await client.hear() == b"ONE"
+        client.say(b"two")
+    got = await asyncio.wait_for(client.reader.read(), 10)
+    assert got == seen[4:] if after > 4 else got == seen
+    await wait_until(lambda: echo.ends == 1 and proxy.open == 0)
+
+
+@pytest.mark.parametrize(("after", "lines"), [(0, []), (2, [b"on"]), (4, [b"one\n"])])
+async def test_cut_of_a_request_lets_so_many_bytes_reach_the_server(
+    proxy: FaultProxy, dial: Dial, echo: Echo, after: int, lines: list[bytes]
+) -> None:
+    proxy.inject(Cut(after, on="requests"))
+    client = await dial()
+    client.say(b"one")
+    assert await asyncio.wait_for(client.reader.read(), 10) in (b"", b"ONE\n")
+    await wait_until(lambda: echo.ends == 1)
+    assert echo.lines == lines
+
+
+async def test_a_cut_can_be_a_reset(proxy: FaultProxy, dial: Dial) -> None:
+    proxy.inject(Cut(reset=True))
+    client = await dial()
+    client.say(b"one")
+    with pytest.raises(ConnectionResetError):
+        await client.hear()
+
+
+async def test_half_close_ends_the_replies_while_requests_go_on(
+    proxy: FaultProxy, dial: Dial, echo: Echo
+) -> None:
+    proxy.inject(HalfClose(2))
+    client = await dial()
+    client.say(b"one")
+    assert await asyncio.wait_for(client.reader.read(), 10) == b"ON"
+    client.say(b"two")
+    await wait_until(lambda: echo.lines == [b"one\n", b"two\n"])
+    assert proxy.open == 1
+
+
+async def test_half_close_of_requests_leaves_the_replies(proxy: FaultProxy, dial: Dial, echo: Echo) -> None:
+    proxy.inject(HalfClose(4, on="requests"))
+    client = await dial()
+    assert await client.ask(b"one") == b"ONE"
+    await wait_until(lambda: echo.ends == 1)
+    client.say(b"two")
+    assert await client.hear() == b""
+    assert echo.lines == [b"one\n"]
+
+
+async def test_black_hole_accepts_and_never_answers(proxy: FaultProxy, dial: Dial, echo: Echo) -> None:
+    proxy.inject(BlackHole(), times=1)
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: proxy.request_bytes == 4)
+    assert await client.is_silent()
+    assert (echo.lines, proxy.requests) == ([], 1)
+    other = await dial()
+    assert await other.ask(b"two") == b"TWO"
+
+
+async def test_reset_at_the_door(proxy: FaultProxy, dial: Dial, echo: Echo) -> None:
+    proxy.inject(Reset(), connection=0)
+    client = await dial()
+    with pytest.raises(ConnectionResetError):
+        await client.hear()
+    other = await dial()
+    assert await other.ask(b"two") == b"TWO"
+    assert echo.lines == [b"two\n"]
+
+
+async def test_reorder_lets_in_the_last_first(proxy: FaultProxy, dial: Dial, echo: Echo) -> None:
+    reorder = proxy.inject(Reorder(3), times=3)
+    clients: list[Client] = []
+    for line in (b"one", b"two", b"three"):
+        client = await dial()
+        client.say(line)
+        clients.append(client)
+        await wait_until(lambda: reorder.hits == len(clients))
+    assert [await client.hear() for client in clients] == [b"ONE", b"TWO", b"THREE"]
+    assert echo.lines == [b"three\n", b"two\n", b"one\n"]
+
+
+async def test_reorder_that_is_withdrawn_lets_everybody_in(proxy: FaultProxy, dial: Dial) -> None:
+    reorder = proxy.inject(Reorder(5))
+    one, two = await dial(), await dial()
+    await wait_until(lambda: reorder.hits == 2)
+    proxy.heal()
+    assert await one.ask(b"one") == b"ONE"
+    assert await two.ask(b"two") == b"TWO"
+
+
+async def test_refused_connections_and_old_ones_that_go_on(proxy: FaultProxy, dial: Dial) -> None:
+    old = await dial()
+    await old.ask(b"one")
+    port = proxy.port
+    proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await dial()
+    assert await old.ask(b"two") == b"TWO"
+    await proxy.listen()
+    await proxy.listen()
+    assert proxy.port == port
+    new = await dial()
+    assert await new.ask(b"three") == b"THREE"
+
+
+async def test_outage_breaks_all_and_ends(proxy: FaultProxy, dial: Dial) -> None:
+    old = await dial()
+    await old.ask(b"one")
+    async with proxy.outage():
+        assert await old.hear() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await dial()
+    new = await dial()
+    assert await new.ask(b"two") == b"TWO"
+
+
+async def test_one_connection_can_be_cut_and_named(proxy: FaultProxy, dial: Dial) -> None:
+    one, two = await dial(), await dial()
+    await one.ask(b"one")
+    await two.ask(b"two")
+    proxy.cut(0)
+    assert await one.hear() == b""
+    assert await two.ask(b"two") == b"TWO"
+    proxy.inject(Drop(), connection=1)
+    two.say(b"three")
+    three = await dial()
+    assert await three.ask(b"four") == b"FOUR"
+    assert await two.is_silent()
+
+
+async def test_the_first_fault_that_fits_strikes_and_the_next_after_it(proxy: FaultProxy, dial: Dial) -> None:
+    first, second = proxy.inject(Drop(), times=1), proxy.inject(Cut(), times=1)
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: first.hits == 1)
+    client.say(b"two")
+    assert await client.hear() == b""
+    assert (first.hits, second.hits) == (1, 1)
+
+
+async def test_a_server_that_is_not_there_looks_like_a_connection_that_ends(dial: Dial, echo: Echo) -> None:
+    async with FaultProxy("127.0.0.1", 1) as proxy:
+        reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
+async def test_nothing_is_left_when_the_block_ends(echo: Echo) -> None:
+    await settle()
+    tasks, files = asyncio.all_tasks(), open_files()
+    stuck: list[Fault] = [Stall(), Stall(on="requests"), Delay(1000.0), BlackHole(), Reorder(9)]
+    for fault in stuck:
+        async with FaultProxy("127.0.0.1", echo.port) as proxy:
+            injection = proxy.inject(fault)
+            client = Client(*await asyncio.open_connection(proxy.host, proxy.port))
+            client.say(b"x\n" * 1_500_000)  # more than the sockets hold
+            await wait_until(lambda: injection.hits > 0)  # noqa: B023 - waited for inside of the loop
+        await client.close()
+        assert (proxy.open, proxy._tasks) == (0, set())
+    await wait_until(lambda: open_files() == files)
+    gc.collect()
+    assert asyncio.all_tasks() == tasks
