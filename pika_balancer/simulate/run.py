@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import attrs
+
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Daily, Trace
+from pika_balancer.simulate.foretell import foretell, unsteady
 from pika_balancer.simulate.records import Records
 from pika_balancer.simulate.reference import Reference
 from pika_balancer.simulate.result import Result, conclude
@@ -72,9 +75,23 @@ def simulate(
         fast.run(scenario, workload, tally, kept)
     else:
         Reference(scenario, workload, tally, kept).run()
-    return conclude(
+    result = conclude(
         scenario, tally, seed=seed, engine=name, notes=notes, records=kept, elapsed=timer() - began
     )
+    return _beside_theory(result)
+
+
+def _beside_theory(result: Result) -> Result:
+    """Return the result with the closed form that holds for it, and a word where there is no steady state."""
+    theory, unrest = foretell(result.scenario), unsteady(result.scenario)
+    if unrest is not None:
+        return attrs.evolve(result, notes=(*result.notes, unrest))
+    if theory is None or (theory.premise and result.gave_up):
+        return result
+    word = f"{theory.name} holds exactly in the long run" + (
+        f", as {theory.premise}" if theory.premise else ""
+    )
+    return attrs.evolve(result, theory=theory.figures, notes=(*result.notes, word))
 
 
 def _engine(scenario: Scenario, asked: Engine) -> tuple[str, tuple[str, ...]]:

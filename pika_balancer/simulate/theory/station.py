@@ -40,6 +40,8 @@ class Station:
     wait_mean: float
     """Mean seconds in line of all jobs that were not refused, those that gave up included; infinite without
     a steady state, NaN where every job is refused."""
+    served_wait_mean: float
+    """Mean seconds in line of the jobs that were served; as `wait_mean` where nobody gives up."""
     in_flight_mean: float
     """Mean number of slots taken, in erlang."""
     line_mean: float
@@ -111,7 +113,11 @@ def erlang_a(
     gave_up = waiting * leaving / load if load else 0.0
     accepted = load * (1 - refused)
     wait = waiting * service / accepted if accepted else (math.nan if load else 0.0)
-    return Station(refused, gave_up, delayed, wait, busy, waiting, busy / slots)
+    served = wait
+    if leaving and load:
+        standing = law[slots:] if line == math.inf else law[slots : slots + int(line)]
+        served = _served(standing, slots, leaving) * service * load / busy
+    return Station(refused, gave_up, delayed, wait, served, busy, waiting, busy / slots)
 
 
 def constant_patience(slots: int, load: float, patience: float, *, service: float = 1.0) -> Station:
@@ -134,7 +140,7 @@ def constant_patience(slots: int, load: float, patience: float, *, service: floa
     service = finite(service, "service", above=True)
     limit = finite(patience, "patience", above=True) / service
     if load == 0:
-        return Station(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return Station(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     free = _solve(slots, load, slots - 1, float)
     # The weight of the free states is 1, scaled down where the integrals beside it would pass every float.
     rate = slots - load
@@ -146,8 +152,9 @@ def constant_patience(slots: int, load: float, patience: float, *, service: floa
     gave_up, delayed = beyond / total, (within + beyond) / total
     # Those that give up wait for as long as their patience lasts, the others for as long as they must.
     wait = moment / total + gave_up * limit
+    served = moment / (scale + within)
     busy = load * (1 - gave_up)
-    return Station(0.0, gave_up, delayed, wait * service, busy, load * wait, busy / slots)
+    return Station(0.0, gave_up, delayed, wait * service, served * service, busy, load * wait, busy / slots)
 
 
 def mmck_quantile(
@@ -195,11 +202,24 @@ def mmck_quantile(
 
 def _endless(slots: int, load: float, service: float) -> Station:
     if load >= slots:
-        return Station(0.0, 0.0, 1.0, math.inf, float(slots), math.inf, 1.0)
+        return Station(0.0, 0.0, 1.0, math.inf, math.inf, float(slots), math.inf, 1.0)
     waiting = erlang_c(slots, load)
     line = waiting * load / (slots - load)
     wait = waiting * service / (slots - load)
-    return Station(0.0, 0.0, waiting, wait, load, line, load / slots)
+    return Station(0.0, 0.0, waiting, wait, wait, load, line, load / slots)
+
+
+def _served(standing: list[float], slots: int, leaving: float) -> float:
+    """Return the mean wait of an arrival times whether it is served, in service times.
+
+    The k-th in line is served with probability c / (c + k θ), and then moves up at rates c + i θ, i = 1 … k:
+    those of the line before it and its own, of which none came to its end first.
+    """
+    total = steps = 0.0
+    for place, p in enumerate(standing, 1):
+        steps += 1 / (slots + place * leaving)
+        total += p * slots / (slots + place * leaving) * steps
+    return total
 
 
 def _solve(slots: int, load: float, most: float, deaths: Callable[[int], float]) -> list[float]:
