@@ -53,22 +53,24 @@ def foretell(scenario: Scenario) -> Theory | None:
     """
     if not _plain(scenario):
         return None
-    speeds = {account.speed for account in scenario.accounts}
-    load = scenario.offered_load
     try:
-        if len(speeds) > 1:
-            return _unequal(scenario, load)
-        service = scenario.service.mean / speeds.pop()
-        load = scenario.arrivals.rate * service
-        if isinstance(scenario.when_full, Loss):
-            return _loss(scenario, load, service)
-        if not _memoryless(scenario.service):
-            return None
-        if isinstance(scenario.when_full, Queue):
-            return _queue(scenario, scenario.when_full, load, service)
-        return _retry(scenario, scenario.when_full, load, service)
+        if len({account.speed for account in scenario.accounts}) > 1:
+            return _unequal(scenario, scenario.offered_load)
+        return _equal(scenario)
     except InvalidArgument:  # within reach in principle, but with too many states to solve
         return None
+
+
+def _equal(scenario: Scenario) -> Theory | None:
+    service = scenario.service.mean / scenario.accounts[0].speed
+    load = scenario.arrivals.rate * service
+    if isinstance(scenario.when_full, Loss):
+        return _loss(scenario, load, service)
+    if not _memoryless(scenario.service):
+        return None
+    if isinstance(scenario.when_full, Queue):
+        return _queue(scenario, scenario.when_full, load, service)
+    return _retry(scenario, scenario.when_full, load, service)
 
 
 def unsteady(scenario: Scenario) -> str | None:

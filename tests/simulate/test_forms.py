@@ -172,11 +172,12 @@ ALPHABET = string.ascii_lowercase + string.digits + ":,=<>%./@x- ²٣"
 @given(text=st.one_of(st.text(max_size=12), st.text(ALPHABET, max_size=24)))
 @settings(max_examples=150, deadline=None)
 def test_any_other_text_is_refused_and_nothing_worse(parse: Callable[..., Any], text: str) -> None:
+    refused: InvalidArgument | None = None
     try:
         parse(text, field="option")
     except InvalidArgument as error:
-        assert error.field == "option"
-        assert str(error).startswith("option: ")
+        refused = error
+    assert refused is None or (refused.field, str(refused)[:8]) == ("option", "option: ")
 
 
 @pytest.mark.parametrize(
