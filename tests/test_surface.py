@@ -79,7 +79,7 @@ ARROWS: dict[str, set[str]] = {
         "clock",
     },
     "callbacks": {"parse", "models", "errors", "clock"},
-    "simulate": {"simulate", "selector", "policy", "models", "errors"},
+    "simulate": {"simulate", "selector", "policy", "mask", "models", "errors"},
     "metrics": {"events", "models", "errors"},
     "server": {"server", "clock"},
     "testing": {"clock", "server"},
