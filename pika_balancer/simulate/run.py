@@ -32,6 +32,7 @@ def simulate(
     seed: int = 0,
     records: bool = False,
     engine: Engine = "auto",
+    watch: Callable[[int], bool] | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Simulate the scenario and return what it found; the same seed gives the same result.
@@ -47,6 +48,8 @@ def simulate(
         records: Whether to keep what became of each job; memory then grows with their number.
         engine: `numba` is fast and `reference` is slow; both decide the same. `auto` takes the fast one if
             the extra `sim` is there, and says so if it is not.
+        watch: Told now and then how many jobs have come, in this thread. Where it says False, no more come:
+            the run ends with those that are there, and a note says so.
         timer: Reads the real time, in seconds, for `elapsed_s`.
 
     Raises:
@@ -65,7 +68,8 @@ def simulate(
     frame = Frame.make(
         start=start, duration=duration, jobs=jobs, rate=scenario.arrivals.rate, warm_up=warm_up
     )
-    workload = Workload(scenario, streams, jobs, frame.horizon)
+    watched = _Watched(watch)
+    workload = Workload(scenario, streams, jobs, frame.horizon, watch=watched)
     tally = Tally(frame, len(scenario.accounts))
     kept = Records() if records else None
     name, notes = _engine(scenario, engine)
@@ -75,6 +79,8 @@ def simulate(
         fast.run(scenario, workload, tally, kept)
     else:
         Reference(scenario, workload, tally, kept).run()
+    if watched.ended:
+        notes = (*notes, f"ended early, after {tally.jobs:,} jobs; the figures are of those")
     result = conclude(
         scenario, tally, seed=seed, engine=name, notes=notes, records=kept, elapsed=timer() - began
     )
@@ -92,6 +98,18 @@ def _beside_theory(result: Result) -> Result:
         f", as {theory.premise}" if theory.premise else ""
     )
     return attrs.evolve(result, theory=theory.figures, notes=(*result.notes, word))
+
+
+class _Watched:
+    """Remembers whether the run was ended early."""
+
+    def __init__(self, watch: Callable[[int], bool] | None) -> None:
+        self._watch = watch
+        self.ended = False
+
+    def __call__(self, jobs: int) -> bool:
+        self.ended = self._watch is not None and not self._watch(jobs)
+        return not self.ended
 
 
 def _engine(scenario: Scenario, asked: Engine) -> tuple[str, tuple[str, ...]]:

@@ -1,0 +1,43 @@
+"""A run that is watched, and one that is ended early: it says what it has found by then."""
+
+import math
+
+import pytest
+
+from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate
+from pika_balancer.simulate.run import Engine
+from pika_balancer.simulate.workload import SIZE
+
+SCENARIO = Scenario(accounts="5x6", arrivals=Poisson(25 / 180), service=Exponential(180), when_full=Queue())
+ENGINES: tuple[Engine, ...] = ("numba", "reference")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_watched_run_finds_the_same(engine: Engine) -> None:
+    told: list[int] = []
+
+    def watch(jobs: int) -> bool:
+        told.append(jobs)
+        return True
+
+    watched = simulate(SCENARIO, jobs=SIZE + 1, seed=3, engine=engine, watch=watch)
+    assert watched == simulate(SCENARIO, jobs=SIZE + 1, seed=3, engine=engine)
+    assert told == [0, SIZE]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_is_ended_early_keeps_what_it_has(engine: Engine) -> None:
+    early = simulate(SCENARIO, jobs=4 * SIZE, seed=3, engine=engine, watch=lambda jobs: jobs < SIZE)
+    assert early.jobs == early.completed == SIZE
+    assert "ended early, after 65,536 jobs; the figures are of those" in early.notes
+    # Of 30 batches, those that were never begun count for nothing.
+    assert early.batches == 5
+    assert early.wait.mean.low < early.wait.mean.value < early.wait.mean.high
+    whole = simulate(SCENARIO, jobs=SIZE, seed=3, engine=engine)
+    assert (early.refused, early.accounts[0].jobs) == (whole.refused, whole.accounts[0].jobs)
+
+
+def test_a_run_may_end_before_it_begins() -> None:
+    nothing = simulate(SCENARIO, jobs=10, seed=3, watch=lambda _jobs: False)
+    assert (nothing.jobs, nothing.batches) == (0, 1)
+    assert math.isnan(nothing.refused_fraction.value)
