@@ -100,20 +100,22 @@ def durations(
     if not sum(started):
         nothing = Estimate(math.nan)
         return Durations(nothing, nothing, nothing, nothing, nothing, math.nan)
+    pooled: Counter[int] = Counter()
+    for row in tally.batches:
+        pooled.update(classes[row])
     levels = tuple(LEVELS.values())
-    if tally.exact:
+    if tally.exact and exact:
         ordered = sorted(exact)
         values = [_from_sorted(ordered, level) for level in levels]
     else:
-        pooled: Counter[int] = Counter()
-        for row in tally.batches:
-            pooled.update(classes[row])
         values = from_classes(pooled, levels)
     by_batch = [from_classes(classes[row], levels) for row in tally.batches if classes[row]]
     found = [
         _around(value, batches) for value, batches in zip(values, zip(*by_batch, strict=True), strict=True)
     ]
     longest = tally.longest_stay if column else tally.longest_wait
+    if not tally.batches.start:  # nothing but the warm-up, of which no more is known
+        longest = class_bounds(max(pooled))[1] if max(pooled) >= 0 else 0.0
     p50, p90, p95, p99 = found
     return Durations(mean, p50, p90, p95, p99, longest, _tail(pooled))
 

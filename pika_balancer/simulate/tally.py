@@ -142,11 +142,11 @@ class Tally:
 
     @property
     def batches(self) -> range:
-        """The rows that count: as many as the run came to, which may be fewer if it ended early."""
+        """The rows that count: as many as the run came to, if it ended early; then the warm-up, if no more."""
         last = len(self.counts) - 2
-        while last > 1 and not (self.sums[last][3] or self.counts[last][0]):
+        while last > 0 and not (self.sums[last][3] or self.counts[last][0]):
             last -= 1
-        return range(1, last + 1)
+        return range(min(1, last), last + 1)
 
     def total(self, rows: list[list[Any]], column: int) -> Any:
         """Return the sum of a column over the rows that count."""

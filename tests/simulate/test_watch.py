@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 
 from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate
@@ -35,6 +36,17 @@ def test_a_run_that_is_ended_early_keeps_what_it_has(engine: Engine) -> None:
     assert early.wait.mean.low < early.wait.mean.value < early.wait.mean.high
     whole = simulate(SCENARIO, jobs=SIZE, seed=3, engine=engine)
     assert (early.refused, early.accounts[0].jobs) == (whole.refused, whole.accounts[0].jobs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_ends_within_its_warm_up_counts_all_the_same(engine: Engine) -> None:
+    early = simulate(SCENARIO, jobs=100 * SIZE, seed=3, engine=engine, watch=lambda jobs: jobs < SIZE)
+    assert (early.batches, early.warm_up[:17]) == (1, "there is nothing ")
+    whole = simulate(attrs.evolve(SCENARIO, warm_up=0.0), jobs=SIZE, seed=3, engine=engine)
+    assert early.refused_fraction.value == whole.refused_fraction.value
+    assert early.wait.mean.value == pytest.approx(whole.wait.mean.value)
+    assert early.wait.max == pytest.approx(whole.wait.max, rel=1 / 128)
+    assert math.isnan(early.wait.mean.low)
 
 
 def test_a_run_may_end_before_it_begins() -> None:
