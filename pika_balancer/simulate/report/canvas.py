@@ -162,6 +162,7 @@ def _save(  # noqa: PLR0917 - the two above are all that call it
         "xtick.labelcolor": palette.ink,
         "ytick.labelcolor": palette.ink,
         "grid.color": palette.grid,
+        "axes.prop_cycle": mpl.cycler(color=[palette.accent]),
     }
     # From matplotlib's own defaults, whatever the user's settings are, and back to those.
     with mpl.rc_context(), warnings.catch_warnings():

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pika_balancer.simulate.report import panels, words
 from pika_balancer.simulate.report.canvas import Axes, Palette
-from pika_balancer.simulate.report.numbers import UNKNOWN, duration, percent, with_interval
+from pika_balancer.simulate.report.numbers import UNKNOWN, duration, with_interval
 from pika_balancer.simulate.report.page import Picture, Report, Table
 from pika_balancer.simulate.result import Result
 
@@ -55,7 +55,7 @@ def accounts(result: Result) -> Table:
     """Return what each account did."""
     rows: list[tuple[str, ...]] = []
     for account in result.accounts:
-        share, busy = percent(account.share.value), with_interval(account.utilisation, "share")
+        share, busy = with_interval(account.share, "share")[0], with_interval(account.utilisation, "share")
         rows.append((account.channel, str(account.max_jobs), f"{account.jobs:,}", share, *busy))
     header = ("account", "cap", "jobs", "share of jobs", "slots in use", "95% interval")
     return Table("The accounts", header, rows)

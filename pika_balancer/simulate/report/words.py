@@ -160,6 +160,8 @@ def when_full(this: WhenFull) -> str:
 
 def answer(result: Result) -> str:
     """Return what the simulation found, in sentences."""
+    if not result.jobs:
+        return "No job came."
     jobs, rule = count(result.jobs, "job"), result.scenario.when_full
     refused, interval = with_interval(result.refused_fraction, "share")
     sentences = [f"{refused} of {jobs} found every account full"]
