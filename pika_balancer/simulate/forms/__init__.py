@@ -313,6 +313,8 @@ def parse_target(text: str, *, field: str = "target") -> Target:
         raise wrong(text, field, "target", forms, f"{match[1]}<{match[3]}")
     if figure in FRACTIONS:
         limit = parse_share(match[3], field=field)
+        if limit == 1:  # which every share is below, or as good as
+            raise wrong(text, field, "target", forms, f"{match[1]}<1%")
     else:
         limit = (parse_duration if figure in DURATIONS else parse_number)(match[3], field=field)
     try:
