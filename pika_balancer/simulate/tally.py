@@ -142,7 +142,7 @@ class Tally:
 
     @property
     def batches(self) -> range:
-        """The rows that count: as many as the run came to, if it ended early; then the warm-up, if no more."""
+        """The rows that count: those that the run came to; the warm-up where it came to no other."""
         last = len(self.counts) - 2
         while last > 0 and not (self.sums[last][3] or self.counts[last][0]):
             last -= 1

@@ -54,14 +54,14 @@ class Workload:
     vector: bool = attrs.field(factory=lambda: importlib.util.find_spec("numpy") is not None)
     """Whether NumPy draws them; without it the numbers are others, under the same laws."""
     watch: Callable[[int], bool] | None = None
-    """Told before each block how many jobs came before; where it says False, no more come."""
+    """Told before each block but the first how many jobs came; where it says False, no more do."""
 
     def blocks(self) -> Iterator[Block]:
         """Yield the jobs, a block at a time."""
         left = self.jobs if self.jobs is not None else -1
         size = min(SIZE, left) if left >= 0 else SIZE
         for number, block in enumerate(self._vector(size) if self.vector else self._plain(size)):
-            if self.watch is not None and not self.watch(number * size):
+            if self.watch is not None and number and not self.watch(number * size):
                 return
             count = len(block)
             if block.arrivals[-1] > self.horizon:
