@@ -339,6 +339,7 @@ def test_somebody_elses_law_is_called_by_its_name() -> None:
         ),
         (Daily([0] * 23 + [86400]), "1/s by a daily profile, 24/s in its busiest hour"),
         (Trace([0, 10, 20]), "3 recorded jobs over 20 s (6/min)"),
+        (Trace([5, 5]), "2 recorded jobs all at once"),
         (Trace([0, 10, 20], time_scale=0.1), "3 recorded jobs over 2 s (1/s); times × 0.1"),
     ],
 )
@@ -401,7 +402,7 @@ def test_the_answer_tells_what_there_is_to_tell(results: dict[str, Result]) -> N
 def test_figures_stand_beside_the_closed_form(results: dict[str, Result]) -> None:
     known = attrs.evolve(results["line"], theory={"refused_fraction": 0.5, "wait.mean": 90.0})
     exact = {line.label: line.exact for line in words.lines(known)}
-    assert (exact["found every account full"], exact["wait, mean"], exact["gave up"]) == ("50%", "90 s", "")
+    assert (exact["found every account full"], exact["wait, mean"], exact["gave up"]) == ("50.00%", "90.00 s", "")
 
 
 def test_capacity_drops_while_an_account_is_out() -> None:

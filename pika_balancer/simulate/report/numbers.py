@@ -44,6 +44,8 @@ def duration(seconds: float) -> str:
 
 def rate(per_second: float) -> str:
     """Return a rate of jobs, in a unit that makes it a whole number, or else in the first that makes it 1."""
+    if not math.isfinite(per_second):
+        return figure(per_second)
     fitting = [(per_second * length, name) for length, name in _RATES if per_second * length >= 1]
     whole = [(value, name) for value, name in fitting if math.isclose(value, round(value), rel_tol=1e-9)]
     value, name = (whole or fitting or [(per_second * _RATES[-1][0], _RATES[-1][1])])[0]
@@ -83,6 +85,11 @@ def with_interval(estimate: Estimate, kind: Kind) -> tuple[str, str]:
         return plain(estimate.value, kind), f"{plain(estimate.low, kind)} to {plain(estimate.high, kind)}"
     text = f"{value:,.{places}f}{unit}" if value else plain(0.0, kind)
     return text, f"{low:,.{places}f} to {high:,.{places}f}{unit}"
+
+
+def exactly(value: float, kind: Kind) -> str:
+    """Return a figure that is known exactly, with a digit more than others have."""
+    return with_interval(Estimate(value, value, value), kind)[0]
 
 
 def _decimals(value: float) -> int:

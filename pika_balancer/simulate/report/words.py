@@ -22,9 +22,9 @@ from pika_balancer.simulate.report.numbers import (
     Kind,
     count,
     duration,
+    exactly,
     figure,
     percent,
-    plain,
     rate,
     with_interval,
 )
@@ -32,14 +32,14 @@ from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario, SimulatedAccount, WhenFull
 
 _MOST_GROUPS: Final = 8
-_FIGURES: Final[Mapping[str, tuple[str, Kind]]] = {
+FIGURES: Final[Mapping[str, tuple[str, Kind]]] = {
     "refused_fraction": ("found every account full", "share"),
     "gave_up_fraction": ("gave up", "share"),
     "wait.mean": ("wait, mean", "time"),
     "wait.p50": ("wait, median", "time"),
-    "wait.p90": ("wait, 90%", "time"),
-    "wait.p95": ("wait, 95%", "time"),
-    "wait.p99": ("wait, 99%", "time"),
+    "wait.p90": ("wait, 90% within", "time"),
+    "wait.p95": ("wait, 95% within", "time"),
+    "wait.p99": ("wait, 99% within", "time"),
     "wait.max": ("wait, longest", "time"),
     "time_in_system.mean": ("time in system, mean", "time"),
     "attempts": ("submits per job", "number"),
@@ -117,7 +117,8 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
         case Trace():
             scaled = "" if these.time_scale == 1 else f"; times × {figure(these.time_scale)}"
             span = (these.arrivals[-1] - these.arrivals[0]) * these.time_scale
-            return f"{count(len(these), 'recorded job')} over {duration(span)} ({rate(these.rate)}){scaled}"
+            over = f"over {duration(span)} ({rate(these.rate)})" if span else "all at once"
+            return f"{count(len(these), 'recorded job')} {over}{scaled}"
         case _:
             return f"{rate(these.rate)} by {type(these).__name__}"
 
@@ -206,17 +207,17 @@ def lines(result: Result) -> list[Line]:
     rule = result.scenario.when_full
     left_out: set[str] = set()
     if isinstance(rule, Loss):
-        left_out |= {"gave_up_fraction", *(name for name in _FIGURES if name.startswith("wait."))}
+        left_out |= {"gave_up_fraction", *(name for name in FIGURES if name.startswith("wait."))}
     if not isinstance(rule, Retry):
         left_out.add("attempts")
     known = dict(result.estimates())
     made: list[Line] = []
-    for name, (label, kind) in _FIGURES.items():
+    for name, (label, kind) in FIGURES.items():
         if name in left_out:
             continue
         value, interval = with_interval(known[name], kind)
         exact = result.theory.get(name)
-        made.append(Line(label, value, interval, "" if exact is None else plain(exact, kind)))
+        made.append(Line(label, value, interval, "" if exact is None else exactly(exact, kind)))
     return made
 
 
