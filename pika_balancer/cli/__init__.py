@@ -29,7 +29,7 @@ from pika_balancer.cli.options import Parser
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.signals import supervise
 
-COMMANDS: Final = ("demo", "serve", "accounts", "jobs", "submit", "watch", "simulate")
+COMMANDS: Final = ("demo", "serve", "accounts", "jobs", "submit", "watch", "simulate", "plan")
 """Every command, in the order of the help."""
 
 _PROG: Final = "pika-balancer"
