@@ -78,8 +78,8 @@ def env(address: str) -> dict[str, str]:
 
 
 def test_no_block_goes_unread() -> None:
-    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 7
-    assert (len(PYTHON), len(SCRIPT)) == (6, 1)
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 8
+    assert (len(PYTHON), len(SCRIPT)) == (8, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
 
@@ -217,8 +217,37 @@ def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], 
     assert "0 jobs running" in done.stdout
 
 
+def test_the_planners_commands_run_as_printed(env: dict[str, str], tmp_path: Path) -> None:
+    done = shell(SHELL[6], env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "of 1,000,000 jobs found every account full" in done.stdout
+    assert "7 accounts (42 slots) are the fewest for refused<1% and wait.p95<120s" in done.stdout
+    assert (tmp_path / "answer.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_simulation_says_what_to_expect(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[6])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        r"1\d\.\d% found every account full\n95 % waited no longer than (45|60|75) s\n", done.stdout
+    )
+
+
+def test_the_selector_is_embedded_in_somebody_elses_model(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[7])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.fullmatch(r"(\d\.\d)% of (\d{5}) jobs refused\n", done.stdout)
+    assert found is not None
+    # Erlang B for 30 slots and 25 erlang is 5.26 %; four standard errors of a week are less than 1 %.
+    assert abs(float(found[1]) - 5.26) < 1
+
+
 def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
-    done = shell(SHELL[6].strip() + " --rounds 2", env)
+    done = shell(SHELL[7].strip() + " --rounds 2", env)
     assert done.returncode == 0, done.stderr
     for question in QUESTIONS:
         assert f"| {question}" in done.stdout

@@ -97,7 +97,7 @@ def test_undecided_is_said_and_bursts_are_warned_of(cli: Run, tmp_path: Path) ->
     assert "Undecided between " in ran.out
     assert "whether less does takes more jobs to tell" in ran.out
     assert "note: jobs come in bursts: " in ran.out
-    assert "would seem right, here it is" in ran.out
+    assert "would seem right" in ran.out
     text = path.read_text()
     assert "Undecided between " in text
     assert "jobs come in bursts" in text
