@@ -80,8 +80,8 @@ def env(address: str) -> dict[str, str]:
 
 
 def test_no_block_goes_unread() -> None:
-    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 8
-    assert (len(PYTHON), len(SCRIPT)) == (7, 1)
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 10
+    assert (len(PYTHON), len(SCRIPT)) == (9, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
 
@@ -237,14 +237,43 @@ def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], 
 
 
 def test_a_load_is_measured_and_two_settings_are_compared(env: dict[str, str]) -> None:
-    done = shell(SHELL[6], env)
+    done = shell(SHELL[7], env)
     assert done.returncode == 0, done.stderr
     assert "policy=random: to the end" in done.stdout
     assert "policy=least_loaded against policy=random, turn by turn:" in done.stdout
 
 
+def test_the_planners_commands_run_as_printed(env: dict[str, str], tmp_path: Path) -> None:
+    done = shell(SHELL[8], env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "of 1,000,000 jobs found every account full" in done.stdout
+    assert "7 accounts (42 slots) are the fewest for refused<1% and wait.p95<120s" in done.stdout
+    assert (tmp_path / "answer.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_simulation_says_what_to_expect(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[7])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        r"1\d\.\d% found every account full\n95 % waited no longer than (45|60|75) s\n", done.stdout
+    )
+
+
+def test_the_selector_is_embedded_in_somebody_elses_model(env: dict[str, str], tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(PYTHON[8])
+    done = shell(f"{sys.executable} -W error {snippet}", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.fullmatch(r"(\d\.\d)% of (\d{5}) jobs refused\n", done.stdout)
+    assert found is not None
+    # Erlang B for 30 slots and 25 erlang is 5.26 %; four standard errors of a week are less than 1 %.
+    assert abs(float(found[1]) - 5.26) < 1
+
+
 def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
-    done = shell(SHELL[7].strip() + " --rounds 2", env)
+    done = shell(SHELL[9].strip() + " --rounds 2", env)
     assert done.returncode == 0, done.stderr
     for question in QUESTIONS:
         assert f"| {question}" in done.stdout

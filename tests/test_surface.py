@@ -95,7 +95,7 @@ ARROWS: dict[str, set[str]] = {
         "clock",
     },
     "callbacks": {"parse", "models", "errors", "clock"},
-    "simulate": {"simulate", "selector", "policy", "models", "errors"},
+    "simulate": {"simulate", "selector", "policy", "units", "mask", "models", "errors"},
     "metrics": {"events", "models", "errors"},
     "server": {"server", "clock"},
     "units": {"errors"},

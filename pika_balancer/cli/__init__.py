@@ -29,7 +29,18 @@ from pika_balancer.cli.options import Parser
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.signals import supervise
 
-COMMANDS: Final = ("demo", "serve", "accounts", "jobs", "submit", "watch", "store", "bench")
+COMMANDS: Final = (
+    "demo",
+    "serve",
+    "accounts",
+    "jobs",
+    "submit",
+    "watch",
+    "store",
+    "simulate",
+    "plan",
+    "bench",
+)
 """Every command, in the order of the help."""
 
 _PROG: Final = "pika-balancer"

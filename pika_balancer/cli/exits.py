@@ -28,6 +28,10 @@ class Usage(InvalidArgument):
     """The command line itself is wrong."""
 
 
+class MissingExtra(PikaError):
+    """Something was asked for that needs an extra which is not installed."""
+
+
 class BadJobFile(Usage):
     """A file of jobs is wrong; `faults` lists all of it by line."""
 
@@ -112,6 +116,7 @@ EXITS: Final[Mapping[type[BaseException], Exit]] = {
     errors.RequestTimeout: Exit(NETWORK),
     errors.InvalidResponse: Exit(BAD_ANSWER, _ADDRESS),
     Usage: Exit(USAGE),
+    MissingExtra: Exit(FAILURE),
     BadJobFile: Exit(USAGE),
     JournalError: Exit(FAILURE),
     JournalInUse: Exit(FAILURE),

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -50,19 +50,31 @@ class Output:
         if not self.as_json:
             _print(clean(text), sys.stdout)
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table for people; whole numbers are aligned on the right."""
+    def pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Print headings for people, each with what belongs to it."""
+        listed = [(clean(heading), text) for heading, text in pairs]
+        width = max((len(heading) for heading, _ in listed), default=0)
+        for heading, text in listed:
+            self.say(f"{heading.ljust(width)}  {text}")
+
+    def table(
+        self, header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Container[int] = ()
+    ) -> None:
+        """Print a table for people; whole numbers and the columns `right` are aligned on the right."""
         listed = list(rows)
         cells = [[clean(str(cell)) for cell in row] for row in (header, *listed)]
-        right = [all(isinstance(row[place], int) for row in listed) for place in range(len(header))]
+        ends = [
+            place in right or all(isinstance(row[place], int) for row in listed)
+            for place in range(len(header))
+        ]
         if self.terminal is not None:
-            self.terminal.table(cells[0], cells[1:], right)
+            self.terminal.table(cells[0], cells[1:], ends)
             return
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
             line = "  ".join(
                 cell.rjust(width) if end else cell.ljust(width)
-                for cell, width, end in zip(row, widths, right, strict=True)
+                for cell, width, end in zip(row, widths, ends, strict=True)
             )
             _print(line.rstrip(), self._people)
 

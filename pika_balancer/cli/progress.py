@@ -54,7 +54,7 @@ class Lines:
 class Bar:
     """On a terminal: a bar below, and above it what scrolls by."""
 
-    def __init__(self, out: Output, console: Any, total: int) -> None:
+    def __init__(self, out: Output, console: Any, total: int | None) -> None:
         from rich.progress import (  # noqa: PLC0415 - an extra, and slow to import
             BarColumn,
             MofNCompleteColumn,

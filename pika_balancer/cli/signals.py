@@ -21,7 +21,7 @@ def supervise(command: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """
     stop = _Stop()
     try:
-        with _handling(stop), asyncio.Runner() as runner:
+        with handling(stop), asyncio.Runner() as runner:
             return runner.run(stop.guard(command))
     except KeyboardInterrupt:
         raise asyncio.CancelledError from None
@@ -54,7 +54,8 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+def handling(handler: Callable[[int, FrameType | None], Any]) -> Generator[None]:
+    """Let SIGINT and SIGTERM call `handler` inside; does nothing outside the main thread."""
     before: dict[signal.Signals, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -44,6 +44,7 @@ from pika_balancer.simulate.scenario import (
     SimulatedAccount,
     Slowdown,
 )
+from pika_balancer.simulate.theory import erlang_b, erlang_c
 from pika_balancer.simulate.trace import Recording, read_trace
 
 __all__ = [
@@ -78,6 +79,8 @@ __all__ = [
     "Slowdown",
     "Trace",
     "Weibull",
+    "erlang_b",
+    "erlang_c",
     "read_trace",
     "simulate",
 ]

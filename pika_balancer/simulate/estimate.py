@@ -14,6 +14,8 @@ import attrs
 
 from pika_balancer.simulate.tally import Tally, class_bounds
 
+_THINNED: Final = 0.96
+"""Points of a law are kept where its share is below this part of the last one's."""
 LEVELS: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 """The quantiles that are estimated."""
 
@@ -58,6 +60,9 @@ class Durations:
     p99: Estimate
     max: float = attrs.field(eq=repr)
     """The longest one seen; NaN if there was none."""
+    tail: tuple[tuple[float, float], ...] = attrs.field(default=(), repr=False)
+    """The whole law: from each of these durations on, in seconds, which share lasted longer. Thinned out
+    where neighbours hardly differ; ends with a share of 0."""
 
 
 def ratio(
@@ -95,22 +100,24 @@ def durations(
     if not sum(started):
         nothing = Estimate(math.nan)
         return Durations(nothing, nothing, nothing, nothing, nothing, math.nan)
+    pooled: Counter[int] = Counter()
+    for row in tally.batches:
+        pooled.update(classes[row])
     levels = tuple(LEVELS.values())
-    if tally.exact:
+    if tally.exact and exact:
         ordered = sorted(exact)
         values = [_from_sorted(ordered, level) for level in levels]
     else:
-        pooled: Counter[int] = Counter()
-        for row in tally.batches:
-            pooled.update(classes[row])
         values = from_classes(pooled, levels)
     by_batch = [from_classes(classes[row], levels) for row in tally.batches if classes[row]]
     found = [
         _around(value, batches) for value, batches in zip(values, zip(*by_batch, strict=True), strict=True)
     ]
     longest = tally.longest_stay if column else tally.longest_wait
+    if not tally.batches.start:  # nothing but the warm-up, of which no more is known
+        longest = class_bounds(max(pooled))[1] if max(pooled) >= 0 else 0.0
     p50, p90, p95, p99 = found
-    return Durations(mean, p50, p90, p95, p99, longest)
+    return Durations(mean, p50, p90, p95, p99, longest, _tail(pooled))
 
 
 def _around(value: float, batches: Sequence[float]) -> Estimate:
@@ -122,6 +129,20 @@ def _around(value: float, batches: Sequence[float]) -> Estimate:
     scatter = math.fsum((one - mean) ** 2 for one in batches) / (count - 1)
     half = _STUDENT[count - 2] * math.sqrt(scatter / count)
     return Estimate(value, max(0.0, value - half), value + half)
+
+
+def _tail(classes: Mapping[int, int]) -> tuple[tuple[float, float], ...]:
+    """Return from which duration on which share lasted longer, from counts by class."""
+    total = left = sum(classes.values())
+    points: list[tuple[float, float]] = []
+    for place in sorted(classes):
+        if not points and place >= 0:
+            points.append((0.0, 1.0))
+        left -= classes[place]
+        share = left / total
+        if not points or not left or share < _THINNED * points[-1][1]:
+            points.append((class_bounds(place)[1] if place >= 0 else 0.0, share))
+    return tuple(points)
 
 
 def _from_sorted(values: Sequence[float], level: float) -> float:

@@ -303,5 +303,7 @@ def _warm_up(tally: Tally) -> str:
     frame = tally.frame
     if not frame.warm_up:
         return "none: every job counts"
+    if not tally.batches.start:
+        return "there is nothing else: the run ended within it, and all of it counts"
     of = "simulated time" if frame.by_time else "jobs"
     return f"the first {frame.warm_up:.3g} of the {of} count in no estimate"

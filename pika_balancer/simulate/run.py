@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import attrs
+
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Daily, Trace
+from pika_balancer.simulate.foretell import foretell, unsteady
 from pika_balancer.simulate.records import Records
 from pika_balancer.simulate.reference import Reference
 from pika_balancer.simulate.result import Result, conclude
@@ -29,6 +32,7 @@ def simulate(
     seed: int = 0,
     records: bool = False,
     engine: Engine = "auto",
+    watch: Callable[[int], bool] | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Simulate the scenario and return what it found; the same seed gives the same result.
@@ -44,6 +48,8 @@ def simulate(
         records: Whether to keep what became of each job; memory then grows with their number.
         engine: `numba` is fast and `reference` is slow; both decide the same. `auto` takes the fast one if
             the extra `sim` is there, and says so if it is not.
+        watch: Told now and then how many jobs have come, in this thread. Where it says False, no more come:
+            the run ends with those that are there, and a note says so.
         timer: Reads the real time, in seconds, for `elapsed_s`.
 
     Raises:
@@ -62,7 +68,8 @@ def simulate(
     frame = Frame.make(
         start=start, duration=duration, jobs=jobs, rate=scenario.arrivals.rate, warm_up=warm_up
     )
-    workload = Workload(scenario, streams, jobs, frame.horizon)
+    watched = _Watched(watch)
+    workload = Workload(scenario, streams, jobs, frame.horizon, watch=watched)
     tally = Tally(frame, len(scenario.accounts))
     kept = Records() if records else None
     name, notes = _engine(scenario, engine)
@@ -72,9 +79,37 @@ def simulate(
         fast.run(scenario, workload, tally, kept)
     else:
         Reference(scenario, workload, tally, kept).run()
-    return conclude(
+    if watched.ended:
+        notes = (*notes, f"ended early, after {tally.jobs:,} jobs; the figures are of those")
+    result = conclude(
         scenario, tally, seed=seed, engine=name, notes=notes, records=kept, elapsed=timer() - began
     )
+    return _beside_theory(result)
+
+
+def _beside_theory(result: Result) -> Result:
+    """Return the result with the closed form that holds for it, and a word where there is no steady state."""
+    theory, unrest = foretell(result.scenario), unsteady(result.scenario)
+    if unrest is not None:
+        return attrs.evolve(result, notes=(*result.notes, unrest))
+    if theory is None or (theory.premise and result.gave_up):
+        return result
+    word = f"{theory.name} holds exactly in the long run" + (
+        f", as {theory.premise}" if theory.premise else ""
+    )
+    return attrs.evolve(result, theory=theory.figures, notes=(*result.notes, word))
+
+
+class _Watched:
+    """Remembers whether the run was ended early."""
+
+    def __init__(self, watch: Callable[[int], bool] | None) -> None:
+        self._watch = watch
+        self.ended = False
+
+    def __call__(self, jobs: int) -> bool:
+        self.ended = self._watch is not None and not self._watch(jobs)
+        return not self.ended
 
 
 def _engine(scenario: Scenario, asked: Engine) -> tuple[str, tuple[str, ...]]:

@@ -142,8 +142,11 @@ class Tally:
 
     @property
     def batches(self) -> range:
-        """The rows that count."""
-        return range(1, len(self.counts) - 1)
+        """The rows that count: those that the run came to; the warm-up where it came to no other."""
+        last = len(self.counts) - 2
+        while last > 0 and not (self.sums[last][3] or self.counts[last][0]):
+            last -= 1
+        return range(min(1, last), last + 1)
 
     def total(self, rows: list[list[Any]], column: int) -> Any:
         """Return the sum of a column over the rows that count."""

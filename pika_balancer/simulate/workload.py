@@ -7,7 +7,7 @@ import heapq
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, cast
 
 import attrs
@@ -53,12 +53,16 @@ class Workload:
     """Until when, in seconds; infinite where the number of jobs ends the run."""
     vector: bool = attrs.field(factory=lambda: importlib.util.find_spec("numpy") is not None)
     """Whether NumPy draws them; without it the numbers are others, under the same laws."""
+    watch: Callable[[int], bool] | None = None
+    """Told before each block but the first how many jobs came; where it says False, no more do."""
 
     def blocks(self) -> Iterator[Block]:
         """Yield the jobs, a block at a time."""
         left = self.jobs if self.jobs is not None else -1
         size = min(SIZE, left) if left >= 0 else SIZE
-        for block in self._vector(size) if self.vector else self._plain(size):
+        for number, block in enumerate(self._vector(size) if self.vector else self._plain(size)):
+            if self.watch is not None and number and not self.watch(number * size):
+                return
             count = len(block)
             if block.arrivals[-1] > self.horizon:
                 count = _reached(block.arrivals, self.horizon)

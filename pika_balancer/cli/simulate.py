@@ -1,0 +1,194 @@
+"""`pika-balancer simulate`: what the accounts would do with the jobs that come."""
+
+import argparse
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from pika_balancer.cli.exits import INTERRUPTED, OK
+from pika_balancer.cli.gauge import Gauge, Stop, stopping
+from pika_balancer.cli.options import Subparsers, add_command
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.scenario import (
+    accounts_by,
+    add_jobs,
+    add_run,
+    add_trouble,
+    extras,
+    read_accounts_option,
+    reads,
+    work_of,
+    writable,
+)
+from pika_balancer.simulate import Result, Scenario, Trace, forms, simulate
+from pika_balancer.simulate.report import Table, report_of, simulation, words
+from pika_balancer.simulate.report.numbers import duration, figure
+
+_JOBS: Final = 1_000_000
+_JOBS_SLOW: Final = 100_000
+_TABLES: Final = ("estimates", "series", "jobs")
+_ENGINES: Final = ("auto", "numba", "reference")
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the parser of `simulate`."""
+    parser = add_command(
+        subparsers,
+        "simulate",
+        summary="simulate what the accounts will do",
+        description="Simulate what the accounts will do with the jobs that come: how many find every account "
+        "full, how long they wait, how busy each account is. Every estimate has its 95 % confidence "
+        "interval, and the exact figure beside it where theory has one. Ctrl-C prints what was found so far.",
+        examples="  pika-balancer simulate --accounts 5x6 --arrivals poisson:500/h --service exp:180s\n"
+        "  pika-balancer simulate --accounts 5x6 --arrivals poisson:500/h "
+        "--service lognormal:mean=180s,cv=0.7 --when-full retry:15s,80 --jobs 1e6 --seed 1\n"
+        "  pika-balancer simulate --accounts 3x6 --trace jobs.csv --time-scale 0.1 --when-full queue "
+        "--report answer.html\n"
+        "  pika-balancer simulate --accounts 6,6,4 --outage 2:1h..90min --arrivals poisson:200/h "
+        "--service exp:3min --duration 7d --json",
+    )
+    parser.add_argument(
+        "--accounts",
+        type=read_accounts_option,
+        required=True,
+        metavar="CAPS",
+        help="accounts by their caps: 6,6,4, or 5x6 for five with cap 6; or a file accounts.json, as "
+        "`pika-balancer accounts --json` prints it, - for stdin",
+    )
+    add_jobs(parser)
+    add_trouble(parser, by_account=True)
+    group = add_run(parser)
+    add = group.add_argument
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--jobs",
+        type=reads(forms.parse_count, "jobs"),
+        metavar="N",
+        help=f"how many jobs come (default: a whole trace, else {_JOBS:,}, or {_JOBS_SLOW:,} if slow)",
+    )
+    length.add_argument(
+        "--duration", type=reads(forms.parse_duration, "duration"), metavar="TIME", help="or for how long: 7d"
+    )
+    add(
+        "--warm-up",
+        type=reads(forms.parse_share, "warm-up"),
+        metavar="SHARE",
+        help="share of the run that counts in no estimate (default: 10%%, nothing of a trace)",
+    )
+    add("--engine", choices=_ENGINES, default="auto", help="numba is fast (default: %(default)s)")
+    add("--csv", type=writable, metavar="FILE", help="write a table to this CSV file")
+    add("--parquet", type=_parquet, metavar="FILE", help="write it to this Parquet file")
+    add(
+        "--table",
+        choices=_TABLES,
+        default=_TABLES[0],
+        help="which: estimates, jobs in flight over time, or what became of each job (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Simulate, and print what was found; after a signal, what was found until then."""
+    out = Output(as_json=args.json)
+    with stopping() as stop, extras():
+        scenario = scenario_of(args)
+        stop.check()
+        result = _simulated(args, scenario, length_of(args, scenario), stop)
+        for path, write in ((args.csv, result.to_csv), (args.parquet, result.to_parquet)):
+            if path is not None:
+                write(path, args.table)
+        if args.report is not None:
+            report_of(result).write(args.report)
+    out.document(document(result))
+    if not args.json:
+        show(result, out)
+    return INTERRUPTED if stop.asked else OK
+
+
+def scenario_of(args: argparse.Namespace) -> Scenario:
+    """Return the scenario by the options.
+
+    Raises:
+        InvalidArgument: The options make none.
+    """
+    work = work_of(args)
+    return Scenario(
+        accounts=accounts_by(args),
+        arrivals=work.arrivals,
+        service=work.service,
+        when_full=args.when_full,
+        policy=args.policy,
+        slowdown=args.slowdown,
+        poll_period=args.poll,
+        faults=args.faults,
+        warm_up=args.warm_up,
+    )
+
+
+def length_of(args: argparse.Namespace, scenario: Scenario) -> int | None:
+    """Return how many jobs come, None where time or a trace ends the run."""
+    if args.jobs is not None or args.duration is not None or isinstance(scenario.arrivals, Trace):
+        jobs: int | None = args.jobs
+        return jobs
+    slow = args.engine == "reference" or find_spec("numba") is None
+    return _JOBS_SLOW if slow else _JOBS
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Return what the simulation found, as JSON."""
+    return result.to_dict() | {
+        "seed": result.seed,
+        "notes": list(result.notes),
+        "warm_up": result.warm_up,
+        "scenario": dict(words.question(result.scenario)),
+    }
+
+
+def show(result: Result, out: Output) -> None:
+    """Print what the simulation found, for people."""
+    out.pairs(words.question(result.scenario))
+    out.say()
+    out.say(words.answer(result))
+    for note in result.notes:
+        out.say(f"note: {note}")
+    for table in (simulation.figures(result), simulation.accounts(result)):
+        out.say()
+        show_table(table, out)
+    out.say()
+    out.say(simulation.footer(result))
+    if result.elapsed_s > 0:
+        out.say(f"{result.jobs:,} jobs in {duration(result.elapsed_s)}, {figure(result.jobs_per_s)} jobs/s")
+
+
+def show_table(table: Table, out: Output) -> None:
+    """Print a table of a report."""
+    out.table(table.header, table.rows, right=range(1, len(table.header)))
+
+
+def _simulated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, stop: Stop) -> Result:
+    total = jobs or (len(scenario.arrivals) if isinstance(scenario.arrivals, Trace) else 0)
+    total = total or int(args.duration * scenario.arrivals.rate)
+    # What the engine has to say is among the notes.
+    with Gauge(total) as gauge, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+
+        def watch(done: int) -> bool:
+            gauge.show(done)
+            return not stop.asked
+
+        return simulate(
+            scenario,
+            jobs=jobs,
+            duration=args.duration,
+            seed=args.seed,
+            records=args.table == "jobs",
+            engine=args.engine,
+            watch=watch,
+        )
+
+
+def _parquet(text: str) -> Path:
+    if find_spec("pyarrow") is None:
+        raise argparse.ArgumentTypeError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'")
+    return writable(text)

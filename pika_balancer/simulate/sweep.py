@@ -1,0 +1,199 @@
+"""Many runs, on any executor, and what they say together.
+
+Each run has a seed of its own, made from the seed of the whole and the run's number: results do not depend on
+who does which run, or when. Scenarios of one sweep share the seeds, so that their differences are sharp.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from statistics import NormalDist
+from typing import Any, Final
+
+import attrs
+
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.simulate.estimate import Estimate
+from pika_balancer.simulate.executors import Progress, run_all
+from pika_balancer.simulate.result import Result
+from pika_balancer.simulate.run import Engine, simulate
+from pika_balancer.simulate.scenario import Scenario
+from pika_balancer.simulate.streams import mix
+
+_COUNTS: Final = ("jobs", "completed", "refused", "gave_up", "unfinished", "rejected", "doubled")
+
+
+@attrs.frozen
+class Pooled:
+    """Independent runs of one scenario, together."""
+
+    scenario: Scenario = attrs.field(repr=False)
+    """What was simulated."""
+    runs: tuple[Result, ...] = attrs.field(repr=False)
+    """The runs that ended, in the order of their numbers."""
+    estimates: Mapping[str, Estimate]
+    """By name, as a result has them: the mean over the runs, with a 95 % confidence interval from how they
+    scatter (Student's t); the interval of the run itself where there is only one. `wait.max` and
+    `time_in_system.max` are the longest of all."""
+    counts: Mapping[str, int]
+    """Jobs, completed, refused, … as a result has them, summed over the runs."""
+    interrupted: bool
+    """Whether Ctrl-C kept some runs from ending."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON: times in seconds, fractions from 0 to 1, null where unknown."""
+        return {
+            "runs": len(self.runs),
+            "interrupted": self.interrupted,
+            **self.counts,
+            "estimates": {
+                name: [end if math.isfinite(end) else None for end in (one.value, one.low, one.high)]
+                for name, one in self.estimates.items()
+            },
+        }
+
+
+@attrs.frozen
+class _Task:
+    scenario: Scenario
+    jobs: int | None
+    duration: float | None
+    seed: int
+    engine: Engine
+
+
+def seed_of(seed: int, run: int) -> int:
+    """Return the seed of a run: 64 bits, well mixed from the seed of the whole and the run's number."""
+    return mix(mix(seed) + run + 1)
+
+
+def replicate(
+    scenario: Scenario,
+    *,
+    runs: int,
+    jobs: int | None = None,
+    duration: float | None = None,
+    seed: int = 0,
+    engine: Engine = "auto",
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Pooled:
+    """Simulate a scenario so many times independently, and return what the runs say together.
+
+    Args:
+        scenario: What to simulate.
+        runs: How many runs.
+        jobs: Jobs of each run.
+        duration: Seconds of simulated time of each run, instead.
+        seed: Fixes all chance.
+        engine: As `simulate` takes it.
+        executor: Who works: any executor, a cluster's too. A pool of processes by default.
+        workers: Processes of that pool; 1 works in this process.
+        progress: Called whenever a run has ended, and once a second.
+
+    Raises:
+        InvalidArgument: An argument cannot be; `field` names it.
+    """
+    return sweep(
+        [scenario],
+        runs=runs,
+        jobs=jobs,
+        duration=duration,
+        seed=seed,
+        engine=engine,
+        executor=executor,
+        workers=workers,
+        progress=progress,
+    )[0]
+
+
+def sweep(
+    scenarios: Iterable[Scenario],
+    *,
+    runs: int = 1,
+    jobs: int | None = None,
+    duration: float | None = None,
+    seed: int = 0,
+    engine: Engine = "auto",
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> tuple[Pooled, ...]:
+    """Simulate each scenario so many times, and return what the runs of each say, in the order given.
+
+    Ctrl-C ends it early and keeps the runs that have ended: `interrupted` says so. The arguments are those of
+    `replicate`.
+
+    Raises:
+        InvalidArgument: An argument cannot be; `field` names it.
+    """
+    asked = list(scenarios)
+    if type(runs) is not int or runs < 1:
+        raise InvalidArgument("runs must be a whole number of at least 1", field="runs")
+    tasks = [
+        _Task(scenario, jobs, duration, seed_of(seed, run), engine)
+        for scenario in asked
+        for run in range(runs)
+    ]
+    outcome = run_all(_simulate, tasks, executor=executor, workers=workers, progress=progress)
+    found: list[Pooled] = []
+    for place, scenario in enumerate(asked):
+        ended = tuple(r for r in outcome.results[place * runs : (place + 1) * runs] if r is not None)
+        found.append(
+            Pooled(
+                scenario,
+                ended,
+                pool(ended),
+                {name: sum(getattr(run, name) for run in ended) for name in _COUNTS},
+                len(ended) < runs,
+            )
+        )
+    return tuple(found)
+
+
+def pool(results: Sequence[Result]) -> dict[str, Estimate]:
+    """Return by name what independent runs of one scenario say together; see `Pooled.estimates`."""
+    if len(results) == 1:
+        return dict(results[0].estimates())
+    columns: dict[str, list[float]] = {}
+    for result in results:
+        for name, estimate in result.estimates():
+            columns.setdefault(name, []).append(estimate.value)
+    return {name: _together(name, values) for name, values in columns.items()}
+
+
+def student(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t, right to 0.1 % from 3 degrees of freedom on.
+
+    The expansion of Cornish and Fisher around the normal law (Abramowitz and Stegun 1964, 26.7.5).
+    """
+    exact = {1: 12.7062, 2: 4.30265}
+    if freedom in exact:
+        return exact[freedom]
+    x = NormalDist().inv_cdf(0.975)
+    terms: tuple[float, ...] = (
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return x + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, 1))
+
+
+def _together(name: str, values: Sequence[float]) -> Estimate:
+    seen = [value for value in values if not math.isnan(value)]
+    if not seen:
+        return Estimate(math.nan)
+    if name.endswith(".max"):
+        return Estimate(max(seen))
+    mean = math.fsum(seen) / len(seen)
+    if len(seen) == 1:
+        return Estimate(mean)
+    variance = math.fsum((value - mean) ** 2 for value in seen) / (len(seen) - 1)
+    half = student(len(seen) - 1) * math.sqrt(variance / len(seen))
+    return Estimate(mean, max(0.0, mean - half), mean + half)
+
+
+def _simulate(task: _Task) -> Result:
+    return simulate(task.scenario, jobs=task.jobs, duration=task.duration, seed=task.seed, engine=task.engine)

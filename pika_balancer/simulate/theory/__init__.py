@@ -1,0 +1,55 @@
+"""Closed forms: what queueing theory knows exactly about accounts, loads and waits.
+
+The map:
+
+    checks      what the formulas take, and the search that turns them round
+    erlang      Erlang B and C, for real numbers of slots, with their inverses
+    station     loss, a bounded line, impatience: M/G/c/c, M/M/c/K, Erlang A
+    retrial     jobs that try again: M/M/c with retries
+    accounts    unequal speeds under the rule `weighted`, and the price of not looking
+"""
+
+from pika_balancer.simulate.theory.accounts import Shared, blind, weighted
+from pika_balancer.simulate.theory.erlang import (
+    erlang_b,
+    erlang_b_load,
+    erlang_b_slots,
+    erlang_c,
+    erlang_c_beyond,
+    erlang_c_load,
+    erlang_c_quantile,
+    erlang_c_slots,
+    erlang_c_wait,
+)
+from pika_balancer.simulate.theory.retrial import Retrial, retrial
+from pika_balancer.simulate.theory.station import (
+    Station,
+    constant_patience,
+    erlang_a,
+    mgcc,
+    mmck,
+    mmck_quantile,
+)
+
+__all__ = [
+    "Retrial",
+    "Shared",
+    "Station",
+    "blind",
+    "constant_patience",
+    "erlang_a",
+    "erlang_b",
+    "erlang_b_load",
+    "erlang_b_slots",
+    "erlang_c",
+    "erlang_c_beyond",
+    "erlang_c_load",
+    "erlang_c_quantile",
+    "erlang_c_slots",
+    "erlang_c_wait",
+    "mgcc",
+    "mmck",
+    "mmck_quantile",
+    "retrial",
+    "weighted",
+]

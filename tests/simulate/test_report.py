@@ -1,0 +1,419 @@
+"""Reports: one page that needs nothing else, whatever is on it, and the same as PNG and PDF."""
+
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.simulate import (
+    Arrivals,
+    Bursty,
+    Constant,
+    Daily,
+    Empirical,
+    Estimate,
+    Exponential,
+    Failures,
+    Faults,
+    Gamma,
+    Law,
+    Lognormal,
+    Loss,
+    OnOff,
+    Poisson,
+    Queue,
+    Recorded,
+    Regular,
+    Result,
+    Retry,
+    Scenario,
+    SimulatedAccount,
+    Slowdown,
+    Trace,
+    Weibull,
+    simulate,
+)
+from pika_balancer.simulate.report import canvas, numbers, panels, report_of, words
+from pika_balancer.simulate.report.numbers import Kind
+from pika_balancer.simulate.scenario import WhenFull
+
+ROOT = Path(__file__).parents[2]
+LAW = Lognormal(180, 0.7)
+HOSTILE = [
+    SimulatedAccount("<script>alert(1)</script>", 2),
+    SimulatedAccount("$x_{\\bad$", 3, outages=((600, 1200), (5000, math.inf))),
+    SimulatedAccount("猫\x1b[2J\ud800" + "x" * 500, 1, speed=0.3),
+    SimulatedAccount('"&amp;', 4, failures=Failures(1000, 300)),
+]
+
+
+def run(jobs: int = 400, **fields: Any) -> Result:
+    known: dict[str, Any] = {"accounts": "5x6", "arrivals": Poisson(25 / 180), "service": LAW}
+    return simulate(Scenario(**(known | fields)), jobs=jobs, seed=1, engine="reference")
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Result]:
+    return {
+        "line": run(accounts="2x3", when_full=Queue()),
+        "loss": run(),
+        "nobody waits": run(accounts="9x9", when_full=Retry()),
+        "one account": run(accounts="1x6", when_full=Queue(limit=3, patience=Exponential(60))),
+        "many accounts": run(accounts="200x1", when_full=Queue()),
+        "one job": run(jobs=1),
+        "no job": simulate(
+            Scenario(accounts="1", arrivals=Poisson(1e-9), service=LAW), duration=1, engine="reference"
+        ),
+        "hostile": run(
+            accounts=HOSTILE,
+            when_full=Retry(15, 80, jitter=0.2),
+            faults=Faults(0.01, 0.01),
+            poll_period=30,
+            slowdown=Slowdown(1, 0.1),
+        ),
+    }
+
+
+CASES = ("line", "loss", "nobody waits", "one account", "many accounts", "one job", "no job", "hostile")
+
+
+class Page(HTMLParser):
+    """What is in a page, as a browser sees it."""
+
+    EMPTY = frozenset({"meta", "br", "use", "path", "rect", "line", "circle", "g"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: Counter[str] = Counter()
+        self.tags: Counter[str] = Counter()
+        self.points_to: set[str] = set()
+        self.labels: list[str] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            assert value is not None
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids[value] += 1
+            if name in {"href", "src", "data", "xlink:href"}:
+                self.points_to.add(value)
+            self.points_to.update(re.findall(r"url\(([^)]*)\)", value))
+            if tag == "svg" and name == "aria-label":
+                self.labels.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_page_is_sound_and_needs_nothing_else(results: dict[str, Result], case: str) -> None:
+    text = report_of(results[case]).html()
+    page = Page(text)
+    assert page.tags["script"] == page.tags["link"] == page.tags["img"] == page.tags["iframe"] == 0
+    assert "http" not in text
+    assert "@import" not in text
+    assert {target[0] for target in page.points_to} <= {"#"}
+    assert {target[1:] for target in page.points_to} <= page.ids.keys()
+    assert max(page.ids.values()) == 1
+    assert len(page.labels) == page.tags["svg"] == page.tags["figure"]
+    assert all(len(label) > 10 for label in page.labels)
+    # Every colour is the page's own, so that all of it is readable on dark paper too.
+    assert set(re.findall(r"#[0-9a-f]{6}", text)) <= {
+        colour for palette in (canvas.PAPER, page_palette()) for colour in vars_of(palette)
+    }
+
+
+def page_palette() -> canvas.Palette:
+    from pika_balancer.simulate.report import page  # noqa: PLC0415 - for its dark side
+
+    return page._DARK
+
+
+def vars_of(palette: canvas.Palette) -> list[str]:
+    return list(attrs.asdict(palette).values())
+
+
+def test_what_came_from_outside_is_text_and_nothing_else(results: dict[str, Result]) -> None:
+    text = report_of(results["hostile"]).html()
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&quot;&amp;amp;" in text
+    text.encode()
+
+
+def test_the_question_and_the_answer_are_on_the_page(results: dict[str, Result]) -> None:
+    page = Page(report_of(results["line"]).html())
+    said = " ".join(page.words)
+    for _, text in words.question(results["line"].scenario):
+        assert text in said
+    assert words.answer(results["line"]) in said
+    assert {"Jobs in flight", "Waits", "Slots in use, by account", "capacity 6"} <= set(page.words)
+
+
+def test_a_warning_is_on_the_page(results: dict[str, Result]) -> None:
+    noted = attrs.evolve(results["line"], notes=("beware of <this>",))
+    page = report_of(noted).html()
+    assert "<li>beware of &lt;this&gt;</li>" in page
+
+
+@pytest.mark.parametrize(
+    ("case", "ending", "magic"),
+    [
+        *((case, "png", b"\x89PNG\r\n") for case in ("one job", "many accounts", "hostile")),
+        ("hostile", "PDF", b"%PDF-"),
+    ],
+)
+def test_the_sheet_is_a_picture(
+    results: dict[str, Result], tmp_path: Path, case: str, ending: str, magic: bytes
+) -> None:
+    path = tmp_path / f"sheet.{ending}"
+    report_of(results[case]).write(path)
+    assert path.read_bytes().startswith(magic)
+    assert path.stat().st_size > 10_000
+
+
+def test_the_same_result_makes_the_same_page_and_sheet(results: dict[str, Result], tmp_path: Path) -> None:
+    for ending in ("html", "pdf"):
+        for name in ("one", "other"):
+            report_of(results["no job"]).write(tmp_path / f"{name}.{ending}")
+        one, other = (tmp_path / f"{name}.{ending}" for name in ("one", "other"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_matplotlib_is_left_as_it_was() -> None:
+    script = """
+import sys
+import matplotlib as mpl
+from tests.simulate.test_report import run
+from pika_balancer.simulate.report import report_of
+
+mpl.rcParams["font.size"] = 23.0
+# To read the name of the backend is to choose one.
+names = [name for name in mpl.rcParams if name != "backend"]
+before = [mpl.rcParams[name] for name in names]
+text = report_of(run()).html()
+assert [mpl.rcParams[name] for name in names] == before
+assert "font-size: 23px" not in text
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, cwd=ROOT)
+
+
+def test_without_matplotlib_it_is_said_what_to_install(
+    results: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'pika-balancer\[plot\]'"):
+        report_of(results["loss"]).write(tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["page", "page.htm", "page.svg", "html"])
+def test_a_report_of_another_kind_is_refused(results: dict[str, Result], name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"ends in \.html, \.png, \.pdf") as caught:
+        report_of(results["loss"]).write(Path(name))
+    assert caught.value.field == "report"
+
+
+FIGURES = [
+    (0, "0"),
+    (1, "1"),
+    (12345.6, "12,346"),
+    (999.4, "999"),
+    (83.14159, "83.1"),
+    (83.0, "83"),
+    (100.0, "100"),
+    (0.0526, "0.0526"),
+    (1.2e-12, "1.2e-12"),
+    (-2.5, "-2.5"),
+    (math.nan, "-"),
+    (math.inf, "∞"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), FIGURES)
+def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
+    assert numbers.figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.25, "0.25 s"),
+        (119, "119 s"),
+        (180, "3 min"),
+        (7200, "2 h"),
+        (2e6, "23.1 d"),
+        (math.nan, "-"),
+    ],
+)
+def test_durations_have_a_unit_that_fits(seconds: float, text: str) -> None:
+    assert numbers.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(500 / 3600, "500/h"), (2.0, "2/s"), (0.15, "9/min"), (1 / 86400, "1/d"), (0.1389, "8.33/min")],
+)
+def test_rates_have_a_unit_that_makes_them_whole(rate: float, text: str) -> None:
+    assert numbers.rate(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "kind", "texts"),
+    [
+        (Estimate(0.0526, 0.05, 0.0552), "share", ("5.26%", "5.00 to 5.52%")),
+        (Estimate(0.0526, 0.05259, 0.05261), "share", ("5.260%", "5.259 to 5.261%")),
+        (Estimate(0.0, 0.0, 0.0003), "share", ("0%", "0.0000 to 0.0300%")),
+        (Estimate(150, 144, 156), "time", ("2.50 min", "2.40 to 2.60 min")),
+        (Estimate(0.0, 0.0, 240), "time", ("0 s", "0.00 to 4.00 min")),
+        (Estimate(7.0), "number", ("7", "-")),
+        (Estimate(math.nan), "time", ("-", "-")),
+        (Estimate(1e-13, 0, 2e-13), "number", ("1e-13", "0 to 2e-13")),
+    ],
+)
+def test_an_interval_has_as_many_decimals_as_its_estimate(
+    estimate: Estimate, kind: Kind, texts: tuple[str, str]
+) -> None:
+    assert numbers.with_interval(estimate, kind) == texts
+
+
+@pytest.mark.parametrize(
+    ("law", "text"),
+    [
+        (Constant(90), "90 s each"),
+        (Exponential(180), "exponential, mean 3 min"),
+        (Lognormal(180, 0.7), "lognormal, mean 3 min, cv 0.7"),
+        (Gamma(180, 2), "gamma, mean 3 min, cv 2"),
+        (Weibull(180, 0.5), "Weibull, mean 3 min, shape 0.5"),
+        (Recorded([1, 3]), "as recorded, mean 2 s, cv 0.5"),
+        (Empirical([1, 3]), "drawn from 2 recorded ones, mean 2 s, cv 0.5"),
+    ],
+)
+def test_laws_in_words(law: Law, text: str) -> None:
+    assert words.law(law) == text
+
+
+def test_somebody_elses_law_is_called_by_its_name() -> None:
+    class Odd:
+        mean, variance, rate = 10.0, 25.0, 0.5
+
+    odd: Any = Odd()
+    assert words.law(odd) == "Odd, mean 10 s, cv 0.5"
+    assert words.arrivals(odd) == "30/min by Odd"
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "text"),
+    [
+        (Poisson(500 / 3600), "500/h, independent of each other (Poisson)"),
+        (Bursty(1, 3), "1/s, with gaps of cv 3 (Poisson has 1)"),
+        (Regular(0.1), "6/min, evenly: one every 10 s"),
+        (
+            OnOff(1, 600, 1200, 0.1),
+            "1/s for 10 min, then 6/min for 20 min, in turn and on average; 24/min in all",
+        ),
+        (Daily([0] * 23 + [86400]), "1/s by a daily profile, 24/s in its busiest hour"),
+        (Trace([0, 10, 20]), "3 recorded jobs over 20 s (6/min)"),
+        (Trace([5, 5]), "2 recorded jobs all at once"),
+        (Trace([0, 10, 20], time_scale=0.1), "3 recorded jobs over 2 s (1/s); times × 0.1"),
+    ],
+)
+def test_arrivals_in_words(arrivals: Arrivals, text: str) -> None:
+    assert words.arrivals(arrivals) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Loss(), "a job that finds every account full is lost"),
+        (Queue(), "jobs wait in line, first come first served"),
+        (
+            Queue(limit=5, patience=Constant(60)),
+            "jobs wait in line, first come first served, at most 5 of them; patience 60 s each",
+        ),
+        (Retry(15, 80), "tried again every 15 s, 80 tries in all"),
+        (Retry(15, 1, jitter=0.1), "tried again every 15 s ± 10%, 1 try in all"),
+        (Retry(15, 80, exponential=True), "tried again every 15 s on average (exponential), 80 tries in all"),
+    ],
+)
+def test_rules_in_words(rule: WhenFull, text: str) -> None:
+    assert words.when_full(rule) == text
+
+
+@pytest.mark.parametrize(
+    ("accounts", "text"),
+    [
+        ("1", "1 account with cap 1; 1 slot"),
+        ("5x6", "5 accounts with cap 6; 30 slots"),
+        ("6,6,4", "3 accounts with caps 6, 6, 4; 16 slots"),
+        ("100x6,20x4", "120 accounts with caps 100×6, 20×4; 680 slots"),
+        (",".join("12" * 20), "40 accounts with caps 1, 2, 1, 2, 1, 2, 1, …; 60 slots"),
+    ],
+)
+def test_accounts_in_words(accounts: str, text: str) -> None:
+    scenario = Scenario(accounts=accounts, arrivals=Poisson(1), service=LAW)
+    assert dict(words.question(scenario))["accounts"] == text
+
+
+def test_everything_odd_is_in_the_question(results: dict[str, Result]) -> None:
+    asked = dict(words.question(results["hostile"].scenario))
+    assert asked["account $x_{\\bad$"] == "out from 10 min to 20 min; out from 83.3 min on"
+    assert asked['account "&amp;'] == "fails every 16.7 min for 5 min, on average"
+    assert asked["slowdown"] == "10% slower for each job above 1 at once"
+    assert asked["poll"] == "a slot is free at the next poll, every 30 s"
+    assert asked["faults"] == "1% of submits answered 429, 1% accepted and answered 5xx"
+
+
+def test_the_answer_tells_what_there_is_to_tell(results: dict[str, Result]) -> None:
+    assert "were lost" in words.answer(results["loss"])
+    assert "No job waited" in words.answer(results["nobody waits"])
+    assert "for 95% of the jobs" in words.answer(results["line"])
+    assert "gave up" in words.answer(results["one account"])
+    assert words.answer(results["no job"]) == "No job came."
+    cut = simulate(results["line"].scenario, duration=600, engine="reference")
+    assert "had not ended when the run did" in words.answer(cut)
+
+
+def test_figures_stand_beside_the_closed_form(results: dict[str, Result]) -> None:
+    known = attrs.evolve(results["line"], theory={"refused_fraction": 0.5, "wait.mean": 90.0})
+    exact = {line.label: line.exact for line in words.lines(known)}
+    assert exact["found every account full"] == "50.00%"
+    assert (exact["wait, mean"], exact["gave up"]) == ("90.00 s", "")
+
+
+def test_capacity_drops_while_an_account_is_out() -> None:
+    scenario = Scenario(
+        accounts=[
+            SimulatedAccount("1", 4),
+            SimulatedAccount("2", 2, outages=((10, 20), (90, math.inf))),
+        ],
+        arrivals=Poisson(1),
+        service=LAW,
+    )
+    assert panels.capacity(scenario, 0, 100) == [(0, 6), (10, 4), (20, 6), (90, 4)]
+    assert panels.capacity(scenario, 12, 15) == [(12, 4)]
