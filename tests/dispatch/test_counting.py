@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from pika_balancer import Account, Balancer, Dispatcher, Job, ServiceError, SubmissionUnknown
+from pika_balancer import (
+    Account,
+    Balancer,
+    Dispatcher,
+    InvalidArgument,
+    Job,
+    ServiceError,
+    SubmissionUnknown,
+)
 from pika_balancer.dispatch.handle import REFERENCE
 from pika_balancer.models import Lease
 from pika_balancer.store import MemoryStore
@@ -49,6 +57,9 @@ async def test_a_slot_that_is_kept_anew_is_kept_for_the_whole_time_again(world: 
         await world.pass_time(170)
         assert key in world.balancer.adopted()
         await world.pass_time(40, lambda: key not in world.balancer.adopted())
+        await world.balancer.adopt(ONE, key)
+        await world.pass_time(40)
+        assert key in world.balancer.adopted()
 
 
 @pytest.mark.parametrize(("patience", "limit"), [(None, 360), (10.0, 190)])
@@ -136,6 +147,28 @@ async def test_a_job_that_a_callback_ended_is_not_handed_back_by_a_poll_that_is_
         assert (await dispatcher.drain(), world.told("LetGo"), world.in_flight()) == ([], [], 0)
 
 
+async def test_hours_that_pass_at_once_lose_no_job_and_give_no_slot_back_too_soon(world: World) -> None:
+    async with begin(world, 5) as dispatcher:
+        running = [await dispatcher.submit("create", prompt="a cat") for _ in range(3)]
+        other = world.service.take(ONE)
+        world.service.script.append(Answer(500, "oops", accepted=True))
+        unclear = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: bool(world.told("Uncertain")))
+        await dispatcher.reconcile()
+        assert world.in_flight() == 5
+        for _ in range(3):
+            # As on a machine that slept: nobody was woken at the moments between.
+            world.clock._now += 5 * 3600
+            await world.pass_time(1)
+            assert (world.in_flight(), [handle.done for handle in running]) == (5, [False] * 3)
+        assert len(world.service.posts) == 4
+        await unclear
+        world.service.end_all()
+        await world.pass_time(40, lambda: not dispatcher.handles and world.in_flight() == 0)
+        assert world.service.jobs[other]["status"] == "completed"
+        assert {(await handle).status for handle in running} == {"completed"}
+
+
 class Slow(MemoryStore):
     """Takes a turn or two over each adoption, as a store on a network does."""
 
@@ -162,3 +195,13 @@ async def test_two_who_take_a_job_over_at_once_share_one_handle(world: World, *,
         await world.pass_time(20, lambda: first.done)
         await world.pass_time(20, lambda: balancer.snapshot().in_flight == 0)
         assert await dispatcher.drain() == []
+
+
+async def test_a_job_that_somebody_else_counts_on_another_channel_is_not_taken_over(world: World) -> None:
+    record = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE, "jobid": "job:1"}
+    async with begin(world, 1, 1) as dispatcher, Balancer(store=world.balancer._store) as beside:
+        await beside.adopt(TWO, "job:1")
+        with pytest.raises(InvalidArgument) as caught:
+            await dispatcher.resume([record])
+        assert (caught.value.field, dispatcher.handles) == ("records", ())
+        assert (world.in_flight(ONE), world.in_flight(TWO)) == (0, 1)
