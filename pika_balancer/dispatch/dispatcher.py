@@ -128,8 +128,7 @@ class Dispatcher:
             rng=rng,
             clock=clock,
         )
-        called_back = self._following.called_back
-        self._unsubscribe = callbacks.subscribe(called_back) if callbacks is not None else None
+        self._unsubscribe = None if callbacks is None else callbacks.subscribe(self._following.called_back)
 
     @property
     def handles(self) -> tuple[JobHandle, ...]:
@@ -286,13 +285,14 @@ class Dispatcher:
         """
         self._gate.check()
         handles: list[JobHandle] = []
-        for record in read_records(records):
-            handle = self._following.had(record["reply_ref"])
-            if handle is None:
-                handle = await self._following.take_over(record)
-                if handle.jobid is None:
-                    self._tasks.spawn(self._submitter.find_out(handle, may_repeat=False))
-            handles.append(handle)
+        async with self._following.taking_over:
+            for record in read_records(records):
+                handle = self._following.had(record["reply_ref"])
+                if handle is None:
+                    handle = await self._following.take_over(record)
+                    if handle.jobid is None:
+                        self._tasks.spawn(self._submitter.find_out(handle, may_repeat=False))
+                handles.append(handle)
         return handles
 
     async def drain(self, timeout: float | None = None) -> list[dict[str, Any]]:

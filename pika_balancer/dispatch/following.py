@@ -66,7 +66,7 @@ class Following:
         self._prefix = prefix
         self._lost_for = lost_for
         self._clock = clock
-        self._reconciling = asyncio.Lock()
+        self.taking_over = asyncio.Lock()
         self._regaining = False
         self._regained: dict[str, JobHandle] = {}
         self.records: list[dict[str, Any]] = []
@@ -75,6 +75,8 @@ class Following:
     """Sees what executes; set by the dispatcher, since each of the two needs the other."""
     records: list[dict[str, Any]]
     """Of jobs that were let go and run on."""
+    taking_over: asyncio.Lock
+    """Held by whoever takes jobs over, so that two who do at once do not make two handles of one job."""
 
     async def poll(self, jobid: str) -> bool:
         """Ask how the job stands; return whether the service told."""
@@ -118,9 +120,11 @@ class Following:
 
     async def reconcile(self) -> tuple[JobHandle, ...]:
         """Look at what executes, and return new handles for what carries our prefix."""
-        async with self._reconciling:
+        async with self.taking_over:
             before = set(self._regained)
             self._regaining = True
+            # A look without that aim may have taken ours for others'.
+            self.lookout.ask_again()
             try:
                 await self.lookout.look()
             finally:
@@ -146,14 +150,16 @@ class Following:
         if jobid is None:
             self.lookout.ask_again()
         else:
-            # Its slot may have been kept under the reference, while its id was not known, or in doubt.
-            await self.lookout.drop(REFERENCE + handle.reply_ref)
             job = Job(jobid, channel=record["channel"], reply_ref=record["reply_ref"])
             self._roster.accept(handle, job, taken_over=True)
+            # Its slot may have been kept under the reference, while its id was not known, or in doubt.
+            await self.lookout.drop(REFERENCE + handle.reply_ref)
         return handle
 
     def let_go(self, handle: JobHandle, error: PikaError) -> None:
         """Follow the job no more: it runs on, with a record and its slot kept."""
+        if handle.over:  # a callback was quicker than the poll that failed
+            return
         self.records.append(handle.record())
         error = copy.copy(error)
         error.jobid, error.channel = handle.jobid, handle.channel

@@ -74,7 +74,7 @@ class Roster:
             job: The job there.
             taken_over: Whether an earlier process submitted it; it may have ended since.
         """
-        if handle.over or handle.jobid is not None:
+        if handle.jobid is not None:
             return
         handle.jobid = job.jobid
         handle.channel = job.channel or handle.channel
@@ -91,7 +91,7 @@ class Roster:
     def told(self, job: Job, by: str) -> bool:
         """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""
         handle = self._by_jobid.get(job.jobid) or self.with_ref(job.reply_ref)
-        if handle is None or handle.over or handle.jobid not in (None, job.jobid):
+        if handle is None or handle.jobid not in (None, job.jobid):
             return handle is not None
         before, key = handle.status, handle.key
         handle.missing_since = handle.doubt = None
@@ -108,8 +108,6 @@ class Roster:
 
     def fail(self, handle: JobHandle, error: PikaError, *, keep_slot: bool = False) -> None:
         """Give the job up; its slot is given back unless it has to stay taken."""
-        if handle.over:
-            return
         event = Failed(**self.facts(handle), error=type(error).__name__, status=error.status)
         self._balancer.reporter.tell(event)
         self._leave(handle, lambda: handle.fail(error), keep_slot=keep_slot)

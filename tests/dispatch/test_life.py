@@ -254,7 +254,9 @@ async def test_callbacks_that_fit_no_job_change_nothing(world: World) -> None:
         handle = await dispatcher.submit("create", prompt="a cat")
         assert not letters.deliver(Job("job:9", status="completed", reply_ref="somebody else's"))
         assert not letters.deliver(Job("job:9", status="completed"))
-        letters.deliver(Job("job:9", status="completed", reply_ref=handle.reply_ref))
+        assert letters.deliver(Job("job:9", status="completed", reply_ref=handle.reply_ref)), (
+            "it is nobody else's"
+        )
         letters.deliver(Job("job:1", status="started", reply_ref=handle.reply_ref))
         assert (handle.done, handle.jobid, world.in_flight()) == (False, "job:1", 1)
 
