@@ -93,7 +93,7 @@ class Judge:
         while True:
             figures, simulated = self._look(scenario, jobs)
             widening = factor(self.looks)
-            verdicts = {t: t.judge(figures[t.figure], widening) for t in self.targets}
+            verdicts: dict[Target, Verdict] = {t: t.judge(figures[t.figure], widening) for t in self.targets}
             if theory is not None:
                 verdicts = {t: _exactly(t, theory) for t in self.targets}
             verdict: Verdict = "fails" if hopeless else together(verdicts)

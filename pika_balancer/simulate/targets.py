@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -37,7 +37,7 @@ def _below(_target: "Target", _attribute: object, value: str) -> None:
         raise InvalidArgument(f"a target takes '<', not {value!r}", field="relation")
 
 
-def _within_reach(target: "Target", _attribute: object, value: object) -> None:
+def _within_reach(target: "Target", _attribute: object, value: Any) -> None:
     most = 1.0 if target.figure in FRACTIONS else math.inf
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
