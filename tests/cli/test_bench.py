@@ -183,7 +183,7 @@ def test_refused_token_ends_the_load_with_its_exit_code(cli: Run, serve: Serve) 
 
 
 WRONG = [
-    (["--rate", "200"], "'200' is no rate; did you mean 200/s?"),
+    (["--rate", "200"], "'200' is no rate; did you mean 200/h?"),
     (["--rate", "0/s"], "argument --rate: must be above 0"),
     (["--rate", "5/s", "--closed", "3"], "not allowed with"),
     (["--duration", "5m"], "did you mean 5min?"),
@@ -197,7 +197,7 @@ WRONG = [
     (["--fault", "999:1"], "argument --fault"),
     (["--vs", "policy"], "is no NAME=VALUE"),
     (["--vs", "polcy=random"], "there is no setting 'polcy'; did you mean policy?"),
-    (["--vs", "rate=5"], "did you mean 5/s?"),
+    (["--vs", "rate=5"], "did you mean 5/h?"),
     (["--vs", "policy=random"], "--vs changes nothing"),
     (["--vs", "rate=5/s", "--vs", "closed=3"], "either open (rate) or closed"),
     (["--vs", "closed=3", "--jobs", "5"], "--vs needs 6 --jobs at least"),
@@ -220,7 +220,7 @@ def test_wrong_input_is_refused_with_the_right_form(cli: Run, argv: list[str], m
 
 @pytest.mark.parametrize(
     ("module", "argv", "extra"),
-    [("hdrh.histogram", [], "bench"), ("matplotlib.figure", ["--picture", "x.png"], "plot")],
+    [("hdrh.histogram", [], "load"), ("matplotlib.figure", ["--picture", "x.png"], "plot")],
 )
 def test_missing_extra_is_named_before_anything_is_loaded(
     cli: Run, monkeypatch: pytest.MonkeyPatch, module: str, argv: list[str], extra: str

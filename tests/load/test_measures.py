@@ -65,7 +65,7 @@ def test_encoded_histogram_is_read_by_the_library_itself() -> None:
 
 def test_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
-    with pytest.raises(ImportError, match=r"pip install 'pika-balancer\[bench\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'pika-balancer\[load\]'"):
         Latencies()
 
 
