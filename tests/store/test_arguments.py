@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
 from redis import exceptions
 
 from pika_balancer import InvalidArgument, NoCapacity
@@ -32,8 +31,9 @@ NOBODY = f"redis://127.0.0.1:{free_port()}"
     ],
 )
 def test_what_cannot_work_is_named(field: str, options: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"url_or_client": NOBODY} | options
     with pytest.raises(InvalidArgument) as caught:
-        RedisStore(**{"url_or_client": NOBODY} | options)
+        RedisStore(**arguments)
     assert caught.value.field == field
 
 

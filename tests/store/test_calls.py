@@ -1,6 +1,7 @@
 """Single calls as a network may deliver them: twice, or after a later one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -17,11 +18,18 @@ class Caller:
         self._keys = [f"pika:{{{pool.name}}}:{key}" for key in KEYS]
         self._client = client
 
-    def say(self, operation: str, seq: int, *arguments: object) -> str:
+    def say(self, operation: str, seq: int, *arguments: object, process: str = "p") -> str:
         """Run the operation and return its answer."""
-        head = (1_000_000, "p", seq, 60_000, 600_000, "random", 0.3, "PUBLISH")
+        head = (1_000_000, process, seq, 60_000, 600_000, "random", 0.3, "PUBLISH")
         values = [str(value) for value in (*head, *arguments)]
         return str(self._client.eval(script(operation).text, len(KEYS), *self._keys, *values))
+
+    def listen(self, process: str) -> Any:
+        """Return what hears what is published for the process."""
+        ear: Any = self._client.pubsub()
+        ear.subscribe(self._keys[0].removesuffix("meta") + f"to:{process}")
+        assert ear.get_message(timeout=5) is not None
+        return ear
 
     def count(self) -> int:
         """Return how many leases there are."""
@@ -70,3 +78,18 @@ def test_a_stranger_is_told_so(caller: Caller) -> None:
     caller.say("beat", 3, "somebody", "1", "1")
     assert caller.say("acquire", 4, "p/1", "", 0.5, "1") == "?"
     assert caller.count() == 0
+
+
+def test_whoever_was_passed_as_deaf_comes_before_a_newcomer_once_it_listens(caller: Caller) -> None:
+    caller.say("acquire", 3, "p/1", "", 0.5, "1", "p/2", "", 0.5, "1")
+    caller.say("beat", 1, "another", "1", "0", process="q")
+    caller.say("acquire", 2, "q/1", "", 0.5, "1", process="q")
+    # Nobody hears for `q`: its waiter keeps its place, and the slot stays free.
+    caller.say("release", 4, "p/2")
+    assert caller.count() == 1
+    ear = caller.listen("q")
+    assert caller.say("acquire", 5, "p/3", "", 0.5, "0").split("\n")[4 + 1] == "-"
+    told = ear.get_message(timeout=5)
+    assert told is not None
+    assert told["data"].startswith("q/1\n0\n2\n")
+    ear.close()
