@@ -93,3 +93,8 @@ def test_whoever_was_passed_as_deaf_comes_before_a_newcomer_once_it_listens(call
     assert told is not None
     assert told["data"].startswith("q/1\n0\n2\n")
     ear.close()
+
+
+def test_slots_released_together_are_counted_together(caller: Caller) -> None:
+    caller.say("acquire", 3, "p/1", "", 0.5, "1", "p/2", "", 0.5, "1")
+    assert caller.say("release", 4, "p/1", "p/2").split("\n")[-4:] == ["0", "0", "0", "0"]
