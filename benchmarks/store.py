@@ -1,4 +1,8 @@
-"""What does a lease of the shared store cost, against a call of the same client that does nothing?"""
+"""What does a lease of the shared store cost, against a call of the same client that does nothing?
+
+A lease is two calls, one after the other: acquire and release. It is held against two calls of an empty
+script that wait for one another alike, and both are told per call: 1.43 is seven tenths of the bare rate.
+"""
 
 import asyncio
 import tempfile

@@ -60,6 +60,7 @@ class Link:
         self.is_cluster = hasattr(self._client, "get_node_from_key")
         self._patience = patience
         self._connected: Any = None
+        self._ear: Any = None
         prefix = f"pika:{{{pool}}}:"
         self._keys = tuple((prefix + key).encode() for key in KEYS)
         self._prefix = prefix
@@ -148,13 +149,20 @@ class Link:
         if connection is not None:
             await connection.disconnect()
 
-    async def listen(self, process: str, heard: Callable[[str], object], ready: Callable[[], object]) -> None:
+    async def listen(
+        self,
+        process: str,
+        heard: Callable[[str], object],
+        ready: Callable[[], object],
+        alive: Callable[[], object],
+    ) -> None:
         """Hand on what is published for the process, until the connection breaks.
 
         Args:
             process: Who listens.
             heard: Is told of every message.
             ready: Called once messages arrive from now on.
+            alive: Called when the server answers `probe`.
 
         Raises:
             Away: The connection broke or came not about.
@@ -165,8 +173,11 @@ class Link:
                 await self._client.initialize()
             connection = self._connection()
             try:
-                await self._listen(connection, process, heard, ready)
+                await asyncio.wait_for(connection.connect(), self._patience)
+                self._ear = connection
+                await self._listen(connection, process, heard, ready, alive)
             finally:
+                self._ear = None
                 await connection.disconnect()
         except Exception as error:  # noqa: BLE001 - every failure is one of two
             failure = self._failure(error)
@@ -174,12 +185,29 @@ class Link:
             failure = Away("the connection was closed")
         raise failure
 
+    def probe(self) -> bool:
+        """Ask on the connection of `listen` for a sign of life; return False if there is none to ask on."""
+        writer = None if self._ear is None else self._ear._writer  # noqa: SLF001 - as in `send`
+        if writer is None:
+            return False
+        writer.write(b"*1\r\n$4\r\nPING\r\n")
+        return True
+
+    def cut(self) -> None:
+        """End the connection of `listen` at once, whatever is still on its way: nothing arrives there."""
+        if self._ear is not None and self._ear._writer is not None:  # noqa: SLF001 - as in `send`
+            self._ear._writer.transport.abort()  # noqa: SLF001 - to close it properly may wait, too
+
     async def _listen(
-        self, connection: Any, process: str, heard: Callable[[str], object], ready: Callable[[], object]
+        self,
+        connection: Any,
+        process: str,
+        heard: Callable[[str], object],
+        ready: Callable[[], object],
+        alive: Callable[[], object],
     ) -> None:
         kind = "S" if self.is_cluster else ""
         channels = (f"{self._prefix}to:{process}", f"{self._prefix}news")
-        await connection.connect()
         await connection.send_command(f"{kind}SUBSCRIBE", *channels)
         confirmed = 0
         while True:
@@ -190,12 +218,18 @@ class Link:
                 confirmed += 1
                 if confirmed == len(channels):
                     ready()
+            elif said[0] == b"pong":
+                alive()
 
     async def close(self) -> None:
         """Close what is still open."""
         await self.disconnect()
         if self._is_ours:
             await self._client.aclose()
+            # The clients that ask the sentinels are nobody else's, and not closed with the one behind them.
+            manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
+            for sentinel in () if manager is None else manager.sentinels:
+                await sentinel.aclose()
 
     def _connection(self) -> Any:
         """Return a connection of its own that reads without a time limit and speaks RESP2."""

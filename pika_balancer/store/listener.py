@@ -1,11 +1,14 @@
-"""Hears what is published for a process, over one connection that is made again whenever it breaks."""
+"""Hears what is published for a process, over one connection that is made again whenever it breaks.
+
+A network that swallows everything without a word does not look broken: so the server is asked now and then.
+"""
 
 import asyncio
 import random
 from collections.abc import Callable
 from typing import Final
 
-from pika_balancer.clock import Clock
+from pika_balancer.clock import Clock, Timer
 from pika_balancer.store.link import Away, Link, Refusal
 
 _FIRST_PAUSE: Final = 0.1
@@ -20,6 +23,7 @@ class Listener:
         process: Who listens.
         heard: Is told of every message.
         ready: Called whenever messages arrive again: what was said before that is lost.
+        patience: Seconds for which an answer to `check` is waited for.
         rng: Spreads the attempts.
         clock: Measures the pauses.
     """
@@ -31,6 +35,7 @@ class Listener:
         heard: Callable[[str], object],
         ready: Callable[[], object],
         *,
+        patience: float,
         rng: random.Random,
         clock: Clock,
     ) -> None:
@@ -38,9 +43,11 @@ class Listener:
         self._process = process
         self._heard = heard
         self._ready = ready
+        self._patience = patience
         self._rng = rng
         self._clock = clock
         self._failures = 0
+        self._check: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self.is_listening = False
 
@@ -58,10 +65,15 @@ class Listener:
             task.cancel()
             await asyncio.wait([task])
 
+    def check(self) -> None:
+        """Make the connection again unless the server soon gives a sign of life there."""
+        if self._check is None and self._link.probe():
+            self._check = self._clock.call_later(self._patience, self._link.cut)
+
     async def _run(self) -> None:
         while True:
             try:
-                await self._link.listen(self._process, self._hear, self._is_ready)
+                await self._link.listen(self._process, self._hear, self._is_ready, self._checked)
             except (Away, Refusal):
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
                 self._failures += 1
@@ -69,7 +81,13 @@ class Listener:
                 pause = _FIRST_PAUSE
             finally:
                 self.is_listening = False
+                self._checked()
             await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))
+
+    def _checked(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
 
     def _hear(self, text: str) -> None:
         self._heard(text)

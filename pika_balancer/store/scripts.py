@@ -1,8 +1,8 @@
 """The operations of the shared store, as Lua in `lua/`: one file each, checked when it is loaded.
 
 A file begins with a comment: what it does, then its ARGV, and what it returns. A line `-- include NAME.lua`
-stands for the text of that file. The keys and the first arguments are the same for every operation, and are
-listed at the top of `pool.lua`.
+stands for the text of that file; within a branch it costs only those who take the branch. The keys and the
+first arguments are the same for every operation, and are listed at the top of `pool.lua`.
 """
 
 import re
@@ -19,10 +19,26 @@ KEYS: Final = ("meta", "accounts", "rests", "open", "slots", "held", "line", "wa
 ARGV: Final = ("now", "process", "seq", "ttl", "orphan_ttl", "policy", "u", "verb")
 """The first arguments of every operation."""
 
-SHARED: Final = frozenset({"pool.lua", "pick.lua", "check.lua"})
+SHARED: Final = frozenset(
+    {
+        "check.lua",
+        "each.lua",
+        "enter.lua",
+        "join.lua",
+        "line.lua",
+        "news.lua",
+        "pick.lua",
+        "pool.lua",
+        "rarely.lua",
+        "rules.lua",
+        "settle.lua",
+        "survey.lua",
+        "tend.lua",
+    }
+)
 """The files that others include."""
 
-_INCLUDE: Final = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
+_INCLUDE: Final = re.compile(r"^ *-- include (\w+\.lua)$", re.MULTILINE)
 _LISTED: Final = {
     "KEYS": re.compile(r"^-- KEYS \(the same for every operation\):\n--   ([\w ]+)$", re.MULTILINE),
     "ARGV": re.compile(r"^-- ARGV \(the first of every operation\):\n--   ([\w ]+)$", re.MULTILINE),
@@ -63,7 +79,7 @@ def script(name: str) -> Script:
     header = _OWN.search(source)
     if not source.startswith("-- ") or header is None or "\n-- Returns " not in source:
         raise ValueError(f"{name}.lua must begin with what it does, its ARGV and what it returns")
-    text = _INCLUDE.sub(lambda found: _read(found[1]), source)
+    text = _complete(source)
     for what, expected in (("KEYS", KEYS), ("ARGV", ARGV)):
         listed = _LISTED[what].search(text)
         if listed is None or tuple(listed[1].split()) != expected:
@@ -77,6 +93,10 @@ def names() -> tuple[str, ...]:
     """Return the names of all operations."""
     every = (entry.name for entry in (files("pika_balancer.store") / "lua").iterdir())
     return tuple(sorted(name.removesuffix(".lua") for name in every if name not in SHARED))
+
+
+def _complete(text: str) -> str:
+    return _INCLUDE.sub(lambda found: _complete(_read(found[1])), text)
 
 
 def _read(name: str) -> str:

@@ -79,7 +79,9 @@ class Session:
         self._serial = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = Heartbeat(ttl, self._ring, clock)
-        self._listener = Listener(link, process, self._heard, self._listening, rng=rng, clock=clock)
+        self._listener = Listener(
+            link, process, self._heard, self._listening, patience=patience, rng=rng, clock=clock
+        )
         self._told_away = False
         self._due = math.inf
         self._confirmed_at = -math.inf
@@ -376,6 +378,7 @@ class Session:
         now = self._clock.now()
         if self.lane.out_since is not None and now - self.lane.out_since > self._patience:
             self.lane.unstick()
+        self._listener.check()
         if now > self._confirmed_at + self._ttl + self._orphan_ttl:
             for name in list(self.claims.held):
                 self._lose(name, "the store could not be told in time that it is still held")

@@ -5,18 +5,22 @@
 -- space before it, 'w' ticket (waits), '-' '' (nothing free), 'u' '' (no such channel); after them, if
 -- anything was refused, the survey.
 -- include pool.lua
+-- include enter.lua
 -- include pick.lua
-local refused = enter()
-if refused then
-  return refused
+if call('ZCARD', LINE) > 0 then
+  -- include line.lua
+  serve_all()
 end
-serve_all()
+local is_repeated = seq == last
 local items, survey_too = {}, false
 for i = 9, #ARGV, 4 do
   local lease, wish, patience = ARGV[i], ARGV[i + 1], ARGV[i + 3]
   chance, seed = tonumber(ARGV[i + 2]), nil
-  local _, _, channel = read_lease(lease)
-  local waiting = not channel and match(call('HGET', WAITS, lease) or '', '^[^\n]+\n(%d+)')
+  local channel, waiting, _
+  if is_repeated then
+    _, _, channel = read_lease(lease)
+    waiting = not channel and match(call('HGET', WAITS, lease) or '', '^[^\n]+\n(%d+)')
+  end
   if channel then
     add(items, 'g ' .. count(channel), channel)
   elseif waiting then
@@ -27,8 +31,9 @@ for i = 9, #ARGV, 4 do
   else
     channel = pick(wish)
     if channel then
-      add(items, 'g ' .. take(lease, process, format('%.0f', now), channel), channel)
+      add(items, 'g ' .. take(lease, process, format('%d', now), channel), channel)
     elseif patience == '1' and size > 0 then
+      -- include join.lua
       add(items, 'w', join_line(lease, wish))
     else
       add(items, '-', '')
@@ -37,6 +42,7 @@ for i = 9, #ARGV, 4 do
   end
 end
 if survey_too then
+  -- include survey.lua
   survey(items)
 end
 return answer(items)

@@ -3,16 +3,15 @@
 -- ARGV: lease channel
 -- Returns the channel that it is counted on, which is another one if it was adopted there, and the count.
 -- include pool.lua
+-- include enter.lua
+-- include settle.lua
 -- include pick.lua
-local refused = enter()
-if refused then
-  return refused
-end
+-- include line.lua
 local lease, channel = ARGV[9], ARGV[10]
 local holder, since, known = read_lease(lease)
 if not known then
   call('ZREM', GONE, lease)
-  take(lease, process, format('%.0f', now), channel)
+  take(lease, process, format('%d', now), channel)
 elseif known == channel and not is_alive(holder) then
   call('HSET', HELD, lease, process .. '\n' .. since .. '\n' .. channel)
 end

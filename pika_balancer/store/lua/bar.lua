@@ -3,11 +3,12 @@
 -- ARGV: channel what (what: 'pause', 'resume', or for how many milliseconds it rests)
 -- Returns '1' and the survey; nothing if there is no such channel.
 -- include pool.lua
+-- include enter.lua
+-- include settle.lua
 -- include pick.lua
-local refused = enter()
-if refused then
-  return refused
-end
+-- include line.lua
+-- include news.lua
+-- include survey.lua
 local channel, what = ARGV[9], ARGV[10]
 local items = {}
 if read_account(channel) then

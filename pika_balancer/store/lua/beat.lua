@@ -9,21 +9,26 @@
 -- Returns the number of claims, per claim 'g' (held, or granted meanwhile), 'w' (waits), 'r' (given back by
 -- somebody who held it too) or 'l' (taken away), with the channel, or the ticket of who waits; then the survey.
 -- include pool.lua
+-- include settle.lua
 -- include pick.lua
+-- include line.lua
+-- include join.lua
+-- include survey.lua
 local last = match(call('HGET', PROCS, process) or '0', '^%d+')
 if tonumber(seq) < tonumber(last) then
   return '<'
 end
 local label, first, leaving = ARGV[9], ARGV[10], ARGV[11]
-if call('EXISTS', META) == 0 then
-  call('HSET', META, 'born', now, 'due', now)
+if not meta[1] then
+  due = now
+  call('HSET', META, 'born', now, 'due', due)
   if first ~= '1' then
-    call('HSET', META, 'learning', now + ttl)
+    learning = now + ttl
+    call('HSET', META, 'learning', learning)
   end
 end
 local expiry = leaving == '1' and now or now + ttl
-call('HSET', PROCS, process, seq .. ' ' .. format('%.0f', expiry) .. ' ' .. label)
-read_meta()
+call('HSET', PROCS, process, seq .. ' ' .. format('%d', expiry) .. ' ' .. label)
 look_by(expiry)
 local stated = {}
 for i = 12, #ARGV, 4 do
@@ -63,7 +68,7 @@ for i = 12, #ARGV, 4 do
     join_line(lease, channel, since ~= '' and since or nil)
   end
 end
-tend()
+-- include tend.lua
 serve_all()
 local items = { (#ARGV - 11) / 4 }
 for i = 12, #ARGV, 4 do

@@ -22,7 +22,7 @@ local function check(mend)
     end
     if not call('HGET', PROCS, holder) then
       -- Nobody would ever look at its deadline: its process is dead, from now.
-      fault('lease ' .. lease .. ' belongs to nobody', 'HSET', PROCS, holder, '0 ' .. format('%.0f', now) .. ' unknown')
+      fault('lease ' .. lease .. ' belongs to nobody', 'HSET', PROCS, holder, '0 ' .. format('%d', now) .. ' unknown')
     end
   end)
   for _, entry in ipairs(call('ZRANGE', SLOTS, 0, -1)) do

@@ -5,8 +5,9 @@
 -- waiters (waiter, process, since, wish) in the order of their places, processes (name, expiry, label), faults
 -- (text); then the survey.
 -- include pool.lua
+-- include settle.lua
+-- include survey.lua
 -- include check.lua
-read_meta()
 local items = {}
 local function section(rows, width)
   add(items, #rows / width)

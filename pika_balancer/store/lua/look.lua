@@ -3,10 +3,8 @@
 -- ARGV: -
 -- Returns the survey.
 -- include pool.lua
-local refused = enter()
-if refused then
-  return refused
-end
+-- include enter.lua
+-- include survey.lua
 local items = {}
 survey(items)
 return answer(items)

@@ -3,9 +3,11 @@
 -- ARGV: lease... (of orphans; one whose process is alive stays)
 -- Returns the number of leases given up and these, then the faults that there were.
 -- include pool.lua
+-- include settle.lua
 -- include pick.lua
+-- include line.lua
+-- include each.lua
 -- include check.lua
-read_meta()
 local faults = check(true)
 local over = {}
 for i = 9, #ARGV do
@@ -17,7 +19,7 @@ for i = 9, #ARGV do
   end
 end
 due = now
-tend()
+-- include tend.lua
 serve_all()
 local items = { #over, unpack(over) }
 add(items, unpack(faults))

@@ -3,11 +3,12 @@
 -- ARGV: age account... (age: milliseconds since it was read; two each: channel, cap, in map order)
 -- Returns the survey.
 -- include pool.lua
+-- include enter.lua
+-- include settle.lua
 -- include pick.lua
-local refused = enter()
-if refused then
-  return refused
-end
+-- include line.lua
+-- include news.lua
+-- include survey.lua
 local read_at = now - tonumber(ARGV[9])
 local changed = false
 if read_at >= tonumber(version) then
@@ -38,7 +39,7 @@ if read_at >= tonumber(version) then
   for _, channel in ipairs(touched) do
     settle(channel)
   end
-  version = format('%.0f', read_at)
+  version = format('%d', read_at)
   call('HSET', META, 'version', version, 'size', size)
   call('PEXPIRE', ACCOUNTS, KEEP)
   serve()
