@@ -26,7 +26,8 @@ class Caller:
 
     def listen(self, process: str) -> Any:
         """Return what hears what is published for the process."""
-        ear: Any = self._client.pubsub()
+        client: Any = self._client
+        ear = client.pubsub()
         ear.subscribe(self._keys[0].removesuffix("meta") + f"to:{process}")
         assert ear.get_message(timeout=5) is not None
         return ear
