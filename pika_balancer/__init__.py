@@ -5,7 +5,7 @@ The map, from the centre outwards; imports point inward only:
     errors, models, clock       what can go wrong, the values, time as an argument
     policy, books, shortage,    which account gets the job, and what is in flight:
       selector                  plain and synchronous
-    line, store                 who waits, and where the counts live
+    line, store                 who waits, and where the counts live: in this process, or on Redis
     events                      what happens, told to an observer and to the log
     refresh, holders, leasing,  leases that wait fairly, for one process
       drain, balancer
@@ -14,7 +14,8 @@ The map, from the centre outwards; imports point inward only:
     transport, calls, client    the API over HTTP, without any balancing
     dispatch                    a job's whole life, on a client and a balancer
     callbacks, metrics          the service's reports come in; figures go out to Prometheus
-    units, load                 durations and rates as texts; load on a service, and what it measures
+    units, simulate             numbers as people write them; what the accounts will do, and how many it takes
+    load                        load on a service, and what is measured of it
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 
