@@ -16,7 +16,12 @@ The map, from the centre outwards:
       result
     reference                   the truth: an event loop around the shipped selector
     state, kernel, engine       the same, compiled
+    theory, foretell            what is known exactly in closed form, and what of it holds for a scenario
     run                         `simulate`
+    executors, sweep            many runs, on any executor
+    targets, variants,          how many accounts it takes
+      evaluate, plan
+    forms                       scenarios and targets in words
 """
 
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
@@ -31,6 +36,7 @@ from pika_balancer.simulate.laws import (
     Recorded,
     Weibull,
 )
+from pika_balancer.simulate.plan import Plan, plan
 from pika_balancer.simulate.records import Outcome, Records
 from pika_balancer.simulate.result import AccountResult, Result, Series
 from pika_balancer.simulate.run import simulate
@@ -44,6 +50,8 @@ from pika_balancer.simulate.scenario import (
     SimulatedAccount,
     Slowdown,
 )
+from pika_balancer.simulate.sweep import Pooled, replicate, sweep
+from pika_balancer.simulate.targets import Target
 from pika_balancer.simulate.theory import erlang_b, erlang_c
 from pika_balancer.simulate.trace import Recording, read_trace
 
@@ -65,7 +73,9 @@ __all__ = [
     "Loss",
     "OnOff",
     "Outcome",
+    "Plan",
     "Poisson",
+    "Pooled",
     "Queue",
     "Recorded",
     "Recording",
@@ -77,10 +87,14 @@ __all__ = [
     "Series",
     "SimulatedAccount",
     "Slowdown",
+    "Target",
     "Trace",
     "Weibull",
     "erlang_b",
     "erlang_c",
+    "plan",
     "read_trace",
+    "replicate",
     "simulate",
+    "sweep",
 ]

@@ -93,10 +93,10 @@ class Judge:
         while True:
             figures, simulated = self._look(scenario, jobs)
             widening = factor(self.looks)
-            verdicts = {t: t.judge(figures[t.figure], widening) for t in self.targets}
+            verdicts: dict[Target, Verdict] = {t: t.judge(figures[t.figure], widening) for t in self.targets}
             if theory is not None:
                 verdicts = {t: _exactly(t, theory) for t in self.targets}
-            verdict = "fails" if hopeless else together(verdicts)
+            verdict: Verdict = "fails" if hopeless else together(verdicts)
             if verdict != "undecided" or jobs >= self.most_jobs:
                 break
             jobs = min(jobs * _GROWTH, self.most_jobs)

@@ -164,15 +164,17 @@ def _pool(count: int, run: "_Run[T, R]") -> Generator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(
         count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
     )
+    whole = False
     try:
         yield pool
+        whole = not run.interrupted
     except BrokenExecutor as error:
         raise PikaError(
             "the worker processes ended before their work; a script needs its calls under "
             "`if __name__ == '__main__':`, and workers=1 does without processes"
         ) from error
     finally:
-        if run.interrupted:
+        if not whole:
             # Nobody waits for what is still being worked on: its result would not be kept.
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()

@@ -25,36 +25,36 @@ FIGURES: Final = (*FRACTIONS, *DURATIONS, *NUMBERS)
 Verdict = Literal["holds", "fails", "undecided"]
 
 
+def _one_of_the_figures(_target: "Target", _attribute: object, value: str) -> None:
+    if value not in FIGURES:
+        raise InvalidArgument(
+            f"there is no target for {value!r}; take one of {', '.join(FIGURES)}", field="figure"
+        )
+
+
+def _below(_target: "Target", _attribute: object, value: str) -> None:
+    if value != "<":
+        raise InvalidArgument(f"a target takes '<', not {value!r}", field="relation")
+
+
+def _within_reach(target: "Target", _attribute: object, value: float) -> None:
+    most = 1.0 if target.figure in FRACTIONS else math.inf
+    number = type(value) in {int, float} and 0 < value <= most and value < math.inf
+    if not number:
+        bound = "and at most 1" if most == 1 else "and finite"
+        raise InvalidArgument(f"limit must be above 0 {bound}, not {value!r}", field="limit")
+
+
 @attrs.frozen
 class Target:
     """A figure must stay below a limit."""
 
-    figure: str = attrs.field()
+    figure: str = attrs.field(validator=_one_of_the_figures)
     """One of `FIGURES`: the name of an estimate, such as `wait.p95`."""
-    relation: Literal["<"] = attrs.field()
+    relation: Literal["<"] = attrs.field(validator=_below)
     """Below: an estimate can never show that a figure equals its limit."""
-    limit: float = attrs.field()
+    limit: float = attrs.field(validator=_within_reach)
     """The limit: a share from 0 to 1, seconds, or a number; above 0."""
-
-    @figure.validator
-    def _check_figure(self, _attribute: object, value: str) -> None:
-        if value not in FIGURES:
-            raise InvalidArgument(
-                f"there is no target for {value!r}; take one of {', '.join(FIGURES)}", field="figure"
-            )
-
-    @relation.validator
-    def _check_relation(self, _attribute: object, value: str) -> None:
-        if value != "<":
-            raise InvalidArgument(f"a target takes '<', not {value!r}", field="relation")
-
-    @limit.validator
-    def _check_limit(self, _attribute: object, value: float) -> None:
-        most = 1.0 if self.figure in FRACTIONS else math.inf
-        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-        if not 0 < number <= most or number == math.inf:
-            bound = "and at most 1" if most == 1 else "and finite"
-            raise InvalidArgument(f"limit must be above 0 {bound}, not {value!r}", field="limit")
 
     def __str__(self) -> str:
         return f"{self.figure} < {self.limit:g}"

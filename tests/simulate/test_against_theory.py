@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import pytest
@@ -192,7 +193,7 @@ BASE = Scenario("5x6", Poisson(25 / 180), Exponential(180))
     ],
     ids=str,
 )
-def test_no_closed_form_is_claimed_where_none_holds(change: Mapping[str, object]) -> None:
+def test_no_closed_form_is_claimed_where_none_holds(change: Mapping[str, Any]) -> None:
     assert foretell(attrs.evolve(BASE, **change)) is None
 
 

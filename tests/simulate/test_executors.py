@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,11 @@ def fail_at_three(number: int) -> int:
     if number == 3:
         raise ZeroDivisionError("three")
     return number
+
+
+def fail_or_sleep(seconds: int) -> float:
+    time.sleep(seconds)
+    return 1 / seconds
 
 
 def call(task: Callable[[], int | bool]) -> int | bool:
@@ -152,12 +158,14 @@ def test_an_interrupt_keeps_what_is_done(where: str) -> None:
 
 
 SCRIPT = """
+import sys
 import time
 from pika_balancer.simulate.executors import run_all
 
 def work(number):
     if number >= 2:
-        print("working", flush=True)
+        sys.stdout.write("working\\n")  # in one piece, for others write too
+        sys.stdout.flush()
         time.sleep(600)
     return number
 
@@ -179,15 +187,22 @@ def test_ctrl_c_ends_a_pool_of_processes_at_once(tmp_path: Path) -> None:
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        lines: list[str] = []
-        while lines.count("done 2\n") < 1 or lines.count("working\n") < 2:
-            lines.append(process.stdout.readline())
-            assert lines[-1], process.communicate()[1]
+        seen = ""
+        while "done 2" not in seen or seen.count("working") < 2:
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            seen += line
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
         out, err = process.communicate(timeout=30)
     assert out.endswith("(0, 1, None, None, None, None) True\n")
     assert not err, err
     assert process.returncode == 0
+
+
+def test_an_error_ends_a_pool_of_processes_at_once() -> None:
+    # The other task would sleep for ten minutes.
+    with pytest.raises(ZeroDivisionError):
+        run_all(fail_or_sleep, [0, 600], workers=2)
 
 
 def test_a_pool_whose_processes_die_says_what_to_do() -> None:

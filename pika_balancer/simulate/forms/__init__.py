@@ -113,6 +113,10 @@ def _parse_patience(text: str, *, field: str) -> Law:
     return parse_law(text, field=field) if ":" in text else Constant(parse_duration(text, field=field))
 
 
+def _parse_places(text: str, *, field: str) -> int:
+    return parse_count(text, field=field, least=0)
+
+
 def _format_patience(law: Law) -> str:
     return format_duration(law.mean) if isinstance(law, Constant) else format_law(law)
 
@@ -168,9 +172,7 @@ _WHEN_FULL: Final = (
         "queue",
         Queue,
         (
-            Field(
-                "limit", Unit(lambda text, *, field: parse_count(text, field=field, least=0), COUNT.format)
-            ),
+            Field("limit", Unit(_parse_places, COUNT.format)),
             Field("patience", Unit(_parse_patience, _format_patience)),
         ),
         "queue:limit=50,patience=5min",

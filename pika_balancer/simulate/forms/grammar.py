@@ -1,7 +1,7 @@
 """One grammar for all: a kind, a colon, and fields by place or by name: `retry:15s,80,jitter=20%`."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -35,7 +35,14 @@ DURATION: Final = Unit(parse_duration, format_duration)
 SHARE: Final = Unit(parse_share, format_share)
 NUMBER: Final = Unit(parse_number, format_number)
 COUNT: Final = Unit(parse_count, lambda value: str(int(value)))
-FLAG: Final = Unit(lambda _text, *, field: bool(field), lambda _value: "")
+
+
+def _there(_text: str, *, field: str) -> bool:
+    del field
+    return True
+
+
+FLAG: Final = Unit(_there, lambda _value: "")
 """A field that is a bare word: there or not."""
 
 
@@ -103,7 +110,9 @@ def format_kind(value: Any, kinds: tuple[Kind, ...]) -> str:
     if kind is None:
         raise InvalidArgument(f"{type(value).__name__} has no form in words", field="value")
     parts: list[str] = []
-    defaults: dict[str, Any] = {one.name: one.default for one in attrs.fields(type(value))}
+    defaults: dict[str, Any] = {
+        one.name: one.default for one in attrs.fields(cast("type[attrs.AttrsInstance]", type(value)))
+    }
     for one in kind.fields:
         given = getattr(value, one.name)
         if one.placed:
