@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import attrs
 
@@ -37,12 +37,10 @@ def _below(_target: "Target", _attribute: object, value: str) -> None:
         raise InvalidArgument(f"a target takes '<', not {value!r}", field="relation")
 
 
-def _within_reach(target: "Target", _attribute: object, value: Any) -> None:
+def _within_reach(target: "Target", _attribute: object, value: float) -> None:
     most = 1.0 if target.figure in FRACTIONS else math.inf
-    number = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    if not 0 < number <= most or number == math.inf:
+    number = type(value) in {int, float} and 0 < value <= most and value < math.inf
+    if not number:
         bound = "and at most 1" if most == 1 else "and finite"
         raise InvalidArgument(f"limit must be above 0 {bound}, not {value!r}", field="limit")
 
