@@ -18,7 +18,7 @@ from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.drain import Drain
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
 from pika_balancer.events import Observer, Reporter
-from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, released
+from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, lost, released
 from pika_balancer.leasing import LeaseContext, check_timeout, in_use
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
@@ -350,7 +350,7 @@ class Balancer:
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
         if not lease.held:
-            if kept(self._held, lease) or (lease.lost and lease.id in self._held):
+            if kept(self._held, lease) or lost(self._held, lease):
                 self._strike(lease)
             return None
         if lease.id not in self._held:

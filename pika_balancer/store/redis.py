@@ -185,7 +185,8 @@ class RedisStore:
         session.open()
         counted = channel
         if self._lane.away_since is None:
-            answer = await session.call("adopt", lambda: (name, channel)).future
+            with session.claims.adopting(name, channel, session.moment()):
+                answer = await session.call("adopt", lambda: (name, channel)).future
             if answer is not None:
                 counted, taken = answer.items
                 session.counted(counted, int(taken))

@@ -7,7 +7,7 @@ import pytest
 from pika_balancer import Account, Balancer, NoCapacity
 from pika_balancer.events import Event, Lost
 from pika_balancer.store.redis import RedisStore
-from pika_balancer.testing import ManualClock, wait_until
+from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.pools import Pool, advance, quiet
 
 
@@ -201,3 +201,51 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     await owed
     stuck.cancel()
     await asyncio.wait([stuck])
+
+
+async def test_a_beat_right_after_an_adoption_states_it(slow_pool: Pool) -> None:
+    store = slow_pool.open()
+    await store.update([Account("0", 1)])
+    lease = await store.acquire(None, None)
+    waiter = asyncio.create_task(store.acquire(None, None))
+    await quiet(store)
+    naming = asyncio.create_task(store.adopt("0", "job:1"))
+    await settle(1)
+    assert store._lane._out is not None
+    assert store._lane._out[0].operation == "adopt"
+    # Due as the answer comes, and said before whoever asked has heard of it.
+    store._session._agenda.must_beat = True
+    named = await naming
+    for given_back in (lease, named):
+        assert not waiter.done()
+        owed = store.release(given_back)
+        assert owed is not None
+        await owed
+        await quiet(store)
+    owed = store.release(await waiter)
+    assert owed is not None
+    await owed
+
+
+async def test_an_adopted_lease_that_was_taken_away_is_told_and_can_be_had_again(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    events: list[Event] = []
+    slow, other = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
+    async with Balancer([Account("0", 2)], store=slow, clock=clock, observer=events.append) as balancer:
+        lease = await balancer.adopt("0", "job:1")
+        slow._session._heartbeat.stop()
+        await clock.advance(31)
+        # Somebody believes that its job is over.
+        await other.repair((await other.fleet()).orphans)
+        slow._session._ring()
+        await quiet(slow)
+        assert (lease.lost, lease.held, balancer.adopted()) == (True, False, {})
+        assert [event.lease_id for event in events if isinstance(event, Lost)] == ["job:1"]
+        again = await balancer.adopt("0", "job:1")
+        # The one that got lost is none of the new one's business.
+        await balancer.release(lease)
+        assert balancer.adopted() == {"job:1": again}
+        assert (await other.fleet()).snapshot.in_flight == 1
+        await balancer.release(again)
+        assert (await other.fleet()).snapshot.in_flight == 0

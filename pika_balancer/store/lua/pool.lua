@@ -12,7 +12,7 @@
 --   line      zset   wish "\n" ticket "\n" waiter, all at score 0; the wish is empty for any channel
 --   waits     hash   waiter -> process "\n" ticket "\n" since "\n" wish
 --   procs     hash   process -> "seq expiry label"
---   gone      zset   lease -> until when it is remembered that it was given back, or taken away
+--   gone      zset   lease -> until when it is remembered that it is over; "\n" lease as well if it was taken away
 --
 -- ARGV (the first of every operation):
 --   now process seq ttl orphan_ttl policy u verb
@@ -133,8 +133,11 @@ local function drop(lease, channel)
 end
 
 -- Remember for a while that the lease is over, and whether it was taken away from its holder.
-local function remember(lease, span)
+local function remember(lease, span, taken_away)
   call('ZADD', GONE, now + span, lease)
+  if taken_away then
+    call('ZADD', GONE, now + span, '\n' .. lease)
+  end
   call('PEXPIRE', GONE, KEEP)
 end
 
@@ -182,7 +185,7 @@ local function bury()
     local holder, channel = match(record, '^([^\n]+)\n%d+\n([^\n]+)$')
     if final[holder] then
       drop(lease, channel)
-      remember(lease, orphan_ttl)
+      remember(lease, orphan_ttl, true)
     else
       remaining[holder] = true
     end
