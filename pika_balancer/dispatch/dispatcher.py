@@ -128,8 +128,7 @@ class Dispatcher:
             rng=rng,
             clock=clock,
         )
-        called_back = self._following.called_back
-        self._unsubscribe = callbacks.subscribe(called_back) if callbacks is not None else None
+        self._unsubscribe = None if callbacks is None else callbacks.subscribe(self._following.called_back)
 
     @property
     def handles(self) -> tuple[JobHandle, ...]:
@@ -140,6 +139,7 @@ class Dispatcher:
         try:
             if self._reconciles:
                 await self.reconcile()
+            self._lookout.begin()
         except BaseException:
             await self.close()
             raise
