@@ -18,7 +18,7 @@ from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.drain import Drain
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
 from pika_balancer.events import Observer, Reporter
-from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, released
+from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, lost, released
 from pika_balancer.leasing import LeaseContext, check_timeout, context, in_use
 from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
 from pika_balancer.policy import Weights
@@ -44,6 +44,7 @@ class Balancer:
 
     Attributes:
         reporter: Tells events to that observer and to the log; for whoever builds on this balancer.
+        store: Where in-flight counts live.
 
     Raises:
         InvalidArgument: An argument cannot work; `field` names it.
@@ -74,7 +75,7 @@ class Balancer:
             accounts = None
         self._unsent = None if accounts is None else list(accounts)
         self._opening = asyncio.Lock()
-        self._store = store
+        self.store: Store = store
         store.attach(self.reporter)
         self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
         self._release: Callable[[Lease], Awaitable[None] | None] = store.release
@@ -170,7 +171,7 @@ class Balancer:
         frame = sys._getframe(1)
         if self._ended is None:
             await self._open()
-        lease = await self._store.adopt(channel, key)
+        lease = await self.store.adopt(channel, key)
         if not kept(self._held, lease):
             self._held[lease.id] = Kept(lease, self._now(), (frame.f_code, frame.f_lasti))
             self.reporter.tell(events.Adopted(at=self._now(), channel=channel, jobid=key))
@@ -184,7 +185,7 @@ class Balancer:
     async def pause(self, channel: str) -> None:
         """Give the channel no new job until `resume`; its running ones keep their slots."""
         await self._open()
-        await self._store.pause(channel)
+        await self.store.pause(channel)
         self.reporter.tell(events.Paused(at=self._now(), channel=channel))
 
     async def rest(self, channel: str, seconds: float) -> None:
@@ -192,13 +193,13 @@ class Balancer:
         if not 0 <= seconds < math.inf:
             raise InvalidArgument("seconds must be finite and 0 or more; pause has no end", field="seconds")
         await self._open()
-        await self._store.rest(channel, self._now() + seconds)
+        await self.store.rest(channel, self._now() + seconds)
         self.reporter.tell(events.Rested(at=self._now(), channel=channel, seconds=seconds))
 
     async def resume(self, channel: str) -> None:
         """End a pause and a rest of the channel at once."""
         await self._open()
-        await self._store.resume(channel)
+        await self.store.resume(channel)
         self.reporter.tell(events.Resumed(at=self._now(), channel=channel))
 
     async def update(self, accounts: Iterable[Account]) -> None:
@@ -208,7 +209,7 @@ class Balancer:
         """
         await self._open()
         accounts = list(accounts)
-        await self._store.update(accounts)
+        await self.store.update(accounts)
         self.reporter.tell(events.Refreshed(at=self._now(), accounts=len(accounts)))
 
     async def refresh(self) -> None:
@@ -222,22 +223,22 @@ class Balancer:
 
     def snapshot(self) -> Snapshot:
         """Return the books at this moment."""
-        return self._store.snapshot()
+        return self.store.snapshot()
 
     def explain(self) -> dict[str, Explanation]:
         """Return per account whether the next pick could choose it, and how probably."""
-        return self._store.explain()
+        return self.store.explain()
 
     def shortage(self, channel: str | None = None) -> Shortage | None:
         """Return why nothing can be had right now; None if something can."""
-        return self._store.shortage(channel)
+        return self.store.shortage(channel)
 
     def statistics(self) -> Statistics:
         """Return the books, who holds what since when, who waits, and what went wrong so far."""
         now = self._now()
         self._prune()
         return Statistics.of(
-            self._store.snapshot(),
+            self.store.snapshot(),
             self._held,
             self._waiting,
             now,
@@ -267,10 +268,10 @@ class Balancer:
         self._end("is closed")
         await self._refresher.stop()
         await self._drain.settle()
-        await self._store.close()
+        await self.store.close()
 
     def __repr__(self) -> str:
-        books = self._store.snapshot()
+        books = self.store.snapshot()
         return (
             f"<Balancer {self._ended or 'of'} {len(books.accounts)} accounts, "
             f"{books.in_flight} of {books.capacity} in flight, {len(self._waiting)} waiting>"
@@ -283,7 +284,7 @@ class Balancer:
         # One at a time: the first map has to arrive before anything that is built on it.
         async with self._opening:
             if self._unsent is not None:
-                await self._store.update(self._unsent)
+                await self.store.update(self._unsent)
                 self._unsent = None
             self._refuse_if_ended()
             if not self._is_open:
@@ -297,7 +298,7 @@ class Balancer:
     def _end(self, how: str) -> None:
         self._is_open = False
         self._ended = how
-        self._store.dismiss(lambda: Closed(f"this balancer {how}; nobody in line is served any more"))
+        self.store.dismiss(lambda: Closed(f"this balancer {how}; nobody in line is served any more"))
 
     async def _acquire(self, wish: LeaseContext) -> Lease:
         lease = self._try_acquire(wish.wish) if self._is_open else None
@@ -317,7 +318,7 @@ class Balancer:
             raise in_use()
         self._waiting[wish] = None
         try:
-            lease = await self._store.acquire(wish.wish, deadline)
+            lease = await self.store.acquire(wish.wish, deadline)
         except BaseException as error:
             if self._observed:
                 now, why = self._now(), type(error).__name__
@@ -349,7 +350,7 @@ class Balancer:
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
         if not lease.held:
-            if kept(self._held, lease) or (lease.lost and lease.id in self._held):
+            if kept(self._held, lease) or lost(self._held, lease):
                 self._strike(lease)
             return None
         if lease.id not in self._held:
@@ -368,9 +369,8 @@ class Balancer:
             holding.forget()
         if self._observed:
             now = self._now()
-            event = events.Released(
-                at=now, channel=lease.channel, lease_id=lease.id, held=now - holding.since
-            )
+            held = now - holding.since
+            event = events.Released(at=now, channel=lease.channel, lease_id=lease.id, held=held)
             self.reporter.tell(event)
 
     def _watch(self, lease: Lease, place: Place) -> None:

@@ -112,6 +112,12 @@ def kept(held: Mapping[int | str, object], lease: Lease) -> bool:
     return isinstance(holding, Kept) and holding.lease is lease
 
 
+def lost(held: Mapping[int | str, object], lease: Lease) -> bool:
+    """Return whether the lease was granted, got lost, and is still in the list of who holds what."""
+    holding = held.get(lease.id)
+    return lease.lost and holding is not None and not isinstance(holding, Kept)
+
+
 def adopted(held: Mapping[int | str, object]) -> dict[str, Lease]:
     """Return the leases that were adopted, by their keys."""
     return {str(key): holding.lease for key, holding in held.items() if isinstance(holding, Kept)}

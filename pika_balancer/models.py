@@ -250,6 +250,22 @@ class Lease:
 
 
 @attrs.frozen
+class Orphan:
+    """A slot whose process is dead. Its job may run on, so it stays counted until somebody knows better."""
+
+    lease_id: str
+    """Names the lease."""
+    key: str | None
+    """The key by which it can be adopted, usually the id of its job; None if it never had one."""
+    channel: str
+    """Where the slot is."""
+    dead_for: float
+    """Seconds since its process counts as dead."""
+    dead_since: int
+    """The moment that began, on the store's own clock: its process has been heard of since if it changes."""
+
+
+@attrs.frozen
 class AccountState:
     """How one account stands at one moment."""
 

@@ -40,11 +40,13 @@ from pika_balancer.events import (
     Submitting,
     Uncertain,
 )
-from pika_balancer.store import MemoryStore
+from pika_balancer.store import MemoryStore, Store
+from pika_balancer.store.redis import RedisStore
+from tests.redis_servers import Server, make
 from tests.soak_server import CAPS, ScaledClock, ServerProcess, server_process
 
-Mode = Literal["shared", "one", "apart"]
-"""What the workers have in common: a store with a balancer each, one balancer, or nothing at all."""
+Mode = Literal["shared", "one", "apart", "redis"]
+"""What the workers have in common: a store with a balancer each, one balancer, nothing, a shared server."""
 
 WORKERS: Final = 3
 CALLERS: Final = 14
@@ -66,6 +68,25 @@ MEMORY_SLACK: Final = 6 * 2**20
 OBJECTS_AT_MOST: Final = 400
 """Objects of one kind at any time: a few for each of 42 callers, 27 slots and 3 dispatchers."""
 _STUCK_AFTER: Final = 15.0
+
+
+class SharedStore(RedisStore):
+    """A pool in the machine's time, since its server is no part of the service; called in service time."""
+
+    def __init__(self, server: Server, scaled: ScaledClock, rng: random.Random) -> None:
+        super().__init__(server.url, "soak", first_start=True, rng=rng)
+        self._scaled = scaled
+
+    async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
+        """Wait in line for a slot."""
+        return await super().acquire(channel, None if deadline is None else self._here(deadline))
+
+    async def rest(self, channel: str, until: float) -> None:
+        """Give the channel no new job before `until`."""
+        await super().rest(channel, self._here(until))
+
+    def _here(self, moment: float) -> float:
+        return self._clock.now() + (moment - self._scaled.now()) / self._scaled.speed
 
 
 @attrs.frozen
@@ -391,7 +412,7 @@ class Soak:
         left = _sizes(dispatcher._roster) | _sizes(dispatcher._poller) | _sizes(dispatcher._lookout)
         task = dispatcher._lookout._task
         left["looking"] = int(task is not None and not task.done())
-        few = {name: left.pop(name, 0) for name in ("_line", "_asked", "_kept_since")}
+        few = {name: left.pop(name, 0) for name in ("_line", "_asked", "_kept_since", "_inherited")}
         if dispatcher.handles or any(left.values()) or max(few.values()) > OBJECTS_AT_MOST:
             self.complain(f"a dispatcher that is over still has {dispatcher.handles}, {left}, {few}")
 
@@ -410,7 +431,7 @@ class Soak:
                 await self._settle()
                 self.server = await server.report()
                 for balancer in self.balancers:
-                    if balancer.snapshot().in_flight or balancer.statistics().waiters:
+                    if await _in_flight(balancer) or balancer.statistics().waiters:
                         self.complain(f"at the end {balancer!r}")
             await asyncio.sleep(0.1)  # closed sockets go in the next turns of the loop
             if len(asyncio.all_tasks()) != tasks:
@@ -431,10 +452,16 @@ class Soak:
             PikaClient("user:1-soak", base_url=server.url, timeout=400, clock=self.clock)
         )
         accounts = [Account(channel, cap) for channel, cap in CAPS.items()]
-        stores = [
-            MemoryStore(accounts, rng=random.Random(self.seed + place), clock=self.clock)
-            for place in range(WORKERS if self.mode == "apart" else 1)
-        ]
+        chances = [random.Random(self.seed + place) for place in range(WORKERS)]
+        stores: list[Store]
+        if self.mode == "redis":
+            shared = make("valkey").start()
+            stack.callback(shared.remove)
+            stores = [SharedStore(shared, self.clock, rng) for rng in chances]
+            await stores[0].update(accounts)
+        else:
+            count = WORKERS if self.mode == "apart" else 1
+            stores = [MemoryStore(accounts, rng=rng, clock=self.clock) for rng in chances[:count]]
         for place in range(1 if self.mode == "one" else WORKERS):
             balancer = Balancer(
                 store=stores[place % len(stores)],
@@ -497,7 +524,7 @@ class Soak:
         for balancer in self.balancers:
             async with Dispatcher(self.client, balancer, clock=self.clock) as last:
                 for _ in range(100):
-                    if not balancer.snapshot().in_flight:
+                    if not await _in_flight(balancer):
                         break
                     await self.clock.sleep(15)
                     await last.reconcile()
@@ -593,6 +620,14 @@ async def _through_map(dispatcher: Dispatcher, request: dict[str, Any]) -> str:
     if outcome.job is None:
         raise outcome.error or AssertionError("an outcome without job and error")
     return outcome.job.status
+
+
+async def _in_flight(balancer: Balancer) -> int:
+    """Return how many slots are taken; a shared store is asked, and has to be whole."""
+    if not isinstance(balancer.store, RedisStore):
+        return balancer.snapshot().in_flight
+    fleet = await balancer.store.fleet()
+    return fleet.snapshot.in_flight + len(fleet.faults)
 
 
 def _plain(counts: Counter[str]) -> dict[str, int]:

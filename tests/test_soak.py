@@ -22,7 +22,7 @@ MANY = 5000
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files and memory are read in /proc")
-@pytest.mark.parametrize("mode", ["shared", "one", "apart"])
+@pytest.mark.parametrize("mode", ["shared", "one", "apart", "redis"])
 async def test_every_job_ends_exactly_once_whatever_goes_wrong(mode: Mode) -> None:
     whole = await soak(mode=mode, jobs=JOBS, seed=SEED, speed=SPEED)
     assert not whole.complaints, whole.report()

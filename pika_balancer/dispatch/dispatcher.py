@@ -35,8 +35,7 @@ class Dispatcher:
     """Run jobs on the accounts of a balancer, each exactly once, whatever the service answers.
 
     For one event loop. Entering it counts what executes already, whoever submitted it; leaving it waits for
-    its own jobs, or drops everything at once if an exception is on its way. Events go to the balancer's
-    observer.
+    its own jobs, or drops all at once if an exception is on its way. The balancer's observer is told events.
 
     Args:
         client: Talks to the service.
@@ -139,6 +138,7 @@ class Dispatcher:
         try:
             if self._reconciles:
                 await self.reconcile()
+            self._lookout.begin()
         except BaseException:
             await self.close()
             raise

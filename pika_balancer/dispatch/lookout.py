@@ -12,7 +12,7 @@ from pika_balancer.client import PikaClient
 from pika_balancer.clock import Clock
 from pika_balancer.dispatch.handle import REFERENCE
 from pika_balancer.errors import InvalidArgument, InvalidResponse, NotFound, PikaError
-from pika_balancer.models import Job, Lease
+from pika_balancer.models import Job, Lease, Orphan
 
 AT_ONCE: Final = 8
 """How many jobs are asked after at the same time at most."""
@@ -23,9 +23,14 @@ _SPREAD: Final = 0.2
 class Lookout:
     """Keeps a balancer's counts true to what executes upstream, whoever submitted it.
 
-    Looks every so often for as long as somebody else's job is counted or somebody seeks a job of theirs, and
-    not at all otherwise. Everything that the balancer has adopted and that is not `known` counts as somebody
-    else's, whoever adopted it: what one lookout leaves behind, the next takes over.
+    Looks every so often for as long as somebody else's job is counted, a shared store has orphans, or
+    somebody seeks a job of theirs, and not at all otherwise. Everything that the balancer has adopted and
+    that is not `known` counts as somebody else's, whoever adopted it: what one lookout leaves behind, the
+    next takes over.
+
+    So it goes with what a dead process leaves in a shared store. An orphan that has a key is adopted, and is
+    somebody else's job from then on. One that has none, since its process died before it had told the job's
+    id, is given up after `lost_for`, by a look that has everything that executes counted by its own id.
 
     Args:
         client: Asks the service.
@@ -62,8 +67,10 @@ class Lookout:
         self._clock = clock
         self._lost_for = lost_for
         self._asked: set[str] = set()
+        self._inherited: set[str] = set()
         self._kept_since: dict[str, float] = {}
         self._seekers = 0
+        self._closed = False
         self._looking = asyncio.Lock()
         self._looked: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,31 +88,26 @@ class Lookout:
             PikaError: The service did not tell all; what it told is counted.
         """
         async with self._looking:
+            # Before it looks: what was an orphan then was submitted by somebody who was dead already.
+            nameless = await self._inherit()
             began = self._clock.now()
             counted = self._others()
             executing = set(await self._client.jobs())
             for key in counted - executing:
-                if self._is_over(key, began):
+                if await self._is_over(key, began):
                     await self.drop(key)
-            self._asked &= executing
+            # What is not counted any more, and executes, is asked after once more.
+            self._asked &= executing & self._others()
+            self._inherited &= counted
             self._kept_since = {key: since for key, since in self._kept_since.items() if key in counted}
-            unasked = deque(sorted(jobid for jobid in executing if self._is_new(jobid)))
-            unseen: list[PikaError] = []
-
-            async def ask() -> None:
-                while unasked:
-                    try:
-                        await self._ask(unasked.popleft())
-                    except PikaError as error:
-                        unseen.append(error)
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(AT_ONCE, len(unasked))):
-                    group.create_task(ask())
+            unasked = sorted(jobid for jobid in executing if self._is_new(jobid))
+            unseen, all_counted = await self._ask_after(unasked)
             if not unseen:
                 self.complete_since = began
                 self._tell()
-        self._begin()
+                if nameless and all_counted:
+                    await self._balancer.store.give_up(nameless)
+        self.begin()
         # A job that is told in a broken way must not keep anybody from starting, for it may stay so.
         for error in unseen:
             if not isinstance(error, InvalidResponse):
@@ -118,12 +120,12 @@ class Lookout:
                 break
             if not self._known(jobid):
                 await self.adopt(channel, jobid)
-        self._begin()
+        self.begin()
 
     async def watch(self, channel: str, jobid: str) -> None:
         """Count the job on the channel until it is over."""
         await self.adopt(channel, jobid)
-        self._begin()
+        self.begin()
 
     def is_full(self, channel: str) -> bool:
         """Return whether the books have the channel full, not counting the slot of whoever was refused."""
@@ -160,7 +162,7 @@ class Lookout:
     async def complete(self, since: float) -> None:
         """Return once a look that began after `since` has seen everything. Looks until then."""
         self._seekers += 1
-        self._begin()
+        self.begin()
         try:
             while self.complete_since <= since:
                 if self._looked is None:
@@ -171,6 +173,7 @@ class Lookout:
 
     async def close(self) -> None:
         """Look no more. What is counted stays counted."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -178,43 +181,97 @@ class Lookout:
     def _others(self) -> set[str]:
         return {jobid for jobid in self._balancer.adopted() if not self._known(jobid)}
 
-    def _is_over(self, key: str, now: float) -> bool:
+    async def _is_over(self, key: str, now: float) -> bool:
         """Return whether a slot is free whose job does not execute."""
         if not key.startswith(REFERENCE):
-            return True
+            if key not in self._inherited:
+                return True
+            # Nobody here has seen it execute: it may have been taken a moment ago.
+            try:
+                return (await self._client.job(key)).ended
+            except NotFound:
+                pass
+            except PikaError:
+                return False
         # Its job may yet appear, and whoever keeps it may yet resume it here.
         return now - self._kept_since.setdefault(key, now) >= self._lost_for
 
     def _is_new(self, jobid: str) -> bool:
         return jobid not in self._asked and not self._known(jobid)
 
-    async def _ask(self, jobid: str) -> None:
-        """Find out whose job it is, and see to it that it is counted."""
+    async def _ask_after(self, jobids: Iterable[str]) -> tuple[list[PikaError], bool]:
+        """Ask after all of them; return the errors that there were, and whether every job is counted now."""
+        unasked, unseen = deque(jobids), list[PikaError]()
+        all_counted = True
+
+        async def ask() -> None:
+            nonlocal all_counted
+            while unasked:
+                try:
+                    if not await self._ask(unasked.popleft()):
+                        all_counted = False
+                except PikaError as error:
+                    unseen.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(unasked))):
+                group.create_task(ask())
+        return unseen, all_counted and not unseen
+
+    async def _ask(self, jobid: str) -> bool:
+        """Find out whose job it is, and see to it that it is counted; return whether it is, or has ended."""
         try:
             job = await self._client.job(jobid)
         except NotFound:
-            return
+            return False
         if job.ended or not self._is_new(jobid):
-            return
+            return True
         try:
             claimed = await self._claim(job)
         except InvalidArgument:
             claimed = True  # counted where it is not: somebody who shares the store sees to it
-        if not claimed and job.channel is not None:
-            await self.adopt(job.channel, jobid)
-            self._asked.add(jobid)
+        if claimed:
+            return True
+        if job.channel is None:
+            return False
+        await self.adopt(job.channel, jobid)
+        self._asked.add(jobid)
+        if job.reply_ref is not None and not self._known(REFERENCE + job.reply_ref):
+            # Counted by its id, it needs no slot by its reference any more.
+            await self.drop(REFERENCE + job.reply_ref)
+        return True
 
-    def _begin(self) -> None:
-        if (self._seekers or self._others()) and (self._task is None or self._task.done()):
+    async def _inherit(self) -> list[Orphan]:
+        """Adopt the store's orphans; return those that cannot be and have been dead for long enough."""
+        nameless: list[Orphan] = []
+        for orphan in await self._balancer.store.orphans():
+            if orphan.key is None:
+                if orphan.dead_for >= self._lost_for:
+                    nameless.append(orphan)
+            elif not self._known(orphan.key):
+                self._inherited.add(orphan.key)
+                if orphan.key.startswith(REFERENCE):
+                    self.ask_again()
+                await self.adopt(orphan.channel, orphan.key)
+        return nameless
+
+    def begin(self) -> None:
+        """Look from now on, every so often, if there is a reason to."""
+        if self._has_reason() and not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _has_reason(self) -> bool:
+        return bool(self._seekers or self._others()) or self._balancer.store.shared
 
     async def _run(self) -> None:
         pause = min(_FIRST_LOOK, self.every)
         failed = False
-        while failed or self._seekers or self._others():
+        while failed or self._has_reason():
             await self._clock.sleep(pause * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD))
             try:
-                await self.look()
+                # Where there is nothing but the chance of orphans, the store is asked first.
+                if failed or self._seekers or self._others() or await self._balancer.store.orphans():
+                    await self.look()
             except PikaError as error:
                 if self._refused(error):
                     return

@@ -97,7 +97,7 @@ class Roster:
         handle.missing_since = handle.doubt = None
         if handle.jobid is None:
             self.accept(handle, job)
-        if key != handle.key and not job.ended:
+        if (key != handle.key or not self._is_held(handle)) and not job.ended:
             self.names.spawn(self.name_the_slot(handle))
         if job.ended:
             self._end(handle, job, by)
@@ -151,6 +151,10 @@ class Roster:
                 self._balancer.release_nowait(handle.lease)
         finally:
             tell()
+
+    def _is_held(self, handle: JobHandle) -> bool:
+        """Return whether the job's slot is counted: a shared store may have given it up meanwhile."""
+        return handle.lease is not None and handle.lease.held
 
     def _forget(self, handle: JobHandle) -> None:
         self._live.pop(handle, None)

@@ -1,11 +1,11 @@
 """Where in-flight counts live, as a protocol: in this process, or shared by many."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from pika_balancer.errors import PikaError
 from pika_balancer.events import Reporter
-from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.models import Account, Explanation, Lease, Orphan, Shortage, Snapshot
 
 
 class Store(Protocol):
@@ -14,6 +14,11 @@ class Store(Protocol):
     Whatever the store, its answers are those of `Selector`. Methods that are not coroutines never do I/O;
     `try_acquire` may decline to answer without it, and `release` returns the I/O that it still owes.
     """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes count here, too, which may die and leave orphans."""
+        ...
 
     def try_acquire(self, channel: str | None = None) -> Lease | None:
         """Grant a slot if that can be done at once, without I/O and without passing anybody in line.
@@ -48,6 +53,20 @@ class Store(Protocol):
 
     async def adopt(self, channel: str, key: str) -> Lease:
         """Count a job that already runs upstream; see `Selector.adopt`."""
+        ...
+
+    async def orphans(self) -> Sequence[Orphan]:
+        """Return the slots whose processes are dead: to be adopted by their keys, or given up.
+
+        Empty while the store is away.
+        """
+        ...
+
+    async def give_up(self, orphans: Iterable[Orphan]) -> None:
+        """Count orphans no longer whose jobs are known to be over.
+
+        One that has been adopted, or whose process has been heard of, since it was returned keeps its slot.
+        """
         ...
 
     async def update(self, accounts: Iterable[Account]) -> None:

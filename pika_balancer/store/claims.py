@@ -6,7 +6,9 @@ named by its key, after a `=`, whoever adopts it.
 """
 
 import asyncio
+import contextlib
 import weakref
+from collections.abc import Generator
 
 import attrs
 
@@ -90,12 +92,10 @@ class Claims:
     """By name, those that have been sent; in the order in which they came."""
     unsent: dict[str, Wish] = attrs.Factory(dict[str, Wish])
     """By name, those that have not."""
+    adoptions: list[tuple[str, str, int]] = attrs.Factory(list[tuple[str, str, int]])
+    """Name, channel and moment of what is being adopted: somebody has yet to hear that it is held."""
     releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict[str, "asyncio.Future[None]"])
     """By name, what is to be given back or waited for no more; done when the server knows."""
-
-    adopting: dict[str, tuple[str, int]] = attrs.Factory(dict[str, tuple[str, int]])
-    """By name, channel and moment of what is being adopted. The server may know of it before the adopter
-    does, and would take it for given back if it were not stated."""
 
     def wishes(self) -> list[Wish]:
         """Return everybody who has no answer yet, in the order in which they came."""
@@ -113,14 +113,24 @@ class Claims:
             return None
         return None if holding is None else holding.kept
 
+    @contextlib.contextmanager
+    def adopting(self, name: str, channel: str, moment: int) -> Generator[None]:
+        """State the lease as held meanwhile: else a beat right after the answer would take it back."""
+        entry = (name, channel, moment)
+        self.adoptions.append(entry)
+        try:
+            yield
+        finally:
+            self.adoptions.remove(entry)
+
     def statement(self) -> list[object]:
         """Return all that the server should know of, four values each; see `beat.lua`."""
         stated: list[object] = []
+        for name, channel, moment in self.adoptions:
+            if name not in self.held:
+                stated += (name, "h", channel, moment)
         for name, holding in self.held.items():
             stated += (name, "h", holding.channel, holding.since)
-        for name, (channel, since) in self.adopting.items():
-            if name not in self.held:
-                stated += (name, "h", channel, since)
         for name, wish in self.waiting.items():
             stated += (name, "w", wish.channel or "", wish.ticket)
         return stated

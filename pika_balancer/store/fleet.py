@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.models import Snapshot
+from pika_balancer.models import Orphan, Snapshot
 from pika_balancer.store.lane import Answer
 from pika_balancer.store.mirror import Mirror, read_survey
 
@@ -113,7 +113,7 @@ def read_fleet(answer: Answer, *, orphan_ttl: float, offset: float, here: float)
     holders = [
         FleetHolder(
             lease_id=lease.removeprefix(ADOPTED),
-            jobid=lease.removeprefix(ADOPTED) if lease.startswith(ADOPTED) else None,
+            jobid=_key(lease),
             channel=channel,
             process=holder,
             name=names.get(holder, "unknown"),
@@ -144,6 +144,31 @@ def read_fleet(answer: Answer, *, orphan_ttl: float, offset: float, here: float)
         learning=max(0.0, (answer.learning - answer.now) / 1000),
         faults=tuple(fault for (fault,) in faults),
     )
+
+
+def read_orphans(answer: Answer) -> tuple[Orphan, ...]:
+    """Return what the server told, three fields each."""
+    rows = (answer.items[at : at + 3] for at in range(0, len(answer.items), 3))
+    return tuple(
+        Orphan(
+            lease_id=lease.removeprefix(ADOPTED),
+            key=_key(lease),
+            channel=channel,
+            dead_for=(answer.now - int(since)) / 1000,
+            dead_since=int(since),
+        )
+        for lease, channel, since in rows
+    )
+
+
+def server_name(holder: FleetHolder | Orphan) -> str:
+    """Return what the server calls the lease."""
+    key = holder.key if isinstance(holder, Orphan) else holder.jobid
+    return holder.lease_id if key is None else ADOPTED + key
+
+
+def _key(lease: str) -> str | None:
+    return lease.removeprefix(ADOPTED) if lease.startswith(ADOPTED) else None
 
 
 def _section(items: Iterator[str], width: int) -> list[list[str]]:

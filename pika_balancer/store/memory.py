@@ -8,13 +8,13 @@ a free slot may take it without looking at the line, and cannot pass anybody by 
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import NoCapacity, PikaError, WrongLoop
 from pika_balancer.events import Reporter
 from pika_balancer.line import WaitingLine
-from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.models import Account, Explanation, Lease, Orphan, Shortage, Snapshot
 from pika_balancer.policy import Weights
 from pika_balancer.selector import Selector
 from pika_balancer.store.refusals import no_capacity
@@ -88,6 +88,18 @@ class MemoryStore:
     async def adopt(self, channel: str, key: str) -> Lease:
         """Count a job that already runs upstream; see `Selector.adopt`."""
         return self._selector.adopt(channel, key)
+
+    @property
+    def shared(self) -> bool:
+        """Return False: no other process can count here."""
+        return False
+
+    async def orphans(self) -> Sequence[Orphan]:
+        """Return none: what is counted here dies with this process."""
+        return ()
+
+    async def give_up(self, orphans: Iterable[Orphan]) -> None:
+        """Do nothing: there are no orphans."""
 
     async def update(self, accounts: Iterable[Account]) -> None:
         """Take over a new account map; whoever waits for what is gone from it is told."""

@@ -11,11 +11,19 @@ from typing import Final, Literal
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, PikaError
 from pika_balancer.events import Event, Reporter
-from pika_balancer.models import Account, AccountState, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.models import Account, AccountState, Explanation, Lease, Orphan, Shortage, Snapshot
 from pika_balancer.policy import POLICIES, make_rule
 from pika_balancer.selector import read_map
 from pika_balancer.store.claims import Claims
-from pika_balancer.store.fleet import Fleet, FleetHolder, Repair, read_fleet, read_repair
+from pika_balancer.store.fleet import (
+    Fleet,
+    FleetHolder,
+    Repair,
+    read_fleet,
+    read_orphans,
+    read_repair,
+    server_name,
+)
 from pika_balancer.store.lane import Answer, Lane
 from pika_balancer.store.link import Link
 from pika_balancer.store.refusals import adopted_elsewhere, unknown_channel
@@ -185,13 +193,8 @@ class RedisStore:
         session.open()
         counted = channel
         if self._lane.away_since is None:
-            call = session.call("adopt", lambda: (name, channel))
-            adopting = session.claims.adopting
-            adopting[name] = (channel, session.server_now())
-            try:
-                answer = await call.future
-            finally:
-                adopting.pop(name, None)
+            with session.claims.adopting(name, channel, session.moment()):
+                answer = await session.call("adopt", lambda: (name, channel)).future
             if answer is not None:
                 counted, taken = answer.items
                 session.counted(counted, int(taken))
@@ -199,6 +202,19 @@ class RedisStore:
         if counted != channel:
             raise adopted_elsewhere(key, counted, channel)
         return session.hold(name, channel, key, keep=True) if known is None else known
+
+    @property
+    def shared(self) -> bool:
+        """Return True: other processes count here, too."""
+        return True
+
+    async def orphans(self) -> Sequence[Orphan]:
+        """Return the slots whose processes are dead; see `Store.orphans`."""
+        return await self._orphans(())
+
+    async def give_up(self, orphans: Iterable[Orphan]) -> None:
+        """Count orphans no longer whose jobs are known to be over; see `Store.give_up`."""
+        await self._orphans([(server_name(orphan), orphan.dead_since) for orphan in orphans])
 
     async def update(self, accounts: Iterable[Account]) -> None:
         """Take over a new account map by difference, unless another process has told a newer one."""
@@ -275,7 +291,7 @@ class RedisStore:
         Raises:
             StoreUnavailable: The server cannot be reached.
         """
-        names = [holder.lease_id if holder.jobid is None else f"={holder.jobid}" for holder in over]
+        names = [server_name(holder) for holder in over]
         return read_repair(await self._ask("repair", lambda: names))
 
     def attach(self, reporter: Reporter) -> None:
@@ -289,6 +305,14 @@ class RedisStore:
     def __repr__(self) -> str:
         away = ", away" if self._lane.away_since is not None else ""
         return f"<RedisStore {self._link.address}{away}, {len(self._session.claims.held)} held here>"
+
+    async def _orphans(self, over: Iterable[tuple[str, int]]) -> Sequence[Orphan]:
+        # What is asked while the server is away would be kept, and all be said when it is back.
+        if self._lane.away_since is not None:
+            return ()
+        flat = [value for pair in over for value in pair]
+        answer = await self._session.call("orphans", lambda: flat, takes_part=False).future
+        return () if answer is None else read_orphans(answer)
 
     async def _ask(self, operation: str, arguments: Callable[[], Sequence[object]]) -> Answer:
         answer = await self._session.call(operation, arguments, takes_part=False).future

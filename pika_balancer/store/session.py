@@ -184,15 +184,13 @@ class Session:
             keep: Whether it can be had again by its name, and so is never dropped.
         """
         lease = SharedLease(self._grantor, self.mirror.row_of(channel), lease_id)
-        self.claims.held[name] = Holding(
-            channel, self.server_now(), weakref.ref(lease), lease if keep else None
-        )
+        self.claims.held[name] = Holding(channel, self.moment(), weakref.ref(lease), lease if keep else None)
         if self._alone is not None and keep:
             self._alone.count(name, channel)
         return lease
 
-    def server_now(self) -> int:
-        """Return what the server's clock shows, in milliseconds, as far as it is known here."""
+    def moment(self) -> int:
+        """Return the present moment on the server's clock, in milliseconds."""
         return max(0, round((self._clock.now() - self._offset) * 1000))
 
     def give_back(self, name: str) -> asyncio.Future[None]:

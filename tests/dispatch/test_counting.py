@@ -199,7 +199,7 @@ async def test_two_who_take_a_job_over_at_once_share_one_handle(world: World, *,
 
 async def test_a_job_that_somebody_else_counts_on_another_channel_is_not_taken_over(world: World) -> None:
     record = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE, "jobid": "job:1"}
-    async with begin(world, 1, 1) as dispatcher, Balancer(store=world.balancer._store) as beside:
+    async with begin(world, 1, 1) as dispatcher, Balancer(store=world.balancer.store) as beside:
         await beside.adopt(TWO, "job:1")
         with pytest.raises(InvalidArgument) as caught:
             await dispatcher.resume([record])

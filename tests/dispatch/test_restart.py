@@ -164,7 +164,7 @@ async def test_a_second_dispatcher_on_the_same_books_counts_nothing_twice(world:
 
 async def test_two_balancers_of_one_store_count_a_job_once_and_free_its_slot_once(world: World) -> None:
     async with begin(world, 3) as dispatcher:
-        store = world.balancer._store
+        store = world.balancer.store
         async with Balancer(store=store, clock=world.clock) as beside:
             await dispatcher.submit("create", prompt="a cat")
             async with Dispatcher(world.client, beside, clock=world.clock) as second:
@@ -265,7 +265,7 @@ async def test_a_broken_record_is_named_and_none_is_taken_over(world: World, rec
 
 async def test_an_adopted_lease_that_two_balancers_hold_is_released_once() -> None:
     balancer = Balancer([Account(ONE, 1)])
-    async with balancer, Balancer(store=balancer._store) as beside:
+    async with balancer, Balancer(store=balancer.store) as beside:
         both = [await balancer.adopt(ONE, "job:1"), await beside.adopt(ONE, "job:1")]
         assert both[0] is both[1]
         await beside.release(both[1])

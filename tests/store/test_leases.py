@@ -236,3 +236,27 @@ async def test_a_cancelled_adoption_is_stated_no_more(pool: Pool) -> None:
     store._session._beat_soon()
     await quiet(store)
     assert (await store.fleet()).holders == ()
+
+
+async def test_an_adopted_lease_that_was_taken_away_is_told_and_can_be_had_again(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    events: list[Event] = []
+    slow, other = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
+    async with Balancer([Account("0", 2)], store=slow, clock=clock, observer=events.append) as balancer:
+        lease = await balancer.adopt("0", "job:1")
+        slow._session._heartbeat.stop()
+        await clock.advance(31)
+        # Somebody believes that its job is over.
+        await other.repair((await other.fleet()).orphans)
+        slow._session._ring()
+        await quiet(slow)
+        assert (lease.lost, lease.held, balancer.adopted()) == (True, False, {})
+        assert [event.lease_id for event in events if isinstance(event, Lost)] == ["job:1"]
+        again = await balancer.adopt("0", "job:1")
+        # The one that got lost is none of the new one's business.
+        await balancer.release(lease)
+        assert balancer.adopted() == {"job:1": again}
+        assert (await other.fleet()).snapshot.in_flight == 1
+        await balancer.release(again)
+        assert (await other.fleet()).snapshot.in_flight == 0

@@ -10,7 +10,7 @@
 local lease, channel = ARGV[9], ARGV[10]
 local holder, since, known = read_lease(lease)
 if not known then
-  call('ZREM', GONE, lease)
+  call('ZREM', GONE, lease, '\n' .. lease)
   take(lease, process, format('%d', now), channel)
 elseif known == channel and not is_alive(holder) then
   call('HSET', HELD, lease, process .. '\n' .. since .. '\n' .. channel)

@@ -79,7 +79,7 @@ for i = 12, #ARGV, 4 do
   elseif kind == 'w' then
     add(items, 'w', match(call('HGET', WAITS, lease), '^[^\n]+\n(%d+)'))
   else
-    add(items, sub(lease, 1, 1) == '=' and 'r' or 'l', ARGV[i + 2])
+    add(items, call('ZSCORE', GONE, '\n' .. lease) and 'l' or 'r', ARGV[i + 2])
   end
 end
 survey(items)

@@ -15,7 +15,7 @@
 --   line      zset   wish "\n" ticket "\n" waiter, all at score 0; the wish is empty for any channel
 --   waits     hash   waiter -> process "\n" ticket "\n" since "\n" wish
 --   procs     hash   process -> "seq expiry label"
---   gone      zset   lease -> until when it is remembered that it was given back, or taken away
+--   gone      zset   lease -> until when it is remembered that it is over; "\n" lease as well if it was taken away
 --
 -- ARGV (the first of every operation):
 --   now process seq ttl orphan_ttl policy u verb

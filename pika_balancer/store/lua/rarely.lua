@@ -13,8 +13,11 @@ local function is_alive(name)
 end
 
 -- Remember for a while that the lease is over, and whether it was taken away from its holder.
-local function remember(lease, span)
+local function remember(lease, span, taken_away)
   call('ZADD', GONE, now + span, lease)
+  if taken_away then
+    call('ZADD', GONE, now + span, '\n' .. lease)
+  end
   call('PEXPIRE', GONE, KEEP)
 end
 

@@ -14,7 +14,7 @@ for i = 9, #ARGV do
   local holder, _, channel = read_lease(ARGV[i])
   if channel and not is_alive(holder) then
     drop(ARGV[i], channel)
-    remember(ARGV[i], orphan_ttl)
+    remember(ARGV[i], orphan_ttl, true)
     over[#over + 1] = ARGV[i]
   end
 end

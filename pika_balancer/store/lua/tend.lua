@@ -32,7 +32,7 @@ if now >= due then
       local holder, channel = match(record, '^([^\n]+)\n%d+\n([^\n]+)$')
       if final[holder] then
         drop(lease, channel)
-        remember(lease, orphan_ttl)
+        remember(lease, orphan_ttl, true)
       else
         remaining[holder] = true
       end

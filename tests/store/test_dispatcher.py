@@ -1,0 +1,526 @@
+"""Dispatchers of several processes on one shared store, against the local server: who counts what, till when.
+
+A process is a store, a balancer and a dispatcher here. One clock, moved by hand, is everybody's: the
+service's, the shared server's, and the processes'.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import pytest
+
+from pika_balancer import Account, Balancer, Dispatcher, NotFound, PikaClient, StoreUnavailable
+from pika_balancer.events import Event, Lost, StoreAway, StoreBack
+from pika_balancer.models import Job
+from pika_balancer.server import LocalServer, Statistics
+from pika_balancer.store import MemoryStore
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.pools import Pool, quiet
+from tests.redis_servers import Servers, make
+from tests.store.test_leases import die
+
+ONE, TWO = "100000000000000001", "100000000000000002"
+TTL = 30.0
+ORPHAN_TTL = 100_000.0
+"""Longer than any test: what is free again before was given up for a reason."""
+_STEP: Final = 2.5
+
+
+class Worker:
+    """One process."""
+
+    def __init__(self, site: "Site", store: RedisStore, **options: Any) -> None:
+        self.store = store
+        self.events: list[Event] = []
+        self.balancer = Balancer(
+            [Account(channel, cap) for channel, cap in site.caps.items()],
+            store=store,
+            clock=site.clock,
+            observer=self.events.append,
+        )
+        self.dispatcher = Dispatcher(
+            site.client, self.balancer, clock=site.clock, rng=random.Random(1), **options
+        )
+
+    async def fall_silent(self) -> None:
+        """Have the process do nothing any more, and say nothing to the store, as if it had been killed."""
+        dispatcher = self.dispatcher
+        dispatcher._gate.shut(RuntimeError("killed"))  # type: ignore[arg-type]  # nobody is to see it
+        for tasks in (dispatcher._tasks, dispatcher._roster.names):
+            await tasks.cancel()
+        await dispatcher._poller.close()
+        await dispatcher._lookout.close()
+        die(self.store)
+        await settle()
+        await self.store._link.close()
+
+    def lose_its_voice(self) -> None:
+        """Have no sign of life of the process reach the store any more."""
+        self.store._session._heartbeat.stop()
+
+    def find_its_voice(self) -> None:
+        """Have the process state to the store what it holds."""
+        self.store._session._ring()
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Site:
+    """A service, a pool on a shared server, and the processes."""
+
+    def __init__(self, pool: Pool, clock: ManualClock) -> None:
+        self.pool = pool
+        self.clock = clock
+        self.caps = {ONE: 2}
+        self.service: LocalServer
+        self.client: PikaClient
+        self.workers: list[Worker] = []
+        self._stack = AsyncExitStack()
+
+    async def open(self, caps: dict[str, int] | None = None, **options: Any) -> None:
+        """Begin to serve."""
+        self.caps = caps or {ONE: 2}
+        settings: dict[str, Any] = {"service": "fixed:60s", "rng": random.Random(1)} | options
+        self.service = LocalServer(self.caps, clock=self.clock, **settings)
+        url = await self._stack.enter_async_context(self.service.run())
+        client = PikaClient("user:canary-token", base_url=url, timeout=5, retries=0)
+        self.client = await self._stack.enter_async_context(client)
+
+    async def worker(self, *, of_store: dict[str, Any] | None = None, **options: Any) -> Worker:
+        """Start a process."""
+        store = self.pool.open(**{"lease_ttl": TTL, "orphan_ttl": ORPHAN_TTL} | (of_store or {}))
+        worker = Worker(self, store, **options)
+        await worker.balancer.__aenter__()
+        self.workers.append(worker)
+        await worker.dispatcher.__aenter__()
+        await wait_until(lambda: store._session._listener.is_listening)
+        return worker
+
+    async def kill(self, worker: Worker) -> None:
+        """End a process as `kill -9` would."""
+        self.workers.remove(worker)
+        self.pool.stores.remove(worker.store)
+        await worker.fall_silent()
+
+    async def stop(self, worker: Worker, patience: float | None = 0.0) -> list[dict[str, Any]]:
+        """End a process in good order; return its records."""
+        records = await worker.dispatcher.drain(patience)
+        await worker.balancer.close()
+        self.workers.remove(worker)
+        return records
+
+    async def close(self) -> None:
+        """End what is left."""
+        for worker in self.workers:
+            await worker.dispatcher.close()
+            await worker.balancer.close()
+        await self._stack.aclose()
+
+    async def pass_time(self, seconds: float, condition: Callable[[], bool] | None = None) -> None:
+        """Move the clock step by step until the condition holds; fail if it does not in that time."""
+        stores = [worker.store for worker in self.workers]
+        for _ in range(math.ceil(seconds / _STEP)):
+            await asyncio.sleep(0.003)
+            await quiet(*stores)
+            if condition is not None and condition():
+                return
+            await self.clock.advance(_STEP)
+        await quiet(*stores)
+        if condition is not None:
+            await wait_until(condition, timeout=2)
+
+    async def counted(self) -> int:
+        """Ask the store how many slots are taken."""
+        return (await self.workers[-1].store.fleet()).snapshot.in_flight
+
+    @property
+    def seen(self) -> Statistics:
+        """What the service saw."""
+        return self.service.statistics()
+
+    def check(self) -> None:
+        """Hold the service's own counts against the rules."""
+        seen = self.seen
+        assert (seen.duplicate_reply_refs, seen.attempts_when_full) == (0, 0)
+        for channel in seen.channels.values():
+            assert channel.peak_in_flight <= (channel.max_jobs or 0)
+
+
+@pytest.fixture
+async def site(slow_pool: Pool, clock: ManualClock) -> AsyncGenerator[Site]:
+    """Return a service and a pool without processes; closed, and looked at for leaks, at the end."""
+    site = Site(slow_pool, clock)
+    yield site
+    await site.close()
+
+
+def begin(worker: Worker, channel: str | None = None) -> "asyncio.Task[Job]":
+    return asyncio.create_task(worker.dispatcher.run("create", prompt="a cat", channel=channel))
+
+
+async def running(site: Site, worker: Worker, count: int = 1) -> "list[asyncio.Task[Job]]":
+    """Have so many jobs more executing at the service, with their slots named by their ids."""
+    before = site.seen.in_flight
+    tasks = [begin(worker) for _ in range(count)]
+    await wait_until(lambda: site.seen.in_flight == before + count)
+    await wait_until(lambda: all(h.jobid in worker.balancer.adopted() for h in worker.dispatcher.handles))
+    await quiet(worker.store)
+    return tasks
+
+
+# --- lives of jobs -----------------------------------------------------------------------------------------
+
+
+async def test_the_jobs_of_two_processes_share_the_slots_and_give_them_all_back(site: Site) -> None:
+    await site.open({ONE: 2, TWO: 1})
+    here, there = await site.worker(), await site.worker()
+    jobs = [begin(worker) for worker in (here, there) for _ in range(6)]
+    await site.pass_time(600, lambda: all(job.done() for job in jobs))
+    assert [job.result().status for job in jobs] == ["completed"] * 12
+    assert {channel: seen.peak_in_flight for channel, seen in site.seen.channels.items()} == {ONE: 2, TWO: 1}
+    assert await site.counted() == 0
+    site.check()
+
+
+async def test_a_job_that_two_dispatchers_see_takes_one_slot(site: Site) -> None:
+    await site.open({ONE: 3})
+    here = await site.worker()
+    [job] = await running(site, here)
+    # Entering counts what executes: the same job, by the same name.
+    there = await site.worker()
+    assert list(here.balancer.adopted()) == list(there.balancer.adopted())
+    assert await site.counted() == 1
+    await site.pass_time(40)
+    assert await site.counted() == 1
+    await site.pass_time(60, job.done)
+    assert await site.counted() == 0
+    assert not [*here.told(Lost), *there.told(Lost)]
+    site.check()
+
+
+async def test_strangers_that_fill_a_channel_are_counted_once_by_all(site: Site) -> None:
+    await site.open({ONE: 2, TWO: 1}, service="fixed:120s")
+    here, there = await site.worker(), await site.worker()
+    for number in range(2):
+        await site.client.create("a stranger's", channel=ONE, reply_ref=f"stranger {number}")
+    pinned = [begin(worker, ONE) for worker in (here, there)]
+    # Each may knock once, and once more if it had not heard yet that the other gave its own slot back.
+    await site.pass_time(20, lambda: site.seen.attempts_when_full > 0)
+    await site.pass_time(30)
+    assert site.seen.attempts_when_full <= 4
+    assert await site.counted() == 2
+    await site.pass_time(300, lambda: all(job.done() for job in pinned))
+    assert site.seen.channels[ONE].peak_in_flight == 2
+    assert site.seen.duplicate_reply_refs == 0
+    await site.pass_time(20)
+    assert await site.counted() == 0
+
+
+async def test_a_drained_process_hands_its_jobs_and_slots_to_the_next(site: Site) -> None:
+    await site.open({ONE: 2})
+    first = await site.worker()
+    await running(site, first, 2)
+    records = await site.stop(first)
+    second = await site.worker()
+    handles = await second.dispatcher.resume(records)
+    assert await site.counted() == 2
+    waiting = begin(second)
+    await site.pass_time(40)
+    assert (waiting.done(), site.seen.jobs) == (False, 2)
+    await site.pass_time(60, lambda: all(handle.done for handle in handles))
+    assert [(await handle).status for handle in handles] == ["completed"] * 2
+    await site.pass_time(90, waiting.done)
+    assert await site.counted() == 0
+    site.check()
+
+
+# --- deaths ------------------------------------------------------------------------------------------------
+
+
+async def test_the_jobs_of_a_killed_process_are_counted_until_they_end_and_not_for_longer(site: Site) -> None:
+    await site.open({ONE: 2}, service="fixed:300s")
+    dead = await site.worker()
+    await running(site, dead, 2)
+    alive = await site.worker(poll_every=10.0)
+    # So that it has nobody's job to look after: it has to learn of the orphans by itself.
+    for lease in alive.balancer.adopted().values():
+        lease.held = False
+        alive.store._session.claims.held.clear()
+    await site.kill(dead)
+    waiting = begin(alive)
+    await site.pass_time(TTL + 20)
+    fleet = await alive.store.fleet()
+    assert [(holder.process, holder.orphan) for holder in fleet.holders] == [
+        (alive.store._session._process, False)
+    ] * 2
+    await site.pass_time(200)
+    assert (waiting.done(), site.seen.jobs, await site.counted()) == (False, 2, 2)
+    ended_at = 1000.0 + 300
+    await site.pass_time(60, lambda: site.seen.jobs == 3)
+    assert site.clock.now() - ended_at < 15
+    await site.pass_time(320, waiting.done)
+    assert await site.counted() == 0
+    site.check()
+
+
+async def test_jobs_that_ended_while_nobody_looked_free_their_slots_with_the_next_look(site: Site) -> None:
+    await site.open({ONE: 1}, service="fixed:5s")
+    dead = await site.worker()
+    await running(site, dead)
+    await site.kill(dead)
+    await site.clock.advance(3600)
+    late = await site.worker()
+    assert await site.counted() == 0
+    waiting = begin(late)
+    await site.pass_time(30, waiting.done)
+    site.check()
+
+
+async def test_a_slot_without_a_name_is_kept_as_long_as_a_job_in_doubt(site: Site) -> None:
+    await site.open({ONE: 3}, service="fixed:1000s")
+    dead = await site.worker()
+    await dead.balancer.acquire()
+    alive = await site.worker(lost_for=100.0)
+    await site.kill(dead)
+    await site.pass_time(TTL + 90)
+    assert [(orphan.key, orphan.channel) for orphan in await alive.store.orphans()] == [(None, ONE)]
+    await site.pass_time(40)
+    assert await site.counted() == 0
+    # Nothing of the dead process is left.
+    assert len((await alive.store.fleet()).processes) == 1
+
+
+async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(site: Site) -> None:
+    await site.open({ONE: 2}, service="fixed:500s", faults=["slow:1:600s"])
+    dead = await site.worker()
+    sending = begin(dead)
+    await wait_until(lambda: site.seen.in_flight == 1)
+    await site.kill(dead)
+    alive = await site.worker(lost_for=50.0)
+    # Once by its id, and for a while by the slot that it was sent on.
+    assert await site.counted() == 2
+    await site.pass_time(TTL + 100)
+    assert await site.counted() == 1
+    assert not await alive.store.orphans()
+    await site.pass_time(500, lambda: site.seen.in_flight == 0)
+    await site.pass_time(40)
+    assert await site.counted() == 0
+    sending.cancel()
+    site.check()
+
+
+@pytest.mark.parametrize("broken", ["not told", "without a channel"])
+async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
+    site: Site, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    await site.open({ONE: 3}, service="fixed:300s")
+    dead = await site.worker()
+    await dead.balancer.acquire()
+    stranger = await site.client.create("a stranger's", channel=ONE, reply_ref="stranger")
+    ask = site.client.job
+
+    async def job(jobid: str) -> Job:
+        if broken == "not told":
+            raise NotFound("unknown", status=404)
+        return Job((await ask(jobid)).jobid, status="progress")
+
+    monkeypatch.setattr(site.client, "job", job)
+    alive = await site.worker(lost_for=50.0)
+    await site.kill(dead)
+    await site.pass_time(TTL + 100)
+    assert len(await alive.store.orphans()) == 1
+    monkeypatch.undo()
+    await site.pass_time(20)
+    assert (await alive.store.orphans(), list(alive.balancer.adopted())) == ((), [stranger.jobid])
+    await site.pass_time(200, lambda: not alive.balancer.adopted())
+
+
+async def test_a_slot_that_is_kept_by_a_reference_goes_once_the_job_is_counted_by_its_id(site: Site) -> None:
+    await site.open({ONE: 3}, service="fixed:300s", faults=["500-but-accepted:1"])
+    dead = await site.worker()
+    job = begin(dead)
+    await wait_until(lambda: any(key.startswith("ref ") for key in dead.balancer.adopted()))
+    await quiet(dead.store)
+    # Its answer told no id, and it died before it could look.
+    await site.kill(dead)
+    job.cancel()
+    alive = await site.worker()
+    await site.pass_time(TTL + 20)
+    assert await site.counted() == 1
+    [jobid] = alive.balancer.adopted()
+    assert not jobid.startswith("ref ")
+    await site.pass_time(300, lambda: not alive.balancer.adopted())
+    site.check()
+
+
+async def test_two_survivors_that_look_at_once_leave_one_slot_for_each_job(site: Site) -> None:
+    await site.open({ONE: 5}, service="fixed:200s")
+    dead = await site.worker()
+    await running(site, dead, 2)
+    await dead.balancer.acquire()
+    survivors = [await site.worker(lost_for=20.0, reconcile=False) for _ in range(2)]
+    await site.kill(dead)
+    await site.pass_time(TTL + 10)
+    await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
+    assert await site.counted() == 3
+    await site.pass_time(20)
+    await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
+    assert await site.counted() == 2
+    await site.pass_time(200, lambda: site.seen.in_flight == 0)
+    await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
+    assert await site.counted() == 0
+    assert not [event for worker in survivors for event in worker.told(Lost)]
+
+
+async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.open({ONE: 2}, service="fixed:200s")
+    dead = await site.worker()
+    await running(site, dead)
+    list_jobs = site.client.jobs
+
+    async def none() -> list[str]:
+        return []
+
+    monkeypatch.setattr(site.client, "jobs", none)
+    await site.kill(dead)
+    alive = await site.worker(poll_every=5.0)
+    await site.pass_time(TTL + 60)
+    assert await site.counted() == 1
+    monkeypatch.setattr(site.client, "jobs", list_jobs)
+    await site.pass_time(200, lambda: not alive.balancer.adopted())
+    assert (site.seen.in_flight, await site.counted()) == (0, 0)
+
+
+# --- those who come back -----------------------------------------------------------------------------------
+
+
+async def test_a_process_that_comes_back_shares_its_jobs_with_whoever_took_them_over(site: Site) -> None:
+    await site.open({ONE: 2}, service="fixed:200s")
+    slow, other = await site.worker(), await site.worker(poll_every=5.0)
+    [job] = await running(site, slow)
+    slow.lose_its_voice()
+    await site.pass_time(TTL + 10)
+    assert (await other.store.fleet()).holders[0].process == other.store._session._process
+    slow.find_its_voice()
+    await site.pass_time(20)
+    assert (await site.counted(), slow.told(Lost)) == (1, [])
+    await site.pass_time(200, job.done)
+    assert job.result().status == "completed"
+    await site.pass_time(20)
+    assert await site.counted() == 0
+    site.check()
+
+
+async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_slot(
+    slow_pool: Pool, clock: ManualClock
+) -> None:
+    slow, other = slow_pool.open(lease_ttl=TTL), slow_pool.open(lease_ttl=TTL)
+    await slow.update([Account(ONE, 2)])
+    lease = await slow.acquire(None, None)
+    for dies_again in (False, True):
+        slow._session._heartbeat.stop()
+        await clock.advance(TTL + 1)
+        [orphan] = await other.orphans()
+        assert orphan.lease_id == lease.id
+        assert orphan.dead_for == pytest.approx(1, abs=0.1)
+        slow._session._ring()
+        await quiet(slow)
+        if dies_again:
+            slow._session._heartbeat.stop()
+            await clock.advance(TTL + 1)
+        await other.give_up([orphan])
+        assert (await other.fleet()).snapshot.in_flight == 1
+    [orphan] = await other.orphans()
+    await other.give_up([orphan, orphan])
+    await other.give_up([orphan])
+    assert (await other.fleet()).snapshot.in_flight == 0
+    slow._session._ring()
+    await quiet(slow)
+    assert (lease.lost, lease.held) == (True, False)
+
+
+async def test_a_slot_that_was_lost_while_its_job_runs_is_counted_again_and_told(site: Site) -> None:
+    await site.open({ONE: 1}, service="fixed:300s")
+    worker, other = await site.worker(), await site.worker(reconcile=False, poll_every=10_000.0)
+    [job] = await running(site, worker)
+    worker.lose_its_voice()
+    await site.pass_time(TTL + 5)
+    # As somebody does by hand who believes that it is over.
+    repaired = await other.store.repair((await other.store.fleet()).orphans)
+    assert len(repaired.given_up) == 1
+    worker.find_its_voice()
+    await quiet(worker.store)
+    assert [event.lease_id for event in worker.told(Lost)] == list(repaired.given_up)
+    await site.pass_time(20, lambda: bool(worker.balancer.adopted()))
+    await site.pass_time(1)
+    assert await site.counted() == 1
+    await site.pass_time(300, job.done)
+    assert (job.result().status, await site.counted()) == ("completed", 0)
+    site.check()
+
+
+# --- outages -----------------------------------------------------------------------------------------------
+
+
+async def test_an_outage_in_the_middle_of_a_submit_loses_and_doubles_nothing(
+    servers: Servers, clock: ManualClock
+) -> None:
+    server = make("valkey")
+    server.options["appendonly"] = "yes"
+    server.start()
+    pool = Pool(server, clock)
+    site = Site(pool, clock)
+    try:
+        await site.open({ONE: 2}, service="fixed:60s", faults=["slow:1:10s"])
+        worker = await site.worker()
+        job = begin(worker)
+        await wait_until(lambda: site.seen.in_flight == 1)
+        server.kill()
+        await wait_until(lambda: worker.store._lane.away_since is not None)
+        await clock.advance(15)
+        await wait_until(lambda: [handle.jobid is not None for handle in worker.dispatcher.handles] == [True])
+        with pytest.raises(StoreUnavailable):
+            await worker.dispatcher.submit("create", prompt="a cat", timeout=0)
+        server.start()
+        while worker.store._lane.away_since is not None:
+            await clock.advance(1)
+            await asyncio.sleep(0.01)
+        await quiet(worker.store)
+        fleet = await worker.store.fleet()
+        assert [holder.jobid for holder in fleet.holders] == [worker.dispatcher.handles[0].jobid]
+        assert (len(worker.told(StoreAway)), len(worker.told(StoreBack))) == (1, 1)
+        await site.pass_time(90, job.done)
+        assert (job.result().status, await site.counted(), site.seen.jobs) == ("completed", 0, 1)
+        site.check()
+        await site.close()
+        await pool.end()
+    finally:
+        server.remove()
+
+
+async def test_a_store_that_is_away_has_no_orphans_and_keeps_no_questions(
+    servers: Servers, clock: ManualClock
+) -> None:
+    store = RedisStore("redis://127.0.0.1:1", "p", clock=clock)
+    for _ in range(20):
+        assert await store.orphans() == ()
+        await store.give_up(())
+    assert len(store._session._agenda.calls) <= 1
+    await store.close()
+
+
+async def test_a_store_of_one_process_has_no_orphans() -> None:
+    store = MemoryStore([Account(ONE, 1)])
+    lease = await store.acquire(None, None)
+    assert (store.shared, await store.orphans()) == (False, ())
+    await store.give_up(())
+    assert lease.held
