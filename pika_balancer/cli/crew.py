@@ -15,7 +15,7 @@ from pika_balancer.cli.running import ask
 from pika_balancer.cli.store import Findings
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import Clock
-from pika_balancer.errors import StoreUnavailable
+from pika_balancer.errors import PikaError, StoreUnavailable
 from pika_balancer.server import LocalServer
 from pika_balancer.store.redis import RedisStore
 
@@ -251,7 +251,7 @@ class Crew:
                     fleet = await self._store.fleet()
                     running = await ask(self._client, dict.fromkeys(await self._client.jobs()))
                     await self._store.repair(Findings.of(fleet, running, all_orphans=False).over)
-                except StoreUnavailable:
+                except PikaError:
                     continue
 
 

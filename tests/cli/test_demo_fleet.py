@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from pika_balancer import Account, PikaClient
+from pika_balancer.cli import demo_fleet
 from pika_balancer.cli.crew import Crew, Ended, Member
 from pika_balancer.cli.crew_member import Share, Standing, work
 from pika_balancer.cli.demo import Seen
@@ -172,20 +173,22 @@ async def test_process_that_dies_is_told_and_the_others_finish(
         return started[-1]
 
     def show(self: PlainView, frame: Frame) -> None:
-        if frame.completed >= 4 and next(killed) == 1:
+        waiting = [member.standing.waiting for member in started if member.standing is not None]
+        # The one slot there is is then that of the second.
+        if frame.rows[0].in_flight and waiting == [1, 0, 1] and next(killed) == 1:
             os.kill(started[1]._process.pid, signal.SIGKILL)
         self._say("/".join(frame.processes))
 
     monkeypatch.setattr(Member, "start", start)
     monkeypatch.setattr(PlainView, "show", show)
     monkeypatch.setattr(PlainView, "interval", 0.02)
-    # One slot: if the dead one has it, the others need it back.
+    monkeypatch.setattr(demo_fleet, "_LEASE_TTL", 2.0)
     demo = ("demo", "--processes", "3", "--store", servers["valkey"].url, "--accounts", "1")
-    ran = await asyncio.to_thread(cli, *demo, "--service", "fixed:10s", "--speed", "100", "--jobs", "30")
+    ran = await asyncio.to_thread(cli, *demo, "--service", "fixed:50s", "--speed", "100", "--jobs", "6")
     assert ran.code == 1
     assert "(died)" in ran.out
-    assert re.search(r"^ +2 +10 +\d  died by signal 9$", ran.out, re.MULTILINE)
-    assert len(re.findall(r"^ +[13] +10 +10  well$", ran.out, re.MULTILINE)) == 2
+    assert re.search(r"^ +2 +2 +[01]  died by signal 9$", ran.out, re.MULTILINE)
+    assert len(re.findall(r"^ +[13] +2 +2  well$", ran.out, re.MULTILINE)) == 2
     assert "0 submits refused (0 expected), 0 accounts above their cap (0 expected)" in ran.out
     assert "no slot left taken in the pool" in ran.out
 

@@ -24,7 +24,7 @@ from pika_balancer.server import LocalServer
 from pika_balancer.testing import wait_until
 from tests.pools import Pool
 
-JOBS = int(os.environ.get("FLEET_JOBS", "400"))
+JOBS = int(os.environ.get("FLEET_JOBS", "300"))
 SEED = int(os.environ.get("FLEET_SEED", "1"))
 CAPS = {str(100_000_000_000_000_001 + place): cap for place, cap in enumerate((10, 8, 6, 4, 2))}
 HOURS_APART = 5 * 3600.0
