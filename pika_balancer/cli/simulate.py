@@ -6,11 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from pika_balancer.cli.exits import INTERRUPTED, OK
 from pika_balancer.cli.gauge import Gauge, Stop, stopping
 from pika_balancer.cli.options import Subparsers, add_command
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.scenario import (
+    Work,
     accounts_by,
     add_jobs,
     add_run,
@@ -92,9 +95,11 @@ async def run(args: argparse.Namespace) -> int:
     """Simulate, and print what was found; after a signal, what was found until then."""
     out = Output(as_json=args.json)
     with stopping() as stop, extras():
-        scenario = scenario_of(args)
+        work = work_of(args)
+        scenario = scenario_of(args, work)
         stop.check()
         result = _simulated(args, scenario, length_of(args, scenario), stop)
+        result = attrs.evolve(result, notes=(*work.notes, *result.notes))
         for path, write in ((args.csv, result.to_csv), (args.parquet, result.to_parquet)):
             if path is not None:
                 write(path, args.table)
@@ -106,13 +111,12 @@ async def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if stop.asked else OK
 
 
-def scenario_of(args: argparse.Namespace) -> Scenario:
-    """Return the scenario by the options.
+def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
+    """Return the scenario by the options, with these jobs.
 
     Raises:
         InvalidArgument: The options make none.
     """
-    work = work_of(args)
     return Scenario(
         accounts=accounts_by(args),
         arrivals=work.arrivals,

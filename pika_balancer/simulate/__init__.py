@@ -9,8 +9,8 @@
 The map, from the centre outwards:
 
     checks, streams             what a field may be; chance, the same for every engine and policy
-    laws, arrivals, trace,      what is simulated
-      scenario
+    laws, arrivals, moments,    what is simulated
+      trace, scenario
     workload                    its jobs and outages, a block at a time
     tally, records, estimate,   what is counted, and what that says
       result

@@ -94,6 +94,26 @@ def test_a_trace_brings_its_own_service_times(cli: Run, trace: Path) -> None:
     assert cli(*asked, "--service", "exp:1h", "--jobs", "2").document["jobs"] == 2
 
 
+def test_what_a_trace_leaves_open_is_said(cli: Run, trace: Path) -> None:
+    trace.write_text("time,duration\n2023-11-16T18:00:00,60\n2023-11-16T18:00:09,60\n")
+    ran = cli("simulate", "--accounts", "2", "--trace", str(trace), "--json")
+    word = "jobs.csv: its dates that state no zone are taken as UTC"
+    assert word in ran.document["notes"]
+    assert f"note: {word}\n" in cli("simulate", "--accounts", "2", "--trace", str(trace)).out
+    planned = cli("plan", "--trace", str(trace), "--account-cap", "1", "--target", "refused<50%", "--json")
+    assert word in planned.document["warnings"]
+
+
+@pytest.mark.parametrize(
+    "command", [("simulate", "--accounts", "2"), ("plan", "--target", "refused<1%", "--account-cap", "6")]
+)
+def test_a_trace_that_cannot_be_read_is_named(cli: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    for name, fault in (("gone.csv", "No such file or directory"), ("", "Is a directory")):
+        ran = cli(*command, "--trace", str(tmp_path / name))
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err == f"pika-balancer: {name or tmp_path.name} cannot be read: {fault}\n"
+
+
 def test_a_column_of_another_name_can_be_named(cli: Run, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("\ufeffid;start;secs\r\na;0;10\r\n\r\nb;5;12\r\n", encoding="utf-8")
@@ -216,7 +236,7 @@ def test_nonsense_is_refused_with_what_would_be_right(cli: Run, argv: tuple[str,
         ("arrival,duration\n0,x\n", "jobs.csv: line 2: duration 'x' is no number of at least 0"),
         ("arrival,duration\n0,-1\n", "jobs.csv: line 2: duration '-1' is no number of at least 0"),
         ("arrival,duration\n", "jobs.csv has no jobs"),
-        ("when,what\n1,2\n", "jobs.csv has no column 'arrival'; its columns are when, what"),
+        ("when,what\n1,2\n", "jobs.csv has no column 'arrival', nor one such as"),
         ("arrival\n1\n", "jobs.csv does not say how long jobs run: name its column with --duration-column"),
         ("arrival,duration\n0,\x1b[2J\n", "jobs.csv: line 2: duration "),
     ],
