@@ -25,6 +25,7 @@ from pika_balancer.cli.scenario import (
     writable,
 )
 from pika_balancer.simulate import Result, Scenario, Trace, forms, simulate
+from pika_balancer.simulate.bursts import in_bursts
 from pika_balancer.simulate.report import Table, report_of, simulation, words
 from pika_balancer.simulate.report.numbers import duration, figure
 
@@ -99,7 +100,9 @@ async def run(args: argparse.Namespace) -> int:
         scenario = scenario_of(args, work)
         stop.check()
         result = _simulated(args, scenario, length_of(args, scenario), stop)
-        result = attrs.evolve(result, notes=(*work.notes, *result.notes))
+        bursts = None if stop.asked or not isinstance(scenario.arrivals, Trace) else in_bursts(result)
+        more = () if bursts is None else (bursts,)
+        result = attrs.evolve(result, notes=(*work.notes, *result.notes, *more))
         for path, write in ((args.csv, result.to_csv), (args.parquet, result.to_parquet)):
             if path is not None:
                 write(path, args.table)

@@ -104,6 +104,14 @@ def test_what_a_trace_leaves_open_is_said(cli: Run, trace: Path) -> None:
     assert word in planned.document["warnings"]
 
 
+def test_bursts_of_a_trace_are_warned_of(cli: Run, trace: Path) -> None:
+    came = "".join(f"{100 * burst + place}\n" for burst in range(50) for place in range(6))
+    trace.write_text(f"arrival\n{came}")
+    command = ("simulate", "--accounts", "4", "--service", "fixed:10s", "--trace", str(trace))
+    assert "would find every account full, here 33.333% do" in cli(*command, "--json").document["notes"][-1]
+    assert "note: jobs come in bursts: " in cli(*command).out
+
+
 @pytest.mark.parametrize(
     "command", [("simulate", "--accounts", "2"), ("plan", "--target", "refused<1%", "--account-cap", "6")]
 )
