@@ -17,10 +17,11 @@ from pika_balancer.cli import gauge, scenario, simulate
 from pika_balancer.cli.gauge import Gauge
 from pika_balancer.cli.output import Output
 from pika_balancer.policy import POLICIES
-from pika_balancer.simulate import Exponential, Poisson
+from pika_balancer.simulate import Exponential, Poisson, Pooled, Scenario
 from tests.cli.conftest import ROOT, Run, Spawn
 
 ASKED = ("simulate", "--accounts", "5x6", "--arrivals", "poisson:500/h", "--service", "exp:180s")
+SCENARIO = Scenario("5x6", Poisson(500 / 3600), Exponential(180))
 KEYS = [
     *("jobs", "completed", "refused", "refused_fraction", "refused_fraction_ci", "gave_up", "unfinished"),
     *("wait", "wait_mean_ci", "in_flight_mean", "accounts", "engine", "elapsed_s", "jobs_per_s", "theory"),
@@ -226,6 +227,9 @@ WRONG = [
     ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, .png, .pdf"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
+    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
+    ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
+    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),
     ((*ASKED, "--warm-up", "95%"), "warm_up must be a number at least 0 and at most 0.9"),
 ]
@@ -345,6 +349,45 @@ def test_a_signal_ends_it_with_what_was_found(spawn: Spawn, number: signal.Signa
     found = json.loads(out)
     assert any("ended early" in note for note in found["notes"])
     assert 0 < found["jobs"] == found["completed"] + found["gave_up"] + found["unfinished"]
+
+
+def test_replications_are_the_same_on_any_number_of_processes(cli: Run) -> None:
+    def found(processes: str) -> dict[str, Any]:
+        command = (*ASKED, "--jobs", "3000", "--seed", "4", "--replications", "5", "--json")
+        ran = cli(*command, "--processes", processes)
+        assert (ran.code, ran.err) == (0, "")
+        return {key: value for key, value in ran.document.items() if key not in {"elapsed_s", "jobs_per_s"}}
+
+    one, two = found("1"), found("2")
+    assert one == two
+    alone = cli(*ASKED, "--jobs", "3000", "--seed", "4", "--json").document
+    assert set(alone) - {"elapsed_s", "jobs_per_s"} == set(one)
+    assert (one["jobs"], one["seed"]) == (15_000, 4)
+    assert one["completed"] == sum(account["jobs"] for account in one["accounts"])
+    low, high = one["refused_fraction_ci"]
+    assert low < one["refused_fraction"] < high
+
+
+def test_a_signal_keeps_the_replications_that_have_ended(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_gauge: Gauge, done: int) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Gauge, "show", interrupted)
+    command = (*ASKED, "--jobs", "500", "--replications", "9", "--processes", "1", "--json")
+    ran = cli(*command)
+    assert ran.code == 130
+    assert ran.document["jobs"] == 1000
+    assert ran.document["notes"][-1] == "interrupted; 2 of 9 runs have ended, and count"
+
+
+def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_args: object, **_options: object) -> Pooled:
+        return Pooled(SCENARIO, (), {}, {}, interrupted=True)
+
+    monkeypatch.setattr(simulate, "replicate", gone)
+    ran = cli(*ASKED, "--replications", "2")
+    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run had ended\n")
 
 
 def test_a_second_signal_does_not_wait() -> None:
