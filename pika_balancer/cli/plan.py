@@ -4,11 +4,14 @@ import argparse
 import warnings
 from typing import Final, get_args
 
+import attrs
+
 from pika_balancer.cli.exits import INTERRUPTED, NO_CAPACITY, OK
 from pika_balancer.cli.gauge import Gauge, interruptible
 from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.scenario import (
+    Work,
     add_jobs,
     add_run,
     add_trouble,
@@ -98,8 +101,10 @@ async def run(args: argparse.Namespace) -> int:
     looks: list[Point] = []
     with interruptible(), extras():
         try:
-            scenario = scenario_of(args)
+            work = work_of(args)
+            scenario = scenario_of(args, work)
             found = _planned(args, scenario, looks)
+            found = attrs.evolve(found, warnings=(*work.notes, *found.warnings))
             if args.report is not None:
                 chosen = simulated(found, scenario, args.seed)
                 sizing.report_of_plan(found, scenario, chosen).write(args.report)
@@ -113,13 +118,12 @@ async def run(args: argparse.Namespace) -> int:
     return NO_CAPACITY if found.answer is None else OK
 
 
-def scenario_of(args: argparse.Namespace) -> Scenario:
-    """Return the scenario by the options.
+def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
+    """Return the scenario by the options, with these jobs.
 
     Raises:
         InvalidArgument: The options make none.
     """
-    work = work_of(args)
     return Scenario(
         accounts=args.accounts or (SimulatedAccount("1", args.account_cap),),
         arrivals=work.arrivals,

@@ -46,6 +46,8 @@ class Work:
     """When they come."""
     service: Law
     """How long they run."""
+    notes: tuple[str, ...] = ()
+    """What a trace left to be assumed, as sentences."""
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +142,8 @@ def work_of(args: argparse.Namespace) -> Work:
     """Return which jobs come by the options.
 
     Raises:
-        Usage: Options are missing, or do not go together.
+        Usage: Options are missing, or do not go together; or there is no such trace.
         InvalidArgument: The trace cannot be understood.
-        OSError: The trace cannot be read.
         MissingExtra: It is Parquet, and there is nothing to read it with.
     """
     if (args.arrivals is None) == (args.trace is None):
@@ -154,10 +155,18 @@ def work_of(args: argparse.Namespace) -> Work:
         if args.service is None:
             raise Usage("state how long jobs run: --service, such as exp:180s")
         return Work(args.arrivals, args.service)
-    with extras():
-        recording = read_trace(
-            args.trace, arrival=args.arrival_column, duration=args.duration_column, time_scale=args.time_scale
-        )
+    try:
+        with extras():
+            recording = read_trace(
+                args.trace,
+                arrival=args.arrival_column,
+                duration=args.duration_column,
+                time_scale=args.time_scale,
+            )
+    except OSError as error:
+        raise Usage(
+            f"{args.trace.name or args.trace} cannot be read: {error.strerror or error}", field="trace"
+        ) from None
     service = args.service or recording.durations
     if service is None:
         raise Usage(
@@ -165,7 +174,7 @@ def work_of(args: argparse.Namespace) -> Work:
             "or state --service",
             field="service",
         )
-    return Work(recording.arrivals, service)
+    return Work(recording.arrivals, service, recording.notes)
 
 
 def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:

@@ -1,16 +1,20 @@
 """`pika-balancer simulate`: what the accounts would do with the jobs that come."""
 
 import argparse
+import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from pika_balancer.cli.exits import INTERRUPTED, OK
-from pika_balancer.cli.gauge import Gauge, Stop, stopping
-from pika_balancer.cli.options import Subparsers, add_command
+import attrs
+
+from pika_balancer.cli.exits import INTERRUPTED, OK, Interrupted, Usage
+from pika_balancer.cli.gauge import Gauge, Stop, interruptible, stopping
+from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.scenario import (
+    Work,
     accounts_by,
     add_jobs,
     add_run,
@@ -21,7 +25,8 @@ from pika_balancer.cli.scenario import (
     work_of,
     writable,
 )
-from pika_balancer.simulate import Result, Scenario, Trace, forms, simulate
+from pika_balancer.simulate import Result, Scenario, Trace, forms, replicate, simulate
+from pika_balancer.simulate.bursts import in_bursts
 from pika_balancer.simulate.report import Table, report_of, simulation, words
 from pika_balancer.simulate.report.numbers import duration, figure
 
@@ -76,6 +81,19 @@ def register(subparsers: Subparsers) -> None:
         metavar="SHARE",
         help="share of the run that counts in no estimate (default: 10%%, nothing of a trace)",
     )
+    add(
+        "--replications",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="so many independent runs, each as long, and what they say together (default: %(default)s)",
+    )
+    add(
+        "--processes",
+        type=whole(1),
+        metavar="N",
+        help="processes that share the replications (default: one for each processor)",
+    )
     add("--engine", choices=_ENGINES, default="auto", help="numba is fast (default: %(default)s)")
     add("--csv", type=writable, metavar="FILE", help="write a table to this CSV file")
     add("--parquet", type=_parquet, metavar="FILE", help="write it to this Parquet file")
@@ -91,10 +109,19 @@ def register(subparsers: Subparsers) -> None:
 async def run(args: argparse.Namespace) -> int:
     """Simulate, and print what was found; after a signal, what was found until then."""
     out = Output(as_json=args.json)
+    if args.replications > 1 and args.table == "jobs":
+        raise Usage("--table jobs is of one run, and does not go with --replications")
+    if args.processes is not None and args.replications == 1:
+        raise Usage("--processes share replications: state --replications")
     with stopping() as stop, extras():
-        scenario = scenario_of(args)
+        work = work_of(args)
+        scenario = scenario_of(args, work)
         stop.check()
-        result = _simulated(args, scenario, length_of(args, scenario), stop)
+        run_it = _simulated if args.replications == 1 else _replicated
+        result = run_it(args, scenario, length_of(args, scenario), stop)
+        bursts = None if stop.asked or not isinstance(scenario.arrivals, Trace) else in_bursts(result)
+        more = () if bursts is None else (bursts,)
+        result = attrs.evolve(result, notes=(*work.notes, *result.notes, *more))
         for path, write in ((args.csv, result.to_csv), (args.parquet, result.to_parquet)):
             if path is not None:
                 write(path, args.table)
@@ -106,13 +133,12 @@ async def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if stop.asked else OK
 
 
-def scenario_of(args: argparse.Namespace) -> Scenario:
-    """Return the scenario by the options.
+def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
+    """Return the scenario by the options, with these jobs.
 
     Raises:
         InvalidArgument: The options make none.
     """
-    work = work_of(args)
     return Scenario(
         accounts=accounts_by(args),
         arrivals=work.arrivals,
@@ -186,6 +212,32 @@ def _simulated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, s
             engine=args.engine,
             watch=watch,
         )
+
+
+def _replicated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, stop: Stop) -> Result:
+    """Return what several runs say together; after a signal, those that have ended by then."""
+    began = time.perf_counter()
+    with interruptible(), Gauge(args.replications) as gauge, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        pooled = replicate(
+            scenario,
+            runs=args.replications,
+            jobs=jobs,
+            duration=args.duration,
+            seed=args.seed,
+            engine=args.engine,
+            workers=args.processes,
+            progress=lambda progress: gauge.show(progress.done),
+        )
+    if pooled.interrupted:
+        stop.asked = True
+        if not pooled.runs:
+            raise Interrupted("interrupted before any run had ended")
+    result = pooled.result()
+    few = f"interrupted; {len(pooled.runs)} of {args.replications} runs have ended, and count"
+    notes = (*result.notes, few) if pooled.interrupted else result.notes
+    # The seed that was asked for makes the runs' own; and processes work side by side.
+    return attrs.evolve(result, seed=args.seed, notes=notes, elapsed_s=time.perf_counter() - began)
 
 
 def _parquet(text: str) -> Path:

@@ -9,8 +9,8 @@
 The map, from the centre outwards:
 
     checks, streams             what a field may be; chance, the same for every engine and policy
-    laws, arrivals, trace,      what is simulated
-      scenario
+    laws, arrivals, moments,    what is simulated
+      trace, scenario
     workload                    its jobs and outages, a block at a time
     tally, records, estimate,   what is counted, and what that says
       result
@@ -21,10 +21,12 @@ The map, from the centre outwards:
     executors, sweep            many runs, on any executor
     targets, variants,          how many accounts it takes
       evaluate, plan
+    bursts                      what bursts in a trace change
     forms                       scenarios and targets in words
 """
 
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
+from pika_balancer.simulate.bursts import in_bursts
 from pika_balancer.simulate.estimate import Durations, Estimate
 from pika_balancer.simulate.laws import (
     Constant,
@@ -92,6 +94,7 @@ __all__ = [
     "Weibull",
     "erlang_b",
     "erlang_c",
+    "in_bursts",
     "plan",
     "read_trace",
     "replicate",

@@ -5,6 +5,7 @@ Like the laws of durations, each draws in two ways, with NumPy by the block and 
 
 import itertools
 import math
+import operator
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -227,11 +228,17 @@ class Trace:
     """Multiplies the moments of arrival and leaves durations alone: at 0.1 jobs come 10 times as fast."""
 
     def __attrs_post_init__(self) -> None:
-        for place, (one, other) in enumerate(itertools.pairwise(self.arrivals)):
-            if other < one:
-                raise InvalidArgument(
-                    f"arrivals must not go back; number {place + 2} does. Sort them", field="arrivals"
-                )
+        ordered = all(map(operator.le, self.arrivals, itertools.islice(self.arrivals, 1, None)))
+        if not ordered:
+            gaps = enumerate(itertools.pairwise(self.arrivals), 2)
+            place = next(place for place, (one, other) in gaps if other < one)
+            raise InvalidArgument(
+                f"arrivals must not go back; number {place} does. Sort them", field="arrivals"
+            )
+        if not math.isfinite(self.arrivals[-1] * self.time_scale):
+            raise InvalidArgument(
+                f"time_scale {self.time_scale:g} puts the last arrival beyond all time", field="time_scale"
+            )
 
     def __len__(self) -> int:
         """Return the number of jobs."""

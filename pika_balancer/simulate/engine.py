@@ -131,8 +131,9 @@ def _read(figures: Figures, counter: Counter, tally: Tally) -> None:
     tally.starts, tally.areas = figures.starts.tolist(), figures.areas.tolist()
     tally.waits, tally.stays = _sparse(figures.waits), _sparse(figures.stays)
     if whole[state.KEPT] <= EXACT:
-        tally.exact_waits = figures.exact_waits[: whole[state.KEPT]].tolist()
-        tally.exact_stays = figures.exact_stays[: whole[state.KEPT]].tolist()
+        # In order, which NumPy is ten times as quick at as whoever looks for quantiles would be.
+        tally.exact_waits = np.sort(figures.exact_waits[: whole[state.KEPT]]).tolist()
+        tally.exact_stays = np.sort(figures.exact_stays[: whole[state.KEPT]]).tolist()
     else:
         tally.exact = False
     tally.series = figures.series[: whole[state.PIECE_COUNT]].tolist()

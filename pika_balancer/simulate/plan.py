@@ -276,10 +276,7 @@ def _check(targets: tuple[Target, ...], scenario: Scenario, find: Find, counts: 
 
 
 def _in_bursts(find: Find, bursts: Burstiness, answer: float | None, poisson: float | None) -> str:
-    word = (
-        f"jobs come in bursts: their number in {bursts.window:.4g} s varies {bursts.dispersion:.1f} times "
-        "as much as that of Poisson arrivals"
-    )
+    word = bursts.words
     if poisson is None:
         return word
     here = "nothing does" if answer is None else f"here it takes {words(find, answer)}"

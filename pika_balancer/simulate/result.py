@@ -97,7 +97,7 @@ class Result:
     duration: float
     """Simulated time that the estimates are about, in seconds."""
     batches: int
-    """How many batches the intervals come from."""
+    """How many batches the intervals come from; or independent runs, where there are several."""
     warm_up: str
     """What was left out of the estimates, in words."""
     engine: str

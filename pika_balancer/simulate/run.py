@@ -22,6 +22,7 @@ from pika_balancer.simulate.workload import Workload, start_of
 Engine = Literal["auto", "numba", "reference"]
 
 _WARM_UP = 0.1
+_MOST_RECORDS = 50_000_000
 
 
 def simulate(
@@ -68,6 +69,12 @@ def simulate(
     frame = Frame.make(
         start=start, duration=duration, jobs=jobs, rate=scenario.arrivals.rate, warm_up=warm_up
     )
+    expected = jobs if jobs is not None else frame.horizon * scenario.arrivals.rate
+    if records and expected > _MOST_RECORDS and not isinstance(scenario.arrivals, Trace):
+        raise InvalidArgument(
+            f"records of {expected:.3g} jobs would fill the memory; keep those of at most {_MOST_RECORDS:,}",
+            field="records",
+        )
     watched = _Watched(watch)
     workload = Workload(scenario, streams, jobs, frame.horizon, watch=watched)
     tally = Tally(frame, len(scenario.accounts))

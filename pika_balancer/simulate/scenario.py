@@ -18,6 +18,10 @@ from pika_balancer.simulate.arrivals import Arrivals, Trace
 from pika_balancer.simulate.checks import kind, number, whole
 from pika_balancer.simulate.laws import Law, Recorded
 
+MOST_ACCOUNTS: Final = 100_000
+"""As many accounts as can be simulated."""
+MOST_SLOTS: Final = 10_000_000
+"""As many slots in all, which take some hundred megabytes of memory."""
 _GROUP: Final = re.compile(r"(?:([0-9]+)\s*[x×]\s*)?([0-9]+)")
 
 
@@ -93,6 +97,7 @@ def accounts_of(value: Any) -> tuple[SimulatedAccount, ...]:
     made = tuple(_account(place, item) for place, item in enumerate(cast("Iterable[object]", value), 1))
     if not made:
         raise InvalidArgument("accounts must have at least one account", field="accounts")
+    _fit(len(made), sum(account.max_jobs for account in made))
     for channel, count in Counter(account.channel for account in made).items():
         if count > 1:
             raise InvalidArgument(f"channel {channel!r} comes {count} times", field="accounts")
@@ -119,8 +124,18 @@ def _caps(text: str) -> list[int]:
             raise InvalidArgument(
                 f"{text!r:.60} describes no accounts; write 5x6 for five of cap 6, or 6,6,4", field="accounts"
             )
-        caps += [int(match[2])] * int(match[1] or 1)
+        count, cap = int(match[1] or 1), int(match[2])
+        _fit(len(caps) + count, count * cap)
+        caps += [cap] * count
     return caps
+
+
+def _fit(accounts: int, slots: int) -> None:
+    if accounts > MOST_ACCOUNTS or slots > MOST_SLOTS:
+        raise InvalidArgument(
+            f"accounts must be at most {MOST_ACCOUNTS:,} with at most {MOST_SLOTS:,} slots in all",
+            field="accounts",
+        )
 
 
 @attrs.frozen

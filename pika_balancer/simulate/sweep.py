@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.estimate import Estimate
+from pika_balancer.simulate.estimate import LEVELS, Durations, Estimate
 from pika_balancer.simulate.executors import Progress, run_all
 from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.run import Engine, simulate
@@ -39,6 +39,49 @@ class Pooled:
     """Jobs, completed, refused, … as a result has them, summed over the runs."""
     interrupted: bool
     """Whether Ctrl-C kept some runs from ending."""
+
+    def result(self) -> Result:
+        """Return the runs as one result: counts summed, estimates and intervals as they say together.
+
+        What has neither, jobs in flight over time and the whole law of waits, is the first run's.
+
+        Raises:
+            InvalidArgument: No run has ended.
+        """
+        if not self.runs:
+            raise InvalidArgument("no run has ended, and nothing is known", field="runs")
+        first, known = self.runs[0], self.estimates
+        if len(self.runs) == 1:
+            return first
+
+        def law(name: str, own: Durations) -> Durations:
+            fields: dict[str, Any] = {field: known[f"{name}.{field}"] for field in ("mean", *LEVELS)}
+            return attrs.evolve(own, **fields, max=known[f"{name}.max"].value)
+
+        names = ("refused_fraction", "gave_up_fraction", "attempts", "in_flight", "utilisation", "imbalance")
+        fields: dict[str, Any] = {name: known[name] for name in names} | dict(self.counts)
+        accounts = tuple(
+            attrs.evolve(
+                account,
+                jobs=sum(run.accounts[place].jobs for run in self.runs),
+                share=known[f"share.{place + 1}"],
+                utilisation=known[f"utilisation.{place + 1}"],
+            )
+            for place, account in enumerate(first.accounts)
+        )
+        word = f"{len(self.runs)} independent runs; jobs in flight over time are the first one's"
+        return attrs.evolve(
+            first,
+            **fields,
+            wait=law("wait", first.wait),
+            time_in_system=law("time_in_system", first.time_in_system),
+            accounts=accounts,
+            duration=math.fsum(run.duration for run in self.runs),
+            batches=len(self.runs),
+            notes=tuple(dict.fromkeys((*(note for run in self.runs for note in run.notes), word))),
+            theory=first.theory if all(run.theory for run in self.runs) else {},
+            elapsed_s=math.fsum(run.elapsed_s for run in self.runs),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: times in seconds, fractions from 0 to 1, null where unknown."""

@@ -1,15 +1,16 @@
 """Reads a log of jobs, CSV or Parquet: when each came and, if it is there, how long it ran.
 
-Forgiving about what it does not need (other columns, blank lines, the order of rows, a byte order mark, `;`
-or tabs between columns) and strict about what it does: a row that cannot be read is named by its line.
+Forgiving about what it does not need (other columns, blank lines, the order of rows, a byte order mark, `;`,
+`|` or tabs between columns) and strict about what it does: a row that cannot be read is named by its line.
+What it has to assume, it says.
 """
 
 import csv
 import importlib
-import math
+import io
 import re
+from array import array
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,25 +19,36 @@ import attrs
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.laws import Recorded
+from pika_balancer.simulate.moments import Moments, read_duration
 
 ARRIVALS: Final = (
-    "arrival", "arrival_time", "arrived", "arrived_at", "submitted", "submitted_at", "created", "created_at",
-    "timestamp", "time",
+    "arrival", "arrival_time", "arrived", "arrived_at", "submitted", "submitted_at", "submit_time",
+    "requested_at", "queued_at", "created", "created_at", "timestamp", "datetime", "date", "time", "ts",
 )  # fmt: skip
 """Names that a column of arrivals may have, in any case and with a unit behind, the first that is there."""
-DURATIONS: Final = ("duration", "service", "service_time", "runtime", "run_time", "elapsed")
+DURATIONS: Final = (
+    "duration", "service", "service_time", "runtime", "run_time", "processing_time", "execution_time",
+    "elapsed", "took",
+)  # fmt: skip
 """The same for durations."""
 _UNITS: Final = {
-    "": 1.0,
     "s": 1.0,
     "sec": 1.0,
+    "secs": 1.0,
     "seconds": 1.0,
     "ms": 1e-3,
+    "milliseconds": 1e-3,
     "us": 1e-6,
+    "ns": 1e-9,
     "min": 60.0,
+    "minutes": 60.0,
     "h": 3600.0,
+    "hours": 3600.0,
+    "d": 86400.0,
+    "days": 86400.0,
 }
 _SHOWN: Final = 5
+_NAMED: Final = 12
 
 Row = tuple[int, Any, Any]
 """Line (or row, from 1), arrival and duration as they stand there; no duration is None."""
@@ -50,6 +62,8 @@ class Recording:
     """When they came."""
     durations: Recorded | None
     """How long they ran; None where the log does not say."""
+    notes: tuple[str, ...] = ()
+    """What had to be assumed, as sentences."""
 
 
 def read_trace(
@@ -57,9 +71,10 @@ def read_trace(
 ) -> Recording:
     """Return the jobs of a log, in the order of arrival.
 
-    Arrivals are numbers, or dates and times in ISO 8601, which count from the first one. A unit may stand
-    behind a column's name, as in `arrival_s` or `duration_ms`; without one, seconds. A file without a header
-    has arrivals in its first column and durations, if any, in its second.
+    Arrivals are numbers, or dates and times in ISO 8601, which count from the first one; in UTC where they
+    state no zone. A unit may stand behind a column's name, as in `arrival_s` or `duration_ms`; without one,
+    they are seconds, or what the epoch is counted in where they are too large for that. A file without a
+    header has arrivals in its first column and durations, if any, in its second, and no other.
 
     Args:
         path: A CSV file, or a Parquet file (which needs the extra `parquet`).
@@ -74,75 +89,109 @@ def read_trace(
     """
     path = Path(path)
     with path.open("rb") as file:
-        parquet = file.read(4) == b"PAR1"
-    rows, units = (_parquet if parquet else _csv)(path, arrival, duration)
-    jobs: list[tuple[float, float | None]] = []
+        magic = file.read(4)
+        if magic == b"PAR1":
+            (rows, units), place = _parquet(path, arrival, duration), "row"
+        else:
+            (rows, units), place = _csv(magic + file.read(), path, arrival, duration), "line"
+    moments = Moments(units[0])
+    arrivals, durations = array("d"), array("d")
     wrong: list[str] = []
+    faults = 0
     for line, came, ran in rows:
         try:
-            jobs.append(
-                (_moment(came, units[0]), None if ran is None else _number(ran, "duration") * units[1])
-            )
+            moment = moments.read(came)
+            if ran is not None:
+                durations.append(read_duration(ran, units[1] or 1.0))
+            arrivals.append(moment)
         except ValueError as problem:
-            wrong.append(f"line {line}: {problem}")
+            faults += 1
+            if faults <= _SHOWN:
+                wrong.append(f"{place} {line}: {problem}")
     if wrong:
-        more = f" (and {len(wrong) - _SHOWN} lines more)" if len(wrong) > _SHOWN else ""
-        raise InvalidArgument(f"{path}: {'; '.join(wrong[:_SHOWN])}{more}", field="trace")
-    if not jobs:
+        more = f" (and {faults - _SHOWN} {place}s more)" if faults > _SHOWN else ""
+        raise InvalidArgument(f"{path}: {'; '.join(wrong)}{more}", field="trace")
+    if not arrivals:
         raise InvalidArgument(f"{path} has no jobs", field="trace")
-    jobs.sort(key=lambda job: job[0])
-    # Dates count from the first one; numbers stay as they are, so that no rounding moves one past another.
-    first = jobs[0][0] if jobs[0][0] > _ERA else 0.0
-    durations = [ran for _, ran in jobs if ran is not None]
+    order = sorted(range(len(arrivals)), key=arrivals.__getitem__)
     return Recording(
-        Trace((came - first for came, _ in jobs), time_scale),
-        Recorded(durations) if len(durations) == len(jobs) else None,
+        Trace(moments.settle([arrivals[place] for place in order]), time_scale),
+        Recorded([durations[place] for place in order]) if durations else None,
+        tuple(f"{path.name}: {note}" for note in moments.notes),
     )
 
 
-_ERA: Final = 1e8
-"""Above so many seconds a moment is a date: more than three years from 0."""
+_Units = tuple[float | None, float | None]
+"""Seconds in the unit of arrivals and of durations, None where the column's name does not say."""
 
 
-def _csv(path: Path, arrival: str | None, duration: str | None) -> tuple[Iterator[Row], tuple[float, float]]:
+def _csv(
+    content: bytes, path: Path, arrival: str | None, duration: str | None
+) -> tuple[Iterator[Row], _Units]:
+    if content.startswith(b"\x1f\x8b"):
+        raise InvalidArgument(f"{path} is compressed; unpack it first", field="trace")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidArgument(f"{path} is neither Parquet nor text in UTF-8", field="trace") from None
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    lines: Iterator[tuple[int, list[str]]] = (
-        (reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)
-    )
-    line, header = next(lines, (0, [""]))
-    if arrival is None and duration is None and _plain(header[0]):
-        places, units = (0, 1 if len(header) > 1 else -1), (1.0, 1.0)
-        lines = iter([(line, header), *lines])
-    else:
+    head = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+    reader = _cells(io.StringIO(text, newline=""), max(",;\t|", key=head.count), path)
+    line, header = next(reader, (0, None))
+    if header is None:
+        raise InvalidArgument(f"{path} is empty; it needs a column of arrivals", field="trace")
+    if arrival is not None or duration is not None or not Moments.like(header[0]):
         places, units = _columns(header, arrival, duration, path)
+    elif len(header) > 2:  # noqa: PLR2004 - arrivals and durations
+        raise InvalidArgument(
+            f"{path}: line {line} has {len(header)} columns, and no names for them stand above", field="trace"
+        )
+    else:
+        places, units = (0, 1 if len(header) > 1 else -1), (None, None)
+        reader = _cells(io.StringIO(text, newline=""), max(",;\t|", key=head.count), path)
 
     def rows() -> Iterator[Row]:
-        for number, cells in lines:
-            found = [cells[place] if place < len(cells) else "" for place in places]
-            yield number, found[0], found[1] if places[1] >= 0 else None
+        came, ran = places
+        for number, cells in reader:
+            width = len(cells)
+            yield (
+                number,
+                cells[came] if came < width else "",
+                (cells[ran] if ran < width else "") if ran >= 0 else None,
+            )
 
     return rows(), units
 
 
-def _parquet(
-    path: Path, arrival: str | None, duration: str | None
-) -> tuple[Iterator[Row], tuple[float, float]]:
+def _cells(text: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and cells of every row that is not blank; a row of several lines has the first one's."""
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    line = 1
     try:
-        pq = importlib.import_module("pyarrow.parquet")
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InvalidArgument(
+            f"{path}: line {line} is no row of a CSV file: {error}", field="trace"
+        ) from None
+
+
+def _parquet(path: Path, arrival: str | None, duration: str | None) -> tuple[Iterator[Row], _Units]:
+    try:
+        pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
-    file = pq.ParquetFile(path)
-    names: list[str] = list(file.schema_arrow.names)
-    (came, ran), units = _columns(names, arrival, duration, path)
-    table = file.read(columns=[names[came], *([names[ran]] if ran >= 0 else [])])
-    arrivals: Iterable[Any] = table.column(0).to_pylist()
-    durations: Iterable[Any] = table.column(1).to_pylist() if ran >= 0 else [None] * len(table)
+    try:
+        file = pq.ParquetFile(path)
+        names: list[str] = list(file.schema_arrow.names)
+        (came, ran), units = _columns(names, arrival, duration, path)
+        table = file.read(columns=[names[came], *([names[ran]] if ran >= 0 else [])])
+    except pa.ArrowException as error:
+        fault = str(error).partition("\n")[0].rstrip(".")
+        raise InvalidArgument(f"{path} is no Parquet that can be read: {fault:.200}", field="trace") from None
+    arrivals: Iterable[Any] = _values(table.column(0), pa)
+    durations: Iterable[Any] = _values(table.column(1), pa) if ran >= 0 else [None] * len(table)
     missing = "" if ran >= 0 else None
     rows = (
         (number, came, missing if ran is None else ran)
@@ -151,64 +200,52 @@ def _parquet(
     return rows, units
 
 
+def _values(column: Any, pa: Any) -> list[Any]:
+    """Return a column as Python has it, which knows no nanoseconds."""
+    for is_kind, make in ((pa.types.is_timestamp, pa.timestamp), (pa.types.is_duration, pa.duration)):
+        if is_kind(column.type):
+            zone = {"tz": column.type.tz} if make is pa.timestamp else {}
+            column = column.cast(make("us", **zone), safe=False)
+    values: list[Any] = column.to_pylist()
+    return values
+
+
 def _columns(
     header: list[str], arrival: str | None, duration: str | None, path: Path
-) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the places of both columns, -1 for no durations, and the seconds in a unit of each."""
+) -> tuple[tuple[int, int], _Units]:
+    """Return the places of both columns, -1 for no durations, and the units of each."""
     came = _column(header, arrival, ARRIVALS)
     ran = _column(header, duration, DURATIONS)
     for wanted, found, field in ((arrival or "arrival", came, "arrival"), (duration, ran, "duration")):
         if wanted is not None and found is None:
+            like = "" if arrival or duration else ", nor one such as submitted_at, created_at or timestamp"
+            shown = ", ".join(f"{name:.40}" for name in header[:_NAMED]) + (
+                f" and {len(header) - _NAMED} more" if len(header) > _NAMED else ""
+            )
             raise InvalidArgument(
-                f"{path} has no column {wanted!r}; its columns are {', '.join(header)}. Name the right one",
+                f"{path} has no column {wanted!r}{like}; its columns are {shown}. Name the right one",
                 field=field,
             )
-    none = (-1, 1.0)
+    none = (-1, None)
     (a, b), (c, d) = came or none, ran or none
     return (a, c), (b, d)
 
 
-def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tuple[int, float] | None:
-    plain = [name.strip().lower().replace(" ", "_") for name in header]
-    for name in (asked.strip().lower().replace(" ", "_"),) if asked is not None else known:
+def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tuple[int, float | None] | None:
+    plain = [_snake(name) for name in header]
+    for name in (_snake(asked),) if asked is not None else known:
         for place, found in enumerate(plain):
-            match = re.fullmatch(rf"{re.escape(name)}(?:_\(?([a-z]+)\)?)?", found)
-            if match and (match[1] or "") in _UNITS:
-                return place, _UNITS[match[1] or _unit(found)]
+            match = re.fullmatch(rf"{re.escape(name)}(?:_?\(?([a-z]+)\)?)?", found)
+            if match and (match[1] is None or match[1] in _UNITS):
+                return place, _UNITS.get(match[1] or _unit(found))
     return None
 
 
+def _snake(name: str) -> str:
+    """Return the name of a column as Python would have it: `createdAt`, `Created At` as `created_at`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip()).lower()
+
+
 def _unit(name: str) -> str:
-    """Return the unit that a column's own name ends in, if any."""
-    end = name.rpartition("_")[2] if "_" in name else ""
-    return end if end in _UNITS else ""
-
-
-def _plain(cell: str) -> bool:
-    try:
-        _moment(cell, 1.0)
-    except ValueError:
-        return False
-    return True
-
-
-def _moment(value: Any, unit: float) -> float:
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, str) and re.match(r"\s*\d{4}-\d\d", value):
-        try:
-            return datetime.fromisoformat(value.strip()).timestamp()
-        except ValueError:
-            raise ValueError(f"arrival {value!r:.40} is no date and time") from None
-    return _number(value, "arrival") * unit
-
-
-def _number(value: Any, what: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number < math.inf:
-        shown = f"{value!r:.40}" if value not in {"", None} else "is missing and"
-        raise ValueError(f"{what} {shown} is no number of at least 0")
-    return number
+    """Return what a column's own name ends in, perhaps a unit."""
+    return name.rpartition("_")[2] if "_" in name else ""

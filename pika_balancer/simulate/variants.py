@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import statistics
 
 import attrs
 
@@ -97,6 +96,14 @@ class Burstiness:
     significant: bool
     """Whether the dispersion is beyond what Poisson arrivals show by chance, and matters."""
 
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        return (
+            f"jobs come in bursts: their number in {self.window:.4g} s varies {self.dispersion:.1f} times "
+            "as much as that of Poisson arrivals"
+        )
+
 
 def burstiness(scenario: Scenario) -> Burstiness | None:
     """Return how bursty the arrivals are; None if they are Poisson, or too few to tell."""
@@ -113,8 +120,8 @@ def burstiness(scenario: Scenario) -> Burstiness | None:
     except InvalidArgument:  # shorter than two windows
         return None
     gaps = [later - sooner for sooner, later in itertools.pairwise(trace.arrivals)]
-    mean = statistics.fmean(gaps)
-    cv = statistics.pstdev(gaps) / mean if mean else math.nan
+    mean = math.fsum(gaps) / len(gaps)
+    cv = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / len(gaps)) / mean if mean else math.nan
     windows = (trace.arrivals[-1] - trace.arrivals[0]) * trace.time_scale / window
     # The dispersion of Poisson arrivals is a chi-square over its degrees of freedom.
     noise = 3 * math.sqrt(2 / max(1.0, windows - 1))

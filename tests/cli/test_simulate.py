@@ -17,10 +17,11 @@ from pika_balancer.cli import gauge, scenario, simulate
 from pika_balancer.cli.gauge import Gauge
 from pika_balancer.cli.output import Output
 from pika_balancer.policy import POLICIES
-from pika_balancer.simulate import Exponential, Poisson
+from pika_balancer.simulate import Exponential, Poisson, Pooled, Scenario
 from tests.cli.conftest import ROOT, Run, Spawn
 
 ASKED = ("simulate", "--accounts", "5x6", "--arrivals", "poisson:500/h", "--service", "exp:180s")
+SCENARIO = Scenario("5x6", Poisson(500 / 3600), Exponential(180))
 KEYS = [
     *("jobs", "completed", "refused", "refused_fraction", "refused_fraction_ci", "gave_up", "unfinished"),
     *("wait", "wait_mean_ci", "in_flight_mean", "accounts", "engine", "elapsed_s", "jobs_per_s", "theory"),
@@ -92,6 +93,34 @@ def test_a_trace_brings_its_own_service_times(cli: Run, trace: Path) -> None:
     slower = cli(*asked, "--time-scale", "2").document
     assert (slower["refused"], slower["wait"]["max"]) == (0, 0.0)
     assert cli(*asked, "--service", "exp:1h", "--jobs", "2").document["jobs"] == 2
+
+
+def test_what_a_trace_leaves_open_is_said(cli: Run, trace: Path) -> None:
+    trace.write_text("time,duration\n2023-11-16T18:00:00,60\n2023-11-16T18:00:09,60\n")
+    ran = cli("simulate", "--accounts", "2", "--trace", str(trace), "--json")
+    word = "jobs.csv: its dates that state no zone are taken as UTC"
+    assert word in ran.document["notes"]
+    assert f"note: {word}\n" in cli("simulate", "--accounts", "2", "--trace", str(trace)).out
+    planned = cli("plan", "--trace", str(trace), "--account-cap", "1", "--target", "refused<50%", "--json")
+    assert word in planned.document["warnings"]
+
+
+def test_bursts_of_a_trace_are_warned_of(cli: Run, trace: Path) -> None:
+    came = "".join(f"{100 * burst + place}\n" for burst in range(50) for place in range(6))
+    trace.write_text(f"arrival\n{came}")
+    command = ("simulate", "--accounts", "4", "--service", "fixed:10s", "--trace", str(trace))
+    assert "would find every account full, here 33.333% do" in cli(*command, "--json").document["notes"][-1]
+    assert "note: jobs come in bursts: " in cli(*command).out
+
+
+@pytest.mark.parametrize(
+    "command", [("simulate", "--accounts", "2"), ("plan", "--target", "refused<1%", "--account-cap", "6")]
+)
+def test_a_trace_that_cannot_be_read_is_named(cli: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    for name, fault in (("gone.csv", "No such file or directory"), ("", "Is a directory")):
+        ran = cli(*command, "--trace", str(tmp_path / name))
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err == f"pika-balancer: {name or tmp_path.name} cannot be read: {fault}\n"
 
 
 def test_a_column_of_another_name_can_be_named(cli: Run, tmp_path: Path) -> None:
@@ -198,6 +227,9 @@ WRONG = [
     ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, .png, .pdf"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
+    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
+    ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
+    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),
     ((*ASKED, "--warm-up", "95%"), "warm_up must be a number at least 0 and at most 0.9"),
 ]
@@ -216,7 +248,7 @@ def test_nonsense_is_refused_with_what_would_be_right(cli: Run, argv: tuple[str,
         ("arrival,duration\n0,x\n", "jobs.csv: line 2: duration 'x' is no number of at least 0"),
         ("arrival,duration\n0,-1\n", "jobs.csv: line 2: duration '-1' is no number of at least 0"),
         ("arrival,duration\n", "jobs.csv has no jobs"),
-        ("when,what\n1,2\n", "jobs.csv has no column 'arrival'; its columns are when, what"),
+        ("when,what\n1,2\n", "jobs.csv has no column 'arrival', nor one such as"),
         ("arrival\n1\n", "jobs.csv does not say how long jobs run: name its column with --duration-column"),
         ("arrival,duration\n0,\x1b[2J\n", "jobs.csv: line 2: duration "),
     ],
@@ -317,6 +349,45 @@ def test_a_signal_ends_it_with_what_was_found(spawn: Spawn, number: signal.Signa
     found = json.loads(out)
     assert any("ended early" in note for note in found["notes"])
     assert 0 < found["jobs"] == found["completed"] + found["gave_up"] + found["unfinished"]
+
+
+def test_replications_are_the_same_on_any_number_of_processes(cli: Run) -> None:
+    def found(processes: str) -> dict[str, Any]:
+        command = (*ASKED, "--jobs", "3000", "--seed", "4", "--replications", "5", "--json")
+        ran = cli(*command, "--processes", processes)
+        assert (ran.code, ran.err) == (0, "")
+        return {key: value for key, value in ran.document.items() if key not in {"elapsed_s", "jobs_per_s"}}
+
+    one, two = found("1"), found("2")
+    assert one == two
+    alone = cli(*ASKED, "--jobs", "3000", "--seed", "4", "--json").document
+    assert set(alone) - {"elapsed_s", "jobs_per_s"} == set(one)
+    assert (one["jobs"], one["seed"]) == (15_000, 4)
+    assert one["completed"] == sum(account["jobs"] for account in one["accounts"])
+    low, high = one["refused_fraction_ci"]
+    assert low < one["refused_fraction"] < high
+
+
+def test_a_signal_keeps_the_replications_that_have_ended(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_gauge: Gauge, done: int) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Gauge, "show", interrupted)
+    command = (*ASKED, "--jobs", "500", "--replications", "9", "--processes", "1", "--json")
+    ran = cli(*command)
+    assert ran.code == 130
+    assert ran.document["jobs"] == 1000
+    assert ran.document["notes"][-1] == "interrupted; 2 of 9 runs have ended, and count"
+
+
+def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_args: object, **_options: object) -> Pooled:
+        return Pooled(SCENARIO, (), {}, {}, interrupted=True)
+
+    monkeypatch.setattr(simulate, "replicate", gone)
+    ran = cli(*ASKED, "--replications", "2")
+    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run had ended\n")
 
 
 def test_a_second_signal_does_not_wait() -> None:

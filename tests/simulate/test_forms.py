@@ -128,7 +128,9 @@ when_full = st.one_of(
     st.builds(lambda delay, tries: Retry(delay, tries, exponential=True), durations, st.integers(1, 99)),
 )
 targets = st.one_of(
-    st.builds(lambda f, v: Target(f, "<", v), st.sampled_from(FRACTIONS), shares.filter(bool)),
+    st.builds(
+        lambda f, v: Target(f, "<", v), st.sampled_from(FRACTIONS), shares.filter(lambda share: 0 < share < 1)
+    ),
     st.builds(lambda f, v: Target(f, "<", v), st.sampled_from(DURATIONS), durations),
     st.builds(lambda f, v: Target(f, "<", v), st.sampled_from(FIGURES[-3:]), numbers),
 )
@@ -208,10 +210,18 @@ def test_any_other_text_is_refused_and_nothing_worse(parse: Callable[..., Any], 
         (forms.parse_when_full, "queue:patience=forever", "write it as 180s"),
         (forms.parse_when_full, "loss:5", "as in loss"),
         (forms.parse_accounts, "5*6*2", "write it as 5x6"),
+        (forms.parse_slowdown, "3", "'3' lacks each; did you mean above=3,each=20%"),
+        (forms.parse_failures, "1h", "'1h' lacks mean_down; did you mean mean_up=20h,mean_down=30min"),
+        (forms.parse_failures, "mean_up=1h,mean_dwn=2h", "option: 'mean_up=1h,mean_dwn=2h' has 'mean_dwn"),
+        (forms.parse_failures, "0s,1s", "'0s,1s' cannot be: mean_up"),
+        (forms.parse_failures, " ", "' ' is no kind of failures; write it as mean_up=20h,mean_down=30min"),
+        (forms.parse_faults, "accepted=120%", "share of faults 'accepted=120%'"),
+        (forms.parse_accounts, "99999999999x6", "must be 1 to 100,000 accounts"),
+        (forms.parse_accounts, "99999x999999", "at most 10,000,000 slots in all"),
         (forms.parse_accounts, "5-6", "did you mean 5x6?"),
         (forms.parse_accounts, "0x6", "above 0"),
         (forms.parse_accounts, "6@0", "above 0"),
-        (forms.parse_accounts, "999999x6", "100000"),
+        (forms.parse_accounts, "999999x6", "100,000"),
         (forms.parse_target, "refusd<1%", "did you mean refused<1%?"),
         (forms.parse_target, "refused<=1%", "did you mean refused<1%?"),
         (forms.parse_target, "refused>1%", "did you mean refused<1%?"),

@@ -35,6 +35,7 @@ from pika_balancer.simulate import (
     Weibull,
     simulate,
 )
+from pika_balancer.simulate.scenario import accounts_of
 from pika_balancer.simulate.streams import Streams, uniform
 from pika_balancer.simulate.workload import Workload
 
@@ -254,3 +255,21 @@ def test_what_cannot_be_is_refused_by_name(field: str, make: Callable[[], object
     with pytest.raises(InvalidArgument) as caught:
         make()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "accounts", ["99999999999x6", "1x10000001", "2x6,100000x1", [10_000_001], [5_000_001] * 2]
+)
+def test_no_more_accounts_than_fit_into_memory(accounts: object) -> None:
+    with pytest.raises(InvalidArgument, match="at most 100,000 with at most 10,000,000 slots") as caught:
+        accounts_of(accounts)
+    assert caught.value.field == "accounts"
+
+
+def test_no_more_records_than_fit_into_memory() -> None:
+    scenario = Scenario("2", Poisson(1.0), Exponential(1.0))
+    lengths: list[dict[str, Any]] = [{"jobs": 10**9}, {"duration": 1e9}]
+    for length in lengths:
+        with pytest.raises(InvalidArgument, match="would fill the memory") as caught:
+            simulate(scenario, **length, records=True)
+        assert caught.value.field == "records"

@@ -80,6 +80,28 @@ def test_one_run_keeps_its_own_intervals() -> None:
     assert pool([]) == {}
 
 
+def test_runs_make_one_result_that_adds_up() -> None:
+    pooled = replicate(attrs.evolve(SCENARIO, when_full=Queue()), runs=4, jobs=2000, seed=5, workers=1)
+    result = pooled.result()
+    assert dict(result.estimates()) == dict(pooled.estimates)
+    assert result.jobs == 8000 == result.completed + result.gave_up + result.unfinished
+    assert result.completed == sum(account.jobs for account in result.accounts)
+    assert result.refused == sum(run.refused for run in pooled.runs)
+    assert (result.batches, result.theory) == (4, pooled.runs[0].theory)
+    assert [note for note in result.notes if "independent runs" in note]
+    assert len(set(result.notes)) == len(result.notes)
+    assert replicate(SCENARIO, runs=1, jobs=500, workers=1).result().jobs == 500
+
+
+def test_no_run_makes_no_result() -> None:
+    def interrupt(_at: Progress) -> None:
+        raise KeyboardInterrupt
+
+    none = sweep([SCENARIO] * 2, runs=1, jobs=50, workers=1, progress=interrupt)[1]
+    with pytest.raises(InvalidArgument, match="no run has ended"):
+        none.result()
+
+
 def test_intervals_of_runs_cover_the_truth() -> None:
     truth = theory.erlang_b(30, 25)
     covered = 0

@@ -28,10 +28,13 @@ from pika_balancer.simulate.forms.grammar import (
     Kind,
     Unit,
     format_kind,
+    parse_fields,
     parse_kind,
 )
 from pika_balancer.simulate.laws import Constant, Exponential, Gamma, Law, Lognormal, Weibull
 from pika_balancer.simulate.scenario import (
+    MOST_ACCOUNTS,
+    MOST_SLOTS,
     Failures,
     Faults,
     Loss,
@@ -223,7 +226,7 @@ _FAILURES: Final = Kind(
 
 def parse_slowdown(text: str, *, field: str = "slowdown") -> Slowdown:
     """Return how accounts slow down: `above=3,each=20%`."""
-    return cast("Slowdown", parse_kind(f"slowdown:{text}", (_SLOWDOWN,), "slowdown", field))
+    return cast("Slowdown", parse_fields(text, _SLOWDOWN, "slowdown", field))
 
 
 def format_slowdown(slowdown: Slowdown) -> str:
@@ -233,7 +236,7 @@ def format_slowdown(slowdown: Slowdown) -> str:
 
 def parse_faults(text: str, *, field: str = "faults") -> Faults:
     """Return what goes wrong: `rate_limited=1%,accepted=0.5%`."""
-    return cast("Faults", parse_kind(f"faults:{text}", (_FAULTS,), "share of faults", field))
+    return cast("Faults", parse_fields(text, _FAULTS, "share of faults", field))
 
 
 def format_faults(faults: Faults) -> str:
@@ -243,7 +246,7 @@ def format_faults(faults: Faults) -> str:
 
 def parse_failures(text: str, *, field: str = "failures") -> Failures:
     """Return how accounts fail and are mended: `mean_up=20h,mean_down=30min`."""
-    return cast("Failures", parse_kind(f"failures:{text}", (_FAILURES,), "kind of failures", field))
+    return cast("Failures", parse_fields(text, _FAILURES, "kind of failures", field))
 
 
 def format_failures(failures: Failures) -> str:
@@ -251,13 +254,13 @@ def format_failures(failures: Failures) -> str:
     return format_kind(failures, (_FAILURES,)).partition(":")[2]
 
 
-_GROUP: Final = re.compile(r"(?:([0-9]{1,6})\s*[x×*]\s*)?([0-9]{1,6})(?:\s*@\s*(.+))?")
-_MOST_ACCOUNTS: Final = 100_000
+_GROUP: Final = re.compile(r"(?:([0-9]{1,18})\s*[x×*]\s*)?([0-9]{1,18})(?:\s*@\s*(.+))?")
 
 
 def parse_accounts(text: str, *, field: str = "accounts") -> tuple[SimulatedAccount, ...]:
     """Return the accounts: `5x6` is five of cap 6, `6,6,4` one by one, `4@0.5` one of cap 4 at half speed."""
     made: list[SimulatedAccount] = []
+    slots = 0
     forms = "5x6 (five of cap 6), 6,6,4 or 5x6,4@0.5"
     for group in text.split(","):
         match = _GROUP.fullmatch(group.strip())
@@ -267,9 +270,11 @@ def parse_accounts(text: str, *, field: str = "accounts") -> tuple[SimulatedAcco
             raise wrong(text, field, "list of accounts", forms, "x".join(numbers) if pair else None)
         count, cap = int(match[1] or 1), int(match[2])
         speed = parse_number(match[3], field=field) if match[3] else 1.0
-        if not (count and cap and speed) or len(made) + count > _MOST_ACCOUNTS:
+        slots += count * cap
+        if not (count and cap and speed) or len(made) + count > MOST_ACCOUNTS or slots > MOST_SLOTS:
             raise InvalidArgument(
-                f"{field}: {text!r:.60} must be 1 to {_MOST_ACCOUNTS} accounts, with caps and speeds above 0",
+                f"{field}: {text!r:.60} must be 1 to {MOST_ACCOUNTS:,} accounts, with caps and speeds above "
+                f"0 and at most {MOST_SLOTS:,} slots in all",
                 field=field,
             )
         made += [SimulatedAccount(str(len(made) + place), cap, speed) for place in range(1, count + 1)]

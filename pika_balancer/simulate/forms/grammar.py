@@ -86,8 +86,25 @@ def parse_kind(text: str, kinds: tuple[Kind, ...], what: str, field: str) -> Any
         close = nearest(name, [word for kind in kinds for word in (kind.name, *kind.also)])
         meant = next((k.example for k in kinds if close in {k.name, *k.also}), None)
         raise wrong(text, field, what, forms, meant)
-    if not rest and (colon or any(one.required or one.placed for one in kind.fields)):
+    if colon and not rest:
         raise wrong(text, field, what, forms, kind.example)
+    return _made(text, kind, rest, what, field)
+
+
+def parse_fields(text: str, kind: Kind, what: str, field: str) -> Any:
+    """Return what the text describes, which is of this kind without saying so: `above=3,each=20%`.
+
+    Raises:
+        InvalidArgument: As `parse_kind`.
+    """
+    if not text.strip():
+        raise wrong(text, field, what, kind.example)
+    return _made(text, kind, text.strip(), what, field)
+
+
+def _made(text: str, kind: Kind, rest: str, what: str, field: str) -> Any:
+    if not rest and any(one.required or one.placed for one in kind.fields):
+        raise wrong(text, field, what, kind.example, kind.example)
     given = _fields(text, kind, rest, what, field) if rest else {}
     missing = [one.name for one in kind.fields if (one.required or one.placed) and one.name not in given]
     if missing:
