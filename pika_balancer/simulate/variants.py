@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import attrs
 
@@ -17,7 +18,7 @@ _SAMPLE = 50_000
 def with_accounts(scenario: Scenario, count: int) -> Scenario:
     """Return the scenario with so many accounts: its own first ones, then more like its last one."""
     own = scenario.accounts
-    more = [_another(own[-1], place) for place in range(len(own), count)]
+    more = [_another(own, place) for place in range(len(own), count)]
     return attrs.evolve(scenario, accounts=(*own[:count], *more))
 
 
@@ -27,7 +28,7 @@ def with_slots(scenario: Scenario, count: int) -> Scenario:
     left = count
     own = scenario.accounts
     for place in itertools.count():
-        account = own[place] if place < len(own) else _another(own[-1], place)
+        account = own[place] if place < len(own) else _another(own, place)
         accounts.append(attrs.evolve(account, max_jobs=min(left, account.max_jobs)))
         left -= account.max_jobs
         if left <= 0:
@@ -144,5 +145,8 @@ def monotone(scenario: Scenario) -> bool:
     )
 
 
-def _another(account: SimulatedAccount, place: int) -> SimulatedAccount:
-    return attrs.evolve(account, channel=f"{account.channel}+{place}")
+def _another(own: Sequence[SimulatedAccount], place: int) -> SimulatedAccount:
+    last = own[-1]
+    # Accounts that nobody named are numbered from 1, and so are those that come after them.
+    numbered = all(account.channel == str(number) for number, account in enumerate(own, 1))
+    return attrs.evolve(last, channel=str(place + 1) if numbered else f"{last.channel}+{place}")

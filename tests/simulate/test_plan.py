@@ -294,6 +294,8 @@ def test_variants_change_one_thing() -> None:
     more = with_accounts(base, 4)
     assert [(a.max_jobs, a.speed) for a in more.accounts] == [(6, 1), (4, 0.5), (4, 0.5), (4, 0.5)]
     assert with_accounts(base, 1).accounts == base.accounts[:1]
+    numbered = with_accounts(Scenario("2x6", base.arrivals, base.service), 4)
+    assert [account.channel for account in numbered.accounts] == ["1", "2", "3", "4"]
     assert [a.max_jobs for a in with_slots(base, 13).accounts] == [6, 4, 3]
     assert [a.max_jobs for a in with_slots(base, 6).accounts] == [6]
     assert [a.speed for a in slower(base, 2).accounts] == [0.5, 0.25]
