@@ -27,7 +27,7 @@ import attrs
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, JobHandle, Lease, PikaClient
 from pika_balancer.callbacks import Callbacks
-from pika_balancer.errors import PikaError, SubscriptionRequired
+from pika_balancer.errors import PikaError, RequestTimeout, SubscriptionRequired
 from pika_balancer.events import (
     Ended,
     Event,
@@ -53,6 +53,8 @@ CALLERS: Final = 14
 """How many jobs each worker has on their way or in line: together more than there are slots."""
 DOOMED: Final = 0.03
 """The share of callers that are cancelled."""
+ENTRIES: Final = 5
+"""How often a worker tries to begin while the service does not tell in time what executes."""
 MAY_BE_SENT_AGAIN: Final = {"ChannelFull", "RateLimited", "AccountBlocked", "ConnectFailed", "RequestTimeout"}
 """Errors that say for certain that the service does not have the job, and may have it later.
 
@@ -198,8 +200,7 @@ class Worker:
         why = ""
         while why != "enough":
             self.stopped.clear()
-            dispatcher = self._dispatcher()
-            await dispatcher.__aenter__()
+            dispatcher = await self._entered()
             for handle in await dispatcher.resume(records):
                 self._spawn(self._follow(handle))
             callers = [asyncio.create_task(self._call(dispatcher)) for _ in range(CALLERS)]
@@ -210,6 +211,17 @@ class Worker:
             await asyncio.gather(*self.followers)
             self.mine = {ref: entry for ref, entry in self.mine.items() if entry.open}
         self.soak.left += records
+
+    async def _entered(self) -> Dispatcher:
+        """Return a dispatcher that has counted what executes; on a busy machine that may take a few tries."""
+        tries = 1
+        while True:
+            try:
+                return await self._dispatcher().__aenter__()
+            except RequestTimeout:
+                if tries == ENTRIES:
+                    raise
+                tries += 1
 
     def _dispatcher(self) -> Dispatcher:
         dispatcher = Dispatcher(

@@ -47,7 +47,7 @@ def test_killed_again_and_again_no_job_is_run_twice_and_none_is_lost(
     cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path, kills: tuple[int, ...], *, output: bool
 ) -> None:
     assert "slow" in FAULTS
-    service = serve("4,4", service="fixed:2.5s", faults=["slow:0.5:150ms"])
+    service = serve("4,4", service="fixed:5s", faults=["slow:0.5:150ms"])
     wanted = [f"cat {number}" for number in range(16)]
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in wanted))
