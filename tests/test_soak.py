@@ -21,6 +21,7 @@ MANY = 5000
 """From so many jobs on, each fault has happened for certain."""
 
 
+@pytest.mark.no_cover  # hundreds of jobs; other tests run the same lines
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files and memory are read in /proc")
 @pytest.mark.parametrize("mode", ["shared", "one", "apart", "redis"])
 async def test_every_job_ends_exactly_once_whatever_goes_wrong(mode: Mode) -> None:

@@ -33,6 +33,8 @@ from pika_balancer.simulate import (
 )
 from pika_balancer.simulate.foretell import foretell, unsteady
 
+pytestmark = pytest.mark.no_cover  # hundreds of runs; other tests run the same lines
+
 RUNS = 30
 CAPS = {"1x1": 1, "2x3": 6, "6,6,4": 16, "5x6": 30, "12x10": 120}
 LOSS = [

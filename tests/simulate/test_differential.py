@@ -32,6 +32,8 @@ from pika_balancer.simulate import (
 )
 from pika_balancer.simulate import tally as tallies
 
+pytestmark = pytest.mark.no_cover  # scenario after scenario; other tests run the same lines
+
 FEW = settings(max_examples=150, deadline=None, derandomize=True)
 
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15) | st.just(math.inf)), max_size=3).map(

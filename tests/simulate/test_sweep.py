@@ -102,6 +102,7 @@ def test_no_run_makes_no_result() -> None:
         none.result()
 
 
+@pytest.mark.no_cover  # five hundred runs of the same lines
 def test_intervals_of_runs_cover_the_truth() -> None:
     truth = theory.erlang_b(30, 25)
     covered = 0
