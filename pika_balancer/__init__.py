@@ -15,7 +15,7 @@ The map, from the centre outwards; imports point inward only:
     dispatch                    a job's whole life, on a client and a balancer
     callbacks, metrics          the service's reports come in; figures go out to Prometheus
     units, simulate             numbers as people write them; what the accounts will do, and how many it takes
-    load                        load on a service, and what is measured of it
+    apart, load                 processes of one's own; load on a service, and what is measured of it
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 

@@ -99,7 +99,8 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"events", "models", "errors"},
     "server": {"server", "clock"},
     "units": {"errors"},
-    "load": {"load", "dispatch", "server", "events", "models", "errors", "clock"},
+    "apart": set(),
+    "load": {"load", "apart", "dispatch", "server", "events", "models", "errors", "clock"},
     "testing": {"clock", "server"},
 }
 """Room → the rooms that it may import. The doors (`cli`, `__main__`, `__init__`) may import anything."""

@@ -1,13 +1,13 @@
 """The processes of a demo that share the accounts, as the one that started them sees them."""
 
 import asyncio
-import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
 
+from pika_balancer.apart import Apart
 from pika_balancer.cli.crew_member import Share, Standing
 from pika_balancer.cli.exits import INTERRUPTED, OK
 from pika_balancer.cli.frame import Frame, Row, View
@@ -29,28 +29,18 @@ _HURRIED: Final = 3.0
 class Member:
     """One process."""
 
-    def __init__(self, share: Share, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, share: Share, apart: Apart) -> None:
         self.share = share
         self.standing: Standing | None = None
         """What it told last; None before it is ready."""
-        self._process = process
+        self._apart = apart
 
     @classmethod
     async def start(cls, share: Share) -> "Member":
         """Start a process and tell it what to do."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            _MEMBER,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # In a session of its own, where a Ctrl-C does not reach it: it is told what to do by the end of
-            # its stdin, which it also sees when whoever started it is killed.
-            start_new_session=True,
-        )
-        assert process.stdin is not None  # noqa: S101 - it was asked for
-        process.stdin.write(f"{share.wire()}\n".encode())
-        return cls(share, process)
+        apart = await Apart.start(_MEMBER)
+        apart.stdin.write(f"{share.wire()}\n".encode())
+        return cls(share, apart)
 
     @property
     def completed(self) -> int:
@@ -60,7 +50,7 @@ class Member:
     @property
     def exit_code(self) -> int | None:
         """How it ended, minus the signal if one ended it; None while it lives."""
-        return self._process.returncode
+        return self._apart.process.returncode
 
     @property
     def died(self) -> bool:
@@ -69,35 +59,32 @@ class Member:
 
     async def follow(self) -> None:
         """Take note of what it tells until it has ended."""
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        async for line in self._process.stdout:
+        async for line in self._apart.stdout:
             if line.endswith(b"\n"):  # else it was cut off by its death
                 self.standing = Standing.read(line)
-        await self._process.wait()
+        await self._apart.process.wait()
         if self.died and self.standing is not None:
             self.standing = attrs.evolve(self.standing, waiting=0)
 
     def begin(self) -> None:
         """Let it do its share."""
-        if self._process.stdin is not None and self.exit_code is None:
-            self._process.stdin.write(b"begin\n")
+        if self.exit_code is None:
+            self._apart.stdin.write(b"begin\n")
 
     def stop(self) -> None:
         """Let it wait for what runs, and end."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._apart.stdin.close()
 
     def hurry(self) -> None:
         """Let it end without waiting for what runs."""
         if self.exit_code is None:
-            self._process.terminate()
+            self._apart.process.terminate()
 
     async def end(self) -> None:
         """End it if it still lives."""
         if self.exit_code is None:
-            self._process.kill()
-        self.stop()
-        await self._process.wait()
+            self._apart.process.kill()
+        await self._apart.end()
 
 
 class Crew:

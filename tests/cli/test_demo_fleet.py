@@ -218,7 +218,7 @@ async def test_process_that_dies_is_told_and_the_others_finish(
         waiting = [member.standing.waiting for member in started if member.standing is not None]
         # The one slot there is is then that of the second.
         if frame.rows[0].in_flight and waiting == [1, 0, 1] and next(killed) == 1:
-            os.kill(started[1]._process.pid, signal.SIGKILL)
+            os.kill(started[1]._apart.process.pid, signal.SIGKILL)
         assert frame.elapsed < 30, "the others wait for ever"
         self._say("/".join(frame.processes))
 

@@ -246,8 +246,8 @@ async def test_server_apart_runs_answers_and_ends() -> None:
             await client.create("a cat", channel=FIRST)
         statistics = await server.statistics()
         assert (statistics["submits"], statistics["channels"][FIRST]["peak_in_flight"]) == (1, 1)
-        pid = server._process.pid
-    assert server._process.returncode == 0, pid
+        pid = server._apart.process.pid
+    assert server._apart.process.returncode == 0, pid
 
 
 async def test_server_ends_with_its_stdin() -> None:
