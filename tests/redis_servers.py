@@ -76,7 +76,7 @@ class Server:
         size = {"hash": redis.Redis.hlen, "zset": redis.Redis.zcard}
         with self.client() as client:
             keys = list(client.scan_iter())
-            return len(keys), sum(int(size[client.type(key)](client, key)) for key in keys)
+            return len(keys), sum(int(size[str(client.type(key))](client, key)) for key in keys)
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""

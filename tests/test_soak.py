@@ -93,7 +93,7 @@ class Books:
         self.complaints: list[str] = []
         self.ledger = Ledger(self.complaints.append, lambda _channel, _since: False)
 
-    def job(self, ref: str, *events: type[JobEvent], told: str = "completed", **facts: Any) -> None:
+    def job(self, ref: str, *events: type[JobEvent], **facts: Any) -> None:
         entry = self.ledger.begin(ref, "create")
         for kind in events:
             common: dict[str, Any] = {
@@ -105,7 +105,7 @@ class Books:
             }
             common |= {field.name: facts[field.name] for field in attrs.fields(kind) if field.name in facts}
             self.ledger.observe(kind(**common))
-        entry.told.append(told)
+        entry.told.append(facts.get("told", "completed"))
 
     def close(self) -> list[str]:
         self.ledger.settle(at_last=True)
