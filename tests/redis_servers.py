@@ -71,6 +71,13 @@ class Server:
                 assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.01)
 
+    def contents(self) -> tuple[int, int]:
+        """Return how many keys it has, and how many entries there are in its hashes and sorted sets."""
+        size = {"hash": redis.Redis.hlen, "zset": redis.Redis.zcard}
+        with self.client() as client:
+            keys = list(client.scan_iter())
+            return len(keys), sum(int(size[str(client.type(key))](client, key)) for key in keys)
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         if self._process is not None:

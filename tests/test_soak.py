@@ -6,14 +6,21 @@
 """
 
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
+from pika_balancer.events import Ended, JobEvent, Refused, Submitted, Submitting
 from pika_balancer.server import FAULTS
-from tests.soak import Mode, soak
+from tests.soak.ledger import ROUNDS, Ledger
+from tests.soak.report import document, table
+from tests.soak.weight import WEIGHED, Weight, too_heavy
+from tests.soak.whole import Mode, soak
 
-JOBS = int(os.environ.get("SOAK_JOBS", "600"))
+JOBS = int(os.environ.get("SOAK_JOBS", "400"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 SPEED = 1600.0
 """Twice as fast as by hand: the machine has much to do then, and no promise may depend on that."""
@@ -26,10 +33,130 @@ MANY = 5000
 @pytest.mark.parametrize("mode", ["shared", "one", "apart", "redis"])
 async def test_every_job_ends_exactly_once_whatever_goes_wrong(mode: Mode) -> None:
     whole = await soak(mode=mode, jobs=JOBS, seed=SEED, speed=SPEED)
-    assert not whole.complaints, whole.report()
+    assert not whole.complaints, table(document(whole))
     assert whole.ledger.accepted >= JOBS
     # Otherwise it would have shown little.
-    assert whole.lives > 3, whole.report()
-    happened = set(whole.server["statistics"]["faults"])
+    assert whole.lives > 3, table(document(whole))
+    happened = set(whole.statistics["faults"])
     assert len(happened) > len(FAULTS) / 2
-    assert happened == set(FAULTS) or JOBS < MANY, whole.report()
+    assert happened == set(FAULTS) or JOBS < MANY, table(document(whole))
+
+
+def weights(**per_job: float) -> list[Weight]:
+    """Return what a soak of 30,000 jobs weighs if so much of each measure stays behind per job."""
+    flat = {
+        "memory": 50 * 2**20,
+        "server": 50 * 2**20,
+        "blocks": 240_000,
+        "files": 50,
+        "tasks": 150,
+        "keys": 8,
+    }
+    made: list[Weight] = []
+    for place in range(WEIGHED):
+        jobs = 30_000 * place // WEIGHED
+        # Callers and slots are elsewhere each time.
+        measures = {name: int(level * (1 + place % 3 / 200)) for name, level in flat.items()}
+        measures["entries"] = 900
+        measures |= {name: measures.get(name, 0) + int(part * jobs) for name, part in per_job.items()}
+        census = Counter({"Task": measures["tasks"], "Job": measures.pop("Job", 20)})
+        made.append(Weight(share=place / WEIGHED, seconds=12.0 * place, jobs=jobs, census=census, **measures))
+    return made
+
+
+def test_a_soak_that_is_flat_is_not_too_heavy() -> None:
+    assert list(too_heavy(weights())) == []
+
+
+@pytest.mark.parametrize(
+    ("measure", "per_job"),
+    # The smallest leaks: an object of a kilobyte, a small one, a file now and then, a key.
+    [
+        ("memory", 1024),
+        ("server", 2048),
+        ("blocks", 1.0),
+        ("files", 0.003),
+        ("tasks", 0.02),
+        ("keys", 0.001),
+        ("entries", 0.2),
+        ("Job", 0.05),
+    ],
+)
+def test_what_grows_with_the_jobs_is_too_heavy(measure: str, per_job: float) -> None:
+    complaints = list(too_heavy(weights(**{measure: per_job})))
+    assert measure in complaints[0]
+
+
+class Books:
+    """A ledger, and jobs written into it as they go."""
+
+    def __init__(self) -> None:
+        self.complaints: list[str] = []
+        self.ledger = Ledger(self.complaints.append, lambda _channel, _since: False)
+
+    def job(self, ref: str, *events: type[JobEvent], **facts: Any) -> None:
+        entry = self.ledger.begin(ref, "create")
+        for kind in events:
+            common: dict[str, Any] = {
+                "at": 1.0,
+                "channel": "1",
+                "verb": "create",
+                "reply_ref": ref,
+                "jobid": ref,
+            }
+            common |= {field.name: facts[field.name] for field in attrs.fields(kind) if field.name in facts}
+            self.ledger.observe(kind(**common))
+        entry.told.append(facts.get("told", "completed"))
+
+    def close(self) -> list[str]:
+        self.ledger.settle(at_last=True)
+        return self.complaints
+
+
+END = {"status": "completed", "elapsed": 1.0, "told_by": "poll"}
+NO = {"error": "ChannelFull", "status": 429, "again": True}
+
+
+def test_a_job_that_is_over_and_right_is_forgotten() -> None:
+    books = Books()
+    books.job("a", Submitting, Submitted, Ended, **END)
+    books.job("b", Submitting, Submitted)
+    books.ledger.learn([("a", "a", "completed")])
+    for _ in range(ROUNDS):
+        assert "a" in books.ledger.entries
+        books.ledger.settle()
+    assert list(books.ledger.entries) == ["b"]
+    assert books.ledger.told == {"completed": 1}
+    assert books.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("events", "facts", "taken", "complaint"),
+    [
+        ([Submitting, Submitted], {}, ["completed"], "nobody told its end"),
+        ([Submitting, Submitted, Ended, Ended], END, ["completed"], "ended more than once"),
+        ([Submitting, Submitting, Submitted, Ended], END, ["completed"], "sent 2 times"),
+        ([Submitting, Submitted, Ended], END, ["failed"], "the server had it end as failed"),
+        ([Submitting, Submitted, Ended], END, ["completed", "completed"], "taken a second time"),
+        (
+            [Submitting, Submitted, Ended],
+            END | {"told": "failed"},
+            ["completed"],
+            "the caller was told failed",
+        ),
+        ([Submitting, Refused], NO | {"told": "NoCapacity"}, ["completed"], "counts as refused"),
+    ],
+)
+def test_a_job_that_is_not_right_is_a_complaint(
+    events: list[type[JobEvent]], facts: dict[str, Any], taken: list[str], complaint: str
+) -> None:
+    books = Books()
+    books.job("a", *events, **facts)
+    books.ledger.learn([("a", "a", outcome) for outcome in taken])
+    assert complaint in "".join(books.close())
+
+
+def test_a_job_that_nobody_began_is_a_complaint() -> None:
+    books = Books()
+    books.ledger.learn([("a", "a", "completed")])
+    assert "nobody's" in "".join(books.close())

@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -41,6 +41,10 @@ FAULT_SCRIPT = (
 assert {line.split(":")[0] for line in FAULT_SCRIPT} == set(FAULTS)
 
 
+RETAINED: Final = 2000
+"""How many jobs that are over the server knows: those of an hour of service time and more."""
+
+
 class ScaledClock:
     """Service time: the machine's, so many times as fast."""
 
@@ -66,7 +70,7 @@ class ScaledClock:
 async def server_process(*, speed: float, seed: int) -> AsyncGenerator["ServerProcess"]:
     """Run the server in a process of its own, and yield the way to it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.soak_server", str(speed), str(seed)),
+        *(sys.executable, "-m", "tests.soak.server", str(speed), str(seed)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**27,
@@ -75,7 +79,7 @@ async def server_process(*, speed: float, seed: int) -> AsyncGenerator["ServerPr
     assert process.stdout is not None
     try:
         url = json.loads(await process.stdout.readline())
-        yield ServerProcess(url, process.stdin, process.stdout)
+        yield ServerProcess(url, process.pid, process.stdin, process.stdout)
     finally:
         process.stdin.close()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -89,11 +93,13 @@ class ServerProcess:
 
     url: str
     """Where the API is."""
+    process: int
+    """The process that runs it."""
     _asks: asyncio.StreamWriter
     _answers: asyncio.StreamReader
 
     async def report(self) -> dict[str, Any]:
-        """Return the server's statistics, and of each job that it took `[replyRef, jobid, outcome]`."""
+        """Return the server's statistics, and `[replyRef, jobid, outcome]` of each job that is news."""
         self._asks.write(b"report\n")
         await self._asks.drain()
         return cast("dict[str, Any]", json.loads(await self._answers.readline()))
@@ -109,6 +115,7 @@ async def serve(speed: float, seed: int) -> None:
         notice=30.0,
         faults=FAULT_SCRIPT,
         rng=random.Random(seed),
+        retain=RETAINED,
     )
     taken: list[tuple[str | None, str, str]] = []
     accept = server._jobs.accept
@@ -124,6 +131,7 @@ async def serve(speed: float, seed: int) -> None:
         while await asyncio.to_thread(sys.stdin.readline):
             statistics = attrs.asdict(server.statistics())
             _say({"statistics": statistics, "jobs": taken})
+            taken.clear()
 
 
 def _say(document: Any) -> None:
