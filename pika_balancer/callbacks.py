@@ -318,7 +318,7 @@ def _causes(error: InvalidResponse) -> str:
 
 
 def _public(text: str, room: int) -> URL | str:
-    """Return the base of the reply URL, to which a slash and `room` characters come, or what is wrong with it."""
+    """Return the base of the reply URL, which has to leave `room` characters; else what is wrong with it."""
     try:
         url = URL(text) if text.isprintable() and " " not in text else URL()
         port = url.port

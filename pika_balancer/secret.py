@@ -68,7 +68,7 @@ def hidden(value: str | Secret | None) -> Secret | None:
 
 
 def guarded(shown: Callable[[T], str]) -> Callable[[T], str]:
-    """Make a `__repr__` that bears an object whose constructor has raised, as tracebacks with locals show it."""
+    """Make a `__repr__` bear an object whose constructor has raised, as tracebacks with locals show it."""
 
     @functools.wraps(shown)
     def show(self: T) -> str:
