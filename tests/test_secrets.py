@@ -43,7 +43,7 @@ from pika_balancer.cli import COMMANDS, build_parser, download, exits
 from pika_balancer.cli.journal import Journal
 from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
-from pika_balancer.models import Secret
+from pika_balancer.models import Job, Secret
 from pika_balancer.server import ConfigError, LocalServer, ServerAccount
 from pika_balancer.store import Store
 from pika_balancer.store.redis import RedisStore
@@ -553,6 +553,15 @@ SURFACE: Final = (pika_balancer, dispatch, server)
 """Rooms whose public names are looked at; `__all__` names them."""
 NO_INSTANCES: Final = {"Fault", "Law", "JobStatus", "Attachment", "Secret"}
 """Public classes of plain facts that no secret comes near; and the one that holds it."""
+
+
+def test_what_a_failed_job_says_of_itself_quotes_no_secret() -> None:
+    request = wire.submit("create", {"prompt": "x", "discord": Secret(DISCORD), "reply_url": REPLY_URL})
+    body = json.dumps({"jobid": "j", "status": "failed", "error": SAID, "errorDetails": f"no: {DISCORD}"})
+    job = wire.outcome(request, wire.Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
+    assert isinstance(job, Job)
+    assert leaks(job) == []
+    assert job.error_details == "no: ***"
 
 
 async def test_a_whole_life_in_debug_mode_shows_no_secret(
