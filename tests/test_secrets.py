@@ -45,6 +45,7 @@ from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
 from pika_balancer.models import Job, Secret
 from pika_balancer.server import ConfigError, LocalServer, ServerAccount
+from pika_balancer.server.params import check_order
 from pika_balancer.store import Store
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
@@ -553,6 +554,13 @@ SURFACE: Final = (pika_balancer, dispatch, server)
 """Rooms whose public names are looked at; `__all__` names them."""
 NO_INSTANCES: Final = {"Fault", "Law", "JobStatus", "Attachment", "Secret"}
 """Public classes of plain facts that no secret comes near; and the one that holds it."""
+
+
+def test_what_the_local_server_makes_of_a_submit_shows_no_secret() -> None:
+    form = {"prompt": "x", "channel": CHANNEL, "discord": DISCORD, "replyUrl": REPLY_URL}
+    order = check_order("create", dict(form), limit=10, allow_remote=True)
+    assert order.discord == Secret(DISCORD)
+    assert leaks(order, *as_data(order), pickle.dumps(order)) == []
 
 
 def test_what_a_failed_job_says_of_itself_quotes_no_secret() -> None:
