@@ -75,8 +75,8 @@ def read_job(body: bytes, *, secrets: Sequence[Secret] = ()) -> Job:
         found.jobid = find_jobid(body, secrets)
     elif found.error or found.error_details:
         mask = Mask(secrets)
-        said = {name: getattr(found, name) for name in ("error", "error_details")}
-        found = attrs.evolve(found, **{name: text and mask.hide(text) for name, text in said.items()})
+        error, details = (text and mask.hide(text) for text in (found.error, found.error_details))
+        found = attrs.evolve(found, error=error, error_details=details)
     del body
     return _or_raise(found)
 

@@ -152,7 +152,7 @@ def _checked(request: Mapping[Any, Any] | None) -> Mapping[str, Any]:
 
 def _concealed(request: Any) -> Any:
     """Return the request without plain secrets: it stands in frames of the tracebacks of errors."""
-    values = dict(cast("Mapping[str, Any]", request)) if isinstance(request, Mapping) else {}
+    values: dict[str, Any] = dict(request) if isinstance(cast("object", request), Mapping) else {}
     hide(values)
     return values if any(isinstance(value, Secret) for value in values.values()) else request
 

@@ -266,9 +266,10 @@ class Link:
 def _passwords(client: Any) -> Iterator[Secret]:
     """Yield what the client logs in with: a server that does not know AUTH quotes it in its answer."""
     pool = getattr(client, "connection_pool", client)
-    sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinel_kwargs", None)
-    for options in (getattr(pool, "connection_kwargs", None), sentinels):
-        password = (options or {}).get("password")
+    manager = getattr(pool, "sentinel_manager", None)
+    for holder, name in ((pool, "connection_kwargs"), (manager, "sentinel_kwargs")):
+        options: dict[str, Any] = getattr(holder, name, None) or {}
+        password = options.get("password")
         if isinstance(password, str | bytes):
             yield Secret(password if isinstance(password, str) else password.decode(errors="replace"))
 
