@@ -323,10 +323,10 @@ class Batch:
             await self._save(line, job, self._settings.output)
 
     async def _save(self, line: Line, job: Job, directory: Path) -> None:
-        fetch = partial(download, directory=directory, service=self._client.base_url)
+        service = self._client.base_url
         try:
             async with self._gate:
-                files = [(await fetch(job, one)).name for one in job.attachments]
+                files = [(await download(job, one, directory, service)).name for one in job.attachments]
         except PikaError as error:
             self.errors[line.key] = error
         else:

@@ -47,7 +47,7 @@ def safe_name(attachment: Attachment, jobid: str) -> str:
     return f"{stem}.{suffix[:_LONGEST_SUFFIX] or 'mp4'}"
 
 
-async def download(job: Job, attachment: Attachment, directory: Path, *, service: str | None = None) -> Path:
+async def download(job: Job, attachment: Attachment, directory: Path, service: str | None = None) -> Path:
     """Fetch one result, without authorisation, and return its file; a file that exists is never replaced.
 
     Args:
