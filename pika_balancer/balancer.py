@@ -20,7 +20,7 @@ from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
 from pika_balancer.events import Observer, Reporter
 from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, lost, released
 from pika_balancer.leasing import LeaseContext, check_timeout, context, in_use
-from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot
+from pika_balancer.models import Account, Explanation, Lease, Shortage, Snapshot, guarded
 from pika_balancer.policy import Weights
 from pika_balancer.refresh import AccountSource, Refresher
 from pika_balancer.store.base import Store
@@ -270,6 +270,7 @@ class Balancer:
         await self._drain.settle()
         await self.store.close()
 
+    @guarded
     def __repr__(self) -> str:
         books = self.store.snapshot()
         return (

@@ -23,7 +23,7 @@ from yarl import URL
 
 from pika_balancer.clock import Clock, SystemClock, alarm
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
-from pika_balancer.models import Job, Secret
+from pika_balancer.models import Job, Secret, guarded, hidden
 from pika_balancer.parse import read_job
 
 READ_WITHIN: Final = 30.0
@@ -87,7 +87,7 @@ class Callbacks:
         body_limit: int = 2**20,
         clock: Clock | None = None,
     ) -> None:
-        secret = _hidden(token_urlsafe(32) if secret is None else secret)
+        secret = hidden(token_urlsafe(32) if secret is None else secret)
         if not isinstance(secret, Secret) or not _SECRET.fullmatch(secret.reveal()):
             raise InvalidArgument(
                 "secret must be 16 to 256 letters, digits, '_' or '-'; leave it out to have one drawn",
@@ -98,7 +98,10 @@ class Callbacks:
         self._secret = secret
         self._body_limit = body_limit
         self._clock = clock or SystemClock()
-        self._public = None if public_url is None else _public(public_url, len(secret.reveal()))
+        public, public_url = None if public_url is None else _public(public_url, len(secret.reveal())), None
+        if isinstance(public, str):
+            raise InvalidArgument(public, field="public_url")
+        self._public = public
         self._bound: list[URL] = []
         self._takers: dict[object, Taker] = {}
         self._counts: Counter[str] = Counter()
@@ -180,6 +183,7 @@ class Callbacks:
         finally:
             await runner.cleanup()
 
+    @guarded
     def __repr__(self) -> str:
         where = self._public or next(reversed(self._bound), None)
         return f"<Callbacks at {where or 'no known address'}, subscribers: {len(self._takers)}>"
@@ -313,12 +317,8 @@ def _causes(error: InvalidResponse) -> str:
     return f"the body is not a job: {'; '.join(told)}"
 
 
-def _hidden(secret: str | Secret | None) -> Secret | None:
-    return Secret(secret) if isinstance(secret, str) else secret
-
-
-def _public(text: str, room: int) -> URL:
-    """Return the base of the reply URL, to which a slash and `room` characters will be added."""
+def _public(text: str, room: int) -> URL | str:
+    """Return the base of the reply URL, which has to leave `room` characters; else what is wrong with it."""
     try:
         url = URL(text) if text.isprintable() and " " not in text else URL()
         port = url.port
@@ -326,15 +326,9 @@ def _public(text: str, room: int) -> URL:
         url, port = URL(), None
     more = url.raw_user or url.raw_password or url.raw_query_string or url.raw_fragment
     if url.scheme not in {"http", "https"} or not url.raw_host or not port or more:
-        raise InvalidArgument(
-            "public_url must be http(s)://host[:port][/path], without credentials, query or fragment",
-            field="public_url",
-        )
+        return "public_url must be http(s)://host[:port][/path], without credentials, query or fragment"
     if len(str(url / ("x" * room))) > _LONGEST_URL:
-        raise InvalidArgument(
-            f"public_url and secret make a URL of more than {_LONGEST_URL} characters; shorten one",
-            field="public_url",
-        )
+        return f"public_url and secret make a URL of more than {_LONGEST_URL} characters; shorten one"
     return url
 
 

@@ -21,7 +21,7 @@ from pika_balancer import wire
 from pika_balancer.calls import Calls
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.models import Account, Job, Secret
+from pika_balancer.models import Account, Job, Secret, guarded, hidden, hide
 from pika_balancer.transport import Transport, read_upload
 from pika_balancer.wire import CAP_RANGE, Request, Upload, Verb
 
@@ -71,7 +71,7 @@ class PikaClient:
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        token = _hidden(os.environ.get("USEAPI_TOKEN", "") if token is None else token)
+        token = hidden(os.environ.get("USEAPI_TOKEN", "") if token is None else token)
         if base_url is None:
             base_url = os.environ.get("PIKA_BASE_URL") or BASE_URL
         base, base_url = _base(base_url), None
@@ -100,6 +100,11 @@ class PikaClient:
         self._transport = Transport(token, base, session=session, clock=clock, rng=rng, max_body=max_body)
         self._calls = Calls(self._transport, token, retries, clock, rng, wall)
 
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without the slash at its end."""
+        return self._base
+
     # --- accounts --------------------------------------------------------------------------------------
 
     async def accounts(self) -> dict[str, Account]:
@@ -125,7 +130,7 @@ class PikaClient:
             discord: The Discord token.
             max_jobs: How many jobs may run at once.
         """
-        discord = _hidden(discord)
+        discord = hidden(discord)
         if isinstance(channel, Account):
             discord = channel.discord if discord is None else discord
             max_jobs = channel.max_jobs if max_jobs is None else max_jobs
@@ -148,7 +153,7 @@ class PikaClient:
         channel: str | None = None,
         discord: str | Secret | None = None,
         max_jobs: int | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
         """Submit a video from a prompt of at most 1500 characters, perhaps with an image to start from.
@@ -168,7 +173,7 @@ class PikaClient:
             TransportError: `maybe_sent` says if the job may have been accepted all the same.
             InvalidResponse: Accepted, but told in a broken way; `jobid` where it could be read.
         """
-        discord = _hidden(discord)
+        discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "create",
             prompt=prompt,
@@ -188,11 +193,11 @@ class PikaClient:
         channel: str | None = None,
         discord: str | Secret | None = None,
         max_jobs: int | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
         """Submit a video from an image, perhaps with a prompt; the rest as for `create`."""
-        discord = _hidden(discord)
+        discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "animate",
             image=image,
@@ -214,11 +219,11 @@ class PikaClient:
         channel: str | None = None,
         discord: str | Secret | None = None,
         max_jobs: int | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
         """Submit a video that hides a text of at most 20 characters, in one of `wire.FONTS`; see `create`."""
-        discord = _hidden(discord)
+        discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "encrypt_text",
             message=message,
@@ -241,11 +246,11 @@ class PikaClient:
         channel: str | None = None,
         discord: str | Secret | None = None,
         max_jobs: int | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
         """Submit a video that hides a picture; the rest as for `create`."""
-        discord = _hidden(discord)
+        discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "encrypt_image",
             message=message,
@@ -266,11 +271,11 @@ class PikaClient:
         channel: str | None = None,
         discord: str | Secret | None = None,
         max_jobs: int | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
         """Press a button of a completed job, on whose channel the new job runs; see `create`."""
-        discord = _hidden(discord)
+        discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "button",
             jobid=jobid,
@@ -294,18 +299,19 @@ class PikaClient:
             RequestTimeout: A file could not be read in time.
         """
         deadline = self._clock.now() + self._timeout
-        values["discord"] = _hidden(values.get("discord"))
+        hide(values)
         for name in ("image", "message"):
             if isinstance(value := values.get(name), bytes | Path):
                 left = deadline - self._clock.now()
                 values[name] = await read_upload(name, value, clock=self._clock, seconds=left)
         return wire.submit(verb, values, self._cap_range)
 
-    async def send(self, prepared: Request[Job], **values: str) -> Job:
+    async def send(self, prepared: Request[Job], **values: str | Secret) -> Job:
         """Submit what `prepare` returned, once, with `channel`, `reply_ref` or `reply_url` set as given.
 
         Raises: As `create`.
         """
+        hide(values)
         return await self._call(wire.amend(prepared, values))
 
     async def jobs(self) -> list[str]:
@@ -332,6 +338,7 @@ class PikaClient:
     async def __aexit__(self, *_reason: object) -> None:
         await self.close()
 
+    @guarded
     def __repr__(self) -> str:
         return f"<PikaClient {self._base}{', closed' if self._transport.closed else ''}>"
 
@@ -354,10 +361,6 @@ class PikaClient:
         if deadline is None:
             deadline = self._clock.now() + self._timeout
         return await self._calls.make(request, deadline)
-
-
-def _hidden(value: str | Secret | None) -> Secret | None:
-    return Secret(value) if isinstance(value, str) else value
 
 
 def _base(text: object) -> str | None:

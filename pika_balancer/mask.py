@@ -3,10 +3,10 @@
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pika_balancer.models import Secret
 
@@ -17,6 +17,8 @@ _SEGMENT: Final = 64
 _LONGEST: Final = 1024
 _MANY: Final = 64
 _REAL: Final = 8
+_PIECE: Final = 12
+_LONGEST_WORDS: Final = 4096
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -26,6 +28,23 @@ def printable(text: str, limit: int = 300) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: limit + 1]
     )
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def telling_parts(url: str) -> list[str]:
+    """Return what in a URL may give rights to whoever knows it: credentials, a long path, query, fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return [url]
+    told = (parts.netloc.rpartition("@")[0], parts.path.strip("/"), parts.query, parts.fragment)
+    return [text for text in told if len(text) >= _REAL]
+
+
+def shown_url(url: str) -> str:
+    """Return a URL that tells where it leads, but gives nobody the rights that the whole one may give."""
+    for part in telling_parts(url):
+        url = url.replace(part, HIDDEN)
+    return url
 
 
 class Mask:
@@ -94,28 +113,49 @@ class Mask:
         return shown
 
     def words(self, text: str) -> str:
-        """Return somebody else's sentence, fit to print; empty where it cannot be made safe."""
-        if len(self._known) > _MANY:
-            return ""
-        if self._variants is not None:
-            text = self._variants.sub(HIDDEN, text)
-        return printable(text.strip())
+        """Return somebody else's sentence, fit to print; empty where it cannot be made safe.
+
+        A secret is hidden in every writing that is known here, and in part where a dozen of its characters
+        stand together: a service may quote the half of a token.
+        """
+        return "" if len(self._known) > _MANY else printable(self.hide(text[:_LONGEST_WORDS]).strip())
+
+    def hide(self, text: str) -> str:
+        """Return `text` with what `words` hides hidden, and nothing else changed."""
+        short, pieces = self._writings
+        if short is not None:
+            text = short.sub(HIDDEN, text)
+        told: list[str] = []
+        shown = hidden = 0
+        for start in range(len(text) - _PIECE + 1) if pieces else ():
+            if text[start : start + _PIECE] in pieces:
+                if start > hidden or not told:
+                    told += (text[shown:start], HIDDEN)
+                shown = hidden = start + _PIECE
+        return "".join((*told, text[shown:]))
 
     @cached_property
-    def _variants(self) -> re.Pattern[str] | None:
-        """The known secrets as they are and as they look in a URL, in JSON and in base64."""
-        looks: set[str] = set()
-        for secret in self._known:
-            raw = secret.encode("utf-8", "surrogatepass")
-            percent = quote(raw, safe="")
-            looks |= {secret, percent, re.sub("%..", lambda code: code[0].lower(), percent)}
-            looks.add(json.dumps(secret)[1:-1])
-            # Only the part of the base64 form that does not depend on what follows the secret.
-            whole = len(raw) // 3 * 4
-            if whole >= _REAL:  # below that it would hide ordinary words
-                looks |= {
-                    base64.b64encode(raw).decode()[:whole],
-                    base64.urlsafe_b64encode(raw).decode()[:whole],
-                }
-        ordered = sorted(looks, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+    def _writings(self) -> tuple[re.Pattern[str] | None, frozenset[str]]:
+        """What hides the short secrets, and all pieces of the others."""
+        looks = {look for secret in self._known for look in _looks(secret)}
+        short = sorted((look for look in looks if len(look) < _PIECE), key=len, reverse=True)
+        pieces = frozenset(
+            look[start : start + _PIECE] for look in looks for start in range(len(look) - _PIECE + 1)
+        )
+        return re.compile("|".join(map(re.escape, short))) if short else None, pieces
+
+
+def _looks(secret: str) -> Iterator[str]:
+    """Yield the secret as it is and as it looks in a URL, in JSON, in a repr, and in base64."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    percent = quote(raw, safe="")
+    yield from (secret, percent, re.sub("%..", lambda code: code[0].lower(), percent), quote(raw))
+    yield from (json.dumps(secret)[1:-1], repr(secret)[1:-1])
+    for offset in range(3):  # how far it stands into a group of three bytes
+        padded = bytes(offset) + raw
+        # Only the part of the base64 form that depends on nothing before or after the secret.
+        part = slice((0, 2, 3)[offset], len(padded) // 3 * 4)
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            look = encode(padded).decode()[part]
+            if len(look) >= _REAL:  # below that it would hide ordinary words
+                yield look

@@ -3,81 +3,43 @@
 Durations are float seconds; ids are strings, because Discord's exceed 2**53.
 """
 
-import hmac
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, Never, Protocol
 
 import attrs
 
-from pika_balancer.errors import InvalidArgument, PikaError, Reason
+from pika_balancer.errors import InvalidArgument, Reason
+from pika_balancer.secret import Secret, guarded, hidden
+
+__all__ = [
+    "DEFAULT_MAX_JOBS",
+    "Account",
+    "AccountState",
+    "Attachment",
+    "Explanation",
+    "Grantor",
+    "Job",
+    "JobStatus",
+    "Lease",
+    "Orphan",
+    "Secret",
+    "Shortage",
+    "Snapshot",
+    "guarded",
+    "hidden",
+    "hide",
+]
 
 DEFAULT_MAX_JOBS: Final = 10
 """The cap that the service assumes where an account states none."""
 
 
-class Secret:
-    """A token that does not show itself: not in `repr`, `str`, `format`, `attrs.asdict`, JSON or a pickle.
-
-    `reveal()` is the only way out. A pickle or a structured dump carries the wrapper without its value, so
-    that accounts can travel to other processes; `reveal()` there raises `PikaError`. Copies made within the
-    process are the object itself. Immutable and comparable in constant time.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value: str | None = value
-
-    def reveal(self) -> str:
-        """Return the token itself. Do not bind it to a name in a frame that may end up in a traceback."""
-        if self._value is None:
-            raise PikaError("this secret stayed behind in the process that made it; fetch the accounts again")
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        if self._value is None or other._value is None:
-            return self._value is other._value
-        mine, theirs = (secret.encode("utf-8", "surrogatepass") for secret in (self._value, other._value))
-        return hmac.compare_digest(mine, theirs)
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._value))
-
-    def __copy__(self) -> "Secret":
-        return self
-
-    def __deepcopy__(self, memo: object) -> "Secret":
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_withheld, ())
-
-
-def _withheld() -> Secret:
-    secret = Secret("")
-    secret._value = None  # noqa: SLF001 - the only place that makes an empty secret, beside the class
-    return secret
-
-
-def _to_secret(value: "str | Secret | None") -> Secret | None:
-    return Secret(value) if isinstance(value, str) else value
-
-
-def _check_discord(_account: object, attribute: "attrs.Attribute[Secret | None]", value: Any) -> None:
-    wrong = value is not None and not isinstance(value, Secret)
-    # It may be a token all the same, and must not stand in a frame of the error's traceback.
-    del value
-    if wrong:
-        raise InvalidArgument(f"{attribute.name} must be a string or a Secret", field=attribute.name)
+def hide(values: dict[str, Any], reply_url: str | Secret | None = None) -> Secret | None:
+    """Put a job's arguments that are secrets into `Secret`s, in their place; return `reply_url` in one."""
+    for name in values.keys() & {"discord", "reply_url"}:
+        values[name] = hidden(values[name])
+    return hidden(reply_url)
 
 
 def _check_channel(_account: object, attribute: "attrs.Attribute[str]", value: Any) -> None:
@@ -93,7 +55,7 @@ def _check_cap(_account: object, attribute: "attrs.Attribute[int]", value: Any) 
         raise InvalidArgument(f"{attribute.name} must be a whole number of at least 1", field=attribute.name)
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class Account:
     """One Discord channel that can run jobs."""
 
@@ -101,8 +63,21 @@ class Account:
     """Discord channel id, or whatever a sibling service keys its accounts by; never empty."""
     max_jobs: int = attrs.field(default=DEFAULT_MAX_JOBS, validator=_check_cap)
     """How many jobs may run at once; at least 1 (the service itself allows 1–10)."""
-    discord: Secret | None = attrs.field(default=None, converter=_to_secret, validator=_check_discord)
+    discord: Secret | None = None
     """The Discord token, a full credential of the account; None where the service does not tell it."""
+
+    def __init__(
+        self, channel: str, max_jobs: int = DEFAULT_MAX_JOBS, discord: str | Secret | None = None
+    ) -> None:
+        # By hand: what attrs makes has the plain token in its frame, and so in the traceback of an error.
+        discord = hidden(discord)
+        good = discord is None or isinstance(discord, Secret)
+        discord = discord if good else None  # it may be a token all the same
+        for name, value in (("channel", channel), ("max_jobs", max_jobs), ("discord", discord)):
+            object.__setattr__(self, name, value)
+        if not good:
+            raise InvalidArgument("discord must be a string or a Secret", field="discord")
+        attrs.validate(self)
 
 
 class JobStatus(StrEnum):
@@ -178,7 +153,8 @@ class Job:
     image: Mapping[str, Any] | None = None
     """Size and type of the image that was sent."""
     reply_url: str | None = attrs.field(default=None, repr=False)
-    """Where the service will report the end; not shown, since whoever knows it may report there."""
+    """Where the service will report the end. Not in the repr, since whoever knows it may report there; dumps
+    of the job (`attrs.asdict`, a pickle) have it."""
     reply_ref: str | None = None
     """The caller's own reference, returned verbatim."""
     code: int | None = None

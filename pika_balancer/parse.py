@@ -65,12 +65,18 @@ def read_account(
 def read_job(body: bytes, *, secrets: Sequence[Secret] = ()) -> Job:
     """Return the job; fields that are null count as absent, since a server has sent such.
 
+    Where its error quotes one of the `secrets`, that is hidden.
+
     Raises:
         InvalidResponse: Something is missing or of a wrong type; `jobid` is set where it could be read.
     """
     found = strict.read("the job", body, secrets, dict, _job, deep=True)
     if isinstance(found, InvalidResponse):
         found.jobid = find_jobid(body, secrets)
+    elif found.error or found.error_details:
+        mask = Mask(secrets)
+        error, details = (text and mask.hide(text) for text in (found.error, found.error_details))
+        found = attrs.evolve(found, error=error, error_details=details)
     del body
     return _or_raise(found)
 

@@ -1,7 +1,7 @@
 """What a request looks like and what an answer means, without I/O.
 
 `Request` says everything about a call; `outcome` makes its value, or the error to raise, of an `Answer`.
-Discord tokens travel as `Secret` until `Request.encode`.
+Discord tokens and reply URLs travel as `Secret` until `Request.encode`.
 """
 
 import json
@@ -15,7 +15,7 @@ import attrs
 
 from pika_balancer.answer import Answer, error_of
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
-from pika_balancer.mask import printable
+from pika_balancer.mask import printable, telling_parts
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.parse import (
     CAP_RANGE,
@@ -129,8 +129,11 @@ class Request(Generic[T_co]):
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """The Discord tokens that the request carries."""
-        return tuple(value for _, value in self.fields if isinstance(value, Secret))
+        """The Discord tokens that the request carries, and what nobody may know of its reply URL."""
+        held = [(name, value) for name, value in self.fields if isinstance(value, Secret)]
+        urls = (value.reveal() for name, value in held if name == _NAMES["reply_url"])
+        tokens = (value for name, value in held if name != _NAMES["reply_url"])
+        return *tokens, *(Secret(part) for url in urls for part in telling_parts(url))
 
     def encode(self, boundary: str) -> tuple[str, bytes] | None:
         """Return content type and body; None where the request has no body.
@@ -283,7 +286,7 @@ def submit(
     return Request("POST", f"/{verb}", read_job, tuple(fields), channel=cast("str | None", channel))
 
 
-def amend(prepared: Request[Job], values: Mapping[str, str]) -> Request[Job]:
+def amend(prepared: Request[Job], values: Mapping[str, str | Secret]) -> Request[Job]:
     """Return a submit with some of its values set anew, by their Python names.
 
     Raises:
@@ -292,13 +295,15 @@ def amend(prepared: Request[Job], values: Mapping[str, str]) -> Request[Job]:
     verb = cast("Verb", prepared.path[1:])
     new = {_NAMES.get(name, name): _field(verb, name, value, CAP_RANGE) for name, value in values.items()}
     kept = tuple((name, value) for name, value in prepared.fields if name not in new)
-    channel = values.get("channel", prepared.channel)
+    channel = cast("str | None", values.get("channel", prepared.channel))
     return attrs.evolve(prepared, fields=(*kept, *new.items()), channel=channel)
 
 
 def _field(verb: Verb, name: str, value: object, cap_range: tuple[int, int]) -> Value:
     if name == "discord":
         return _secret(name, value)
+    if name == "reply_url":
+        return _secret(name, Secret(value) if isinstance(value, str) else value)
     if name == "max_jobs":
         return whole(name, value, *cap_range)
     if name == "image" or (verb, name) == ("encrypt_image", "message"):
@@ -323,9 +328,10 @@ def _text(name: str, value: object, longest: int | None = None) -> str:
 
 def _secret(name: str, value: object) -> Secret:
     if not isinstance(value, Secret):
-        raise InvalidArgument(f"{name} must be a Discord token, as a string or a Secret", field=name)
+        what = "a URL" if name == "reply_url" else "a Discord token"
+        raise InvalidArgument(f"{name} must be {what}, as a string or a Secret", field=name)
     try:
-        _text(name, value.reveal())
+        _text(name, value.reveal(), _LONGEST.get(name))
     except InvalidArgument as caught:
         problem = caught.message
     except PikaError as caught:

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pika_balancer"
 
 PURE = {
     "errors",
+    "secret",
     "models",
     "policy",
     "books",
@@ -38,8 +39,10 @@ PURE = {
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "models": {"errors"},
+    "secret": {"errors"},
+    "models": {"secret", "errors"},
     "clock": set(),
+    "reach": set(),
     "policy": {"errors", "models"},
     "books": {"models"},
     "shortage": {"books", "models"},
@@ -55,6 +58,7 @@ ARROWS: dict[str, set[str]] = {
         "shortage",
         "line",
         "events",
+        "mask",
         "models",
         "errors",
         "clock",
@@ -97,7 +101,7 @@ ARROWS: dict[str, set[str]] = {
     "callbacks": {"parse", "models", "errors", "clock"},
     "simulate": {"simulate", "selector", "policy", "units", "mask", "models", "errors"},
     "metrics": {"events", "models", "errors"},
-    "server": {"server", "clock"},
+    "server": {"server", "secret", "reach", "clock"},
     "units": {"errors"},
     "apart": set(),
     "load": {"load", "apart", "dispatch", "server", "events", "models", "errors", "clock"},

@@ -414,7 +414,7 @@ def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
         "prompt": "a cat",
         "channel": "2",
         "replyRef": "new",
-        "replyUrl": "http://h/",
+        "replyUrl": Secret("http://h/"),
     }
     assert dict(prepared.fields)["channel"] == "1"
     for values in ({"reply_ref": ""}, {"reply_url": "x" * 1025}):

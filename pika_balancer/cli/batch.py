@@ -28,7 +28,7 @@ from pika_balancer.errors import (
     Unauthorized,
 )
 from pika_balancer.events import Event, Refused, Submitted, Uncertain
-from pika_balancer.models import Job, JobStatus
+from pika_balancer.models import Job, JobStatus, Secret
 
 _DOWNLOADS_AT_ONCE: Final = 4
 _WAITS_IN_LINE: Final = 10.0
@@ -46,7 +46,7 @@ class Settings:
     """Whether to follow a job once it is accepted."""
     resubmit_unknown: bool = False
     """Whether to send a job again of which nobody knows whether the service has it."""
-    reply_url: str | None = None
+    reply_url: Secret | None = None
     """Where the service reports ends."""
     reply_ref: str | None = None
     """The reference of the only job; None has one made for each."""
@@ -323,9 +323,10 @@ class Batch:
             await self._save(line, job, self._settings.output)
 
     async def _save(self, line: Line, job: Job, directory: Path) -> None:
+        service = self._client.base_url
         try:
             async with self._gate:
-                files = [(await download(job, one, directory)).name for one in job.attachments]
+                files = [(await download(job, one, directory, service)).name for one in job.attachments]
         except PikaError as error:
             self.errors[line.key] = error
         else:

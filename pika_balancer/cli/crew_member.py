@@ -129,7 +129,7 @@ async def work(
         PikaError: Service or store cannot be reached or understood.
     """
     store = RedisStore(
-        share.store.reveal(),
+        share.store,
         share.pool,
         lease_ttl=share.lease_ttl,
         policy=share.policy,

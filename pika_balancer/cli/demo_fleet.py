@@ -95,10 +95,10 @@ async def perform(
 
 @contextlib.asynccontextmanager
 async def _address(args: argparse.Namespace, out: Output, pool: str) -> AsyncGenerator[Secret]:
-    url: str = args.store or os.environ.get("PIKA_STORE_URL", "")
-    if url:
+    named = Secret(args.store or os.environ.get("PIKA_STORE_URL", ""))
+    if named.reveal():
         out.say(f"pool {pool}; see it with `pika-balancer watch --store URL --pool {pool}`")
-        yield Secret(url)
+        yield named
         return
     async with embedded_server() as url:
         out.say(f"a Valkey server of its own; see it with `pika-balancer watch --store {url} --pool {pool}`")
@@ -108,7 +108,7 @@ async def _address(args: argparse.Namespace, out: Output, pool: str) -> AsyncGen
 @contextlib.asynccontextmanager
 async def _onlooker(url: Secret, pool: str) -> AsyncGenerator[RedisStore]:
     try:
-        store = RedisStore(url.reveal(), pool)
+        store = RedisStore(url, pool)
     except ImportError as error:
         raise MissingExtra(str(error)) from None
     try:

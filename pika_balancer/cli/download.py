@@ -1,9 +1,12 @@
 """Fetch a result into a directory: streamed, whole or not at all, under a name that cannot lead elsewhere."""
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
+import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -12,6 +15,7 @@ import aiohttp
 
 from pika_balancer.cli.exits import DownloadFailed, Usage
 from pika_balancer.models import Attachment, Job
+from pika_balancer.reach import PLACES, Place, place, sockets_to
 
 _TOTAL: Final = 900.0
 _SILENCE: Final = 30.0
@@ -43,8 +47,16 @@ def safe_name(attachment: Attachment, jobid: str) -> str:
     return f"{stem}.{suffix[:_LONGEST_SUFFIX] or 'mp4'}"
 
 
-async def download(job: Job, attachment: Attachment, directory: Path) -> Path:
+async def download(job: Job, attachment: Attachment, directory: Path, service: str | None = None) -> Path:
     """Fetch one result, without authorisation, and return its file; a file that exists is never replaced.
+
+    Args:
+        job: Whose result it is.
+        attachment: Which of its results.
+        directory: Where the file goes.
+        service: Base URL of the service that names the result. Neither the result's address nor a redirect
+            may lead to this machine or a network of somebody's own, unless the service is there, too. None
+            lets them lead anywhere.
 
     Raises:
         DownloadFailed: It could not be fetched or kept; nothing is left behind.
@@ -52,7 +64,7 @@ async def download(job: Job, attachment: Attachment, directory: Path) -> Path:
     name = safe_name(attachment, job.jobid)
     part = directory / f".{name}.{secrets.token_hex(4)}.part"
     try:
-        await _fetch(attachment.url, part)
+        await _fetch(attachment.url, part, await _places(service))
         target = _reserve(directory / name)
         part.replace(target)
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
@@ -67,12 +79,29 @@ async def download(job: Job, attachment: Attachment, directory: Path) -> Path:
     return target
 
 
-async def _fetch(url: str, part: Path) -> None:
+async def _places(service: str | None) -> Collection[Place]:
+    """Return where results may be."""
+    if service is None:
+        return PLACES
+    found = set[Place]({"public"})
+    with contextlib.suppress(OSError):
+        loop = asyncio.get_running_loop()
+        for info in await loop.getaddrinfo(urlsplit(service).hostname, None, type=socket.SOCK_STREAM):
+            found.add(place(str(info[4][0])))
+    return found
+
+
+async def _fetch(url: str, part: Path, places: Collection[Place]) -> None:
+    if urlsplit(url).scheme.lower() not in {"http", "https"}:
+        raise _Refused("its address is neither http nor https")
     timeout = aiohttp.ClientTimeout(total=_TOTAL, sock_connect=_SILENCE, sock_read=_SILENCE)
     headers = {"Accept-Encoding": "identity"}
+    connector = aiohttp.TCPConnector(socket_factory=sockets_to(places))
     # No session of the API's client: this goes to somebody else's host, which must never see the token.
     async with (
-        aiohttp.ClientSession(timeout=timeout, headers=headers, auto_decompress=False) as session,
+        aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=headers, auto_decompress=False
+        ) as session,
         session.get(url) as response,
     ):
         if response.status != _OK:

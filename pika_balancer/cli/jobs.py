@@ -8,6 +8,7 @@ import attrs
 from pika_balancer.cli.options import Subparsers, add_command, add_service, connect
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.running import ask
+from pika_balancer.mask import shown_url
 from pika_balancer.models import Job
 
 
@@ -48,7 +49,9 @@ async def run(args: argparse.Namespace) -> int:
 
 
 def as_wire(job: Job) -> dict[str, Any]:
-    """Return what is known of the job by the names of the wire."""
+    """Return what is known of the job by the names of the wire; of its reply URL only where it leads."""
+    if job.reply_url is not None:
+        job = attrs.evolve(job, reply_url=shown_url(job.reply_url))
     known = attrs.asdict(job, filter=lambda _, value: value is not None and value != ())
     return {_camel(name): value for name, value in known.items()}
 

@@ -88,7 +88,8 @@ class Journal:
     """A journal, open for one run; use it as a context manager.
 
     Args:
-        path: Where it is or will be, readable by its owner alone; None keeps it in memory.
+        path: Where it is or will be; None keeps it in memory. It is readable by its owner alone from its
+            first byte on, and one that others could read is so no longer. A symbolic link is refused.
         file: Name of the job file that it belongs to.
         digest: Digest of that file as it is now.
 
@@ -240,11 +241,14 @@ def _is_list(value: object) -> bool:
 
 def _open_locked(path: Path) -> int:
     """Return the file's descriptor, which holds the lock."""
+    # No link is followed: in a directory that others write to, it could lead to another file of ours.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     while True:
         made = not path.exists()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, flags, 0o600)
         try:
             _lock(fd, path)
+            _narrow(fd, path)
             if made:
                 _sync_directory(path.parent)
             # Whoever had it before may have removed it while this was waiting to be opened.
@@ -269,6 +273,18 @@ def _lock(fd: int, path: Path) -> None:
         raise JournalInUse(
             f"another run keeps the journal {path} now; wait for its end, or stop it"
         ) from None
+
+
+def _narrow(fd: int, path: Path) -> None:
+    """Keep everybody else from reading it, however it was made."""
+    if hasattr(os, "fchmod") and os.fstat(fd).st_mode & 0o077:
+        try:
+            os.fchmod(fd, 0o600)
+        except PermissionError:
+            raise JournalError(
+                f"the journal {path} belongs to another user, and others may read it; move it, or choose "
+                "another --output"
+            ) from None
 
 
 def _sync_directory(directory: Path) -> None:

@@ -125,14 +125,14 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def store_url(args: argparse.Namespace) -> str:
+def store_url(args: argparse.Namespace) -> Secret:
     """Return the URL that the options or the environment name.
 
     Raises:
         Usage: There is none.
     """
-    url: str = args.store or os.environ.get("PIKA_STORE_URL", "")
-    if not url:
+    url = Secret(args.store or os.environ.get("PIKA_STORE_URL", ""))
+    if not url.reveal():
         raise Usage("no store: set PIKA_STORE_URL, or name one with --store redis://host:6379/0")
     return url
 

@@ -49,6 +49,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to bind (default: %(default)s, this machine alone)")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name with a dot by which others may call it, as web pages may not; may be repeated",
+    )
+    add(
+        "--allow-remote-callbacks",
+        action="store_true",
+        help="let replyUrl lead to other machines (default: to this one alone)",
+    )
     add("--port", type=_port, default=8080, help="port to bind, 0 for a free one (default: %(default)s)")
     add(
         "--accounts",
@@ -89,7 +101,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--seed", type=int, help="make chance repeatable")
     token = parser.add_mutually_exclusive_group()
     token.add_argument(
-        "--token", type=_token, help="the pretend API token to insist on (default: any bearer token will do)"
+        "--token",
+        type=_token,
+        help="the pretend API token to insist on; not a real one, since others can read it here "
+        "(default: any bearer token will do)",
     )
     token.add_argument(
         "--token-file", dest="token", type=_token_file, metavar="FILE", help="read that token from a file"
@@ -117,6 +132,8 @@ async def run(args: argparse.Namespace) -> int:
             faults=args.fault,
             rng=random.Random(args.seed),  # noqa: S311 - service times and balancing, not cryptography
             accounts_file=args.accounts_file,
+            allowed_hosts=args.allow_host,
+            allow_remote_callbacks=args.allow_remote_callbacks,
         )
     except ConfigError as error:
         raise Usage(str(error), field=error.field) from None
@@ -142,8 +159,9 @@ def _greet(out: Output, base_url: str, host: str, statistics: Statistics, *, tok
     out.say(f"Pika API on {base_url} ({len(caps)} accounts, {sum(caps)} slots); Ctrl-C stops it")
     token = "$USEAPI_TOKEN" if token_known else "any"
     out.say(f'curl -H "Authorization: Bearer {token}" -F prompt="a cat" {base_url}/create')
-    if not (token_known or _is_loopback(host)):
-        out.note("other machines may reach this server, and any token opens it: consider --token-file")
+    if not _is_loopback(host):
+        opens = "" if token_known else ", and any token opens it: consider --token-file"
+        out.note(f"other machines may reach this server{opens}")
 
 
 def _show(out: Output, statistics: Statistics) -> None:

@@ -20,6 +20,7 @@ from pika_balancer.cli.progress import progress
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.events import Event
+from pika_balancer.models import Secret
 
 _EVERY: Final = 10.0
 _LOOKS_UNTIL_LOST: Final = 18
@@ -65,7 +66,7 @@ def register(subparsers: Subparsers) -> None:
         metavar="SECONDS",
         help="how often to look at a job (default: %(default)g; the service asks for no less)",
     )
-    add("--reply-url", metavar="URL", help="where the service shall report each end")
+    add("--reply-url", type=Secret, metavar="URL", help="where the service shall report each end")
     add_service(parser)
     parser.set_defaults(run=run)
 

@@ -10,12 +10,12 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 from pika_balancer.errors import Closed, InvalidArgument, PikaError, SubscriptionRequired, Unauthorized
-from pika_balancer.models import Job
+from pika_balancer.models import Job, Secret, hide
 
 _FATAL: Final = (Closed, Unauthorized, SubscriptionRequired)
 
@@ -27,7 +27,7 @@ class Outcome:
     index: int
     """Its place among the jobs, from 0."""
     request: Mapping[str, Any] = attrs.field(repr=False)
-    """What was asked for."""
+    """What was asked for; secrets in it as a `Secret`."""
     job: Job | None = None
     """The ended job, however it ended; None if there is an error instead."""
     error: PikaError | None = None
@@ -150,6 +150,13 @@ def _checked(request: Mapping[Any, Any] | None) -> Mapping[str, Any]:
     return request
 
 
+def _concealed(request: Any) -> Any:
+    """Return the request without plain secrets: it stands in frames of the tracebacks of errors."""
+    values: dict[str, Any] = dict(request) if isinstance(cast("object", request), Mapping) else {}
+    hide(values)
+    return values if any(isinstance(value, Secret) for value in values.values()) else request
+
+
 async def _next(jobs: AsyncGenerator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return await anext(jobs, None)
 
@@ -159,7 +166,9 @@ async def _read(
 ) -> AsyncGenerator[Mapping[str, Any]]:
     if isinstance(jobs, AsyncIterable):
         async for job in jobs:
-            yield job
+            yield _concealed(job)
+            del job  # a source that fails later finds no secret in this frame
     else:
         for job in jobs:
-            yield job
+            yield _concealed(job)
+            del job

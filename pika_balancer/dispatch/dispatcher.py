@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 
 from pika_balancer.balancer import Balancer
@@ -25,7 +24,7 @@ from pika_balancer.drain import Drain, Tasks
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.events import Stopped
 from pika_balancer.leasing import check_timeout
-from pika_balancer.models import Job
+from pika_balancer.models import Job, Secret, guarded, hide
 from pika_balancer.wire import Verb
 
 _LONGEST_NAME: Final = 256
@@ -144,9 +143,7 @@ class Dispatcher:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         try:
             if error is None:
                 await self.drain()
@@ -161,7 +158,7 @@ class Dispatcher:
         channel: str | None = None,
         timeout: float | None = None,
         reply_ref: str | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         before_send: BeforeSend | None = None,
         **values: Any,
     ) -> Job:
@@ -170,6 +167,7 @@ class Dispatcher:
         Arguments and errors are those of `submit` and of awaiting its handle. Whoever is cancelled here stops
         waiting: a job that is not sent yet never will be, one that is runs on and keeps its slot.
         """
+        reply_url = hide(values, reply_url)
         handle = await self.submit(
             verb,
             channel=channel,
@@ -189,7 +187,7 @@ class Dispatcher:
         channel: str | None = None,
         timeout: float | None = None,
         reply_ref: str | None = None,
-        reply_url: str | None = None,
+        reply_url: str | Secret | None = None,
         before_send: BeforeSend | None = None,
         **values: Any,
     ) -> JobHandle:
@@ -215,6 +213,7 @@ class Dispatcher:
             Unauthorized, SubscriptionRequired: The service refuses everything; so does the dispatcher now.
             Closed: The dispatcher drains or is closed.
         """
+        reply_url = hide(values, reply_url)
         self._gate.check()
         check_timeout(timeout)
         deadline = None if timeout is None else self._clock.now() + timeout
@@ -319,6 +318,7 @@ class Dispatcher:
         self._gate.shut(Closed("this dispatcher is closed and submits nothing more; make a new one"))
         await self._close()
 
+    @guarded
     def __repr__(self) -> str:
         state = "closed" if self._shut else "over" if self._gate.why else "open"
         return f"<Dispatcher {state}, {len(self.handles)} jobs>"
@@ -329,27 +329,25 @@ class Dispatcher:
         self,
         verb: Verb,
         reply_ref: str | None,
-        reply_url: str | None,
+        reply_url: Secret | None,
         before_send: BeforeSend | None,
         values: dict[str, Any],
     ) -> Order:
         if before_send is not None and not callable(before_send):
             raise InvalidArgument("before_send must be a function", field="before_send")
-        for name in ("discord", "max_jobs"):
-            if name in values:
-                raise InvalidArgument(f"{name} belongs to the account, not to a job", field=name)
+        for name in sorted(values.keys() & {"discord", "max_jobs"}):
+            raise InvalidArgument(f"{name} belongs to the account, not to a job", field=name)
         if self._callbacks is not None:
             if reply_url is not None:
                 raise InvalidArgument("reply_url is taken: callbacks come here", field="reply_url")
-            reply_url = self._callbacks.reply_url
+            reply_url = Secret(self._callbacks.reply_url)
         prepared = await self._client.prepare(verb, **values, reply_ref=reply_ref, reply_url=reply_url)
         return Order(prepared, before_send)
 
     def _reference(self, own: str | None) -> str:
-        if own is None:
-            return self._prefix + self._make_ref()
-        self._check_reference(own)
-        return own
+        if own is not None:
+            self._check_reference(own)
+        return own or self._prefix + self._make_ref()
 
     def _check_reference(self, reply_ref: str) -> None:
         if self._roster.with_ref(reply_ref) is not None:

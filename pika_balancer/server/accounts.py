@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import attrs
 
+from pika_balancer.secret import Secret
 from pika_balancer.server.errors import ConfigError
 
 CHANNEL_ID: Final = re.compile(r"[0-9]{17,20}")
@@ -21,6 +22,11 @@ MAX_JOBS_LIMIT: Final = 10
 _MOST_ACCOUNTS: Final = 10_000
 _FIRST_CHANNEL: Final = 1_100_000_000_000_000_001
 _HINT_FROM_LENGTH: Final = 12
+_LONGEST_SHOWN: Final = 24
+
+
+def _hidden(value: str | Secret) -> Secret:
+    return Secret(value) if isinstance(value, str) else value
 
 
 @attrs.frozen
@@ -31,17 +37,21 @@ class ServerAccount:
     """Discord channel id, 17 to 20 digits."""
     max_jobs: int
     """How many jobs may run on the channel at once, at least 1."""
-    discord: str = attrs.field(repr=False)
-    """Discord token, a full credential of a real account."""
+    discord: Secret = attrs.field(converter=_hidden)
+    """Discord token, a full credential of a real account; a string becomes a `Secret`."""
 
     def as_wire(self) -> dict[str, Any]:
         """Return the account as the API shows it, the Discord token in full."""
-        return {"channel": self.channel, "discord": self.discord, "maxJobs": self.max_jobs}
+        return {"channel": self.channel, "discord": self.discord.reveal(), "maxJobs": self.max_jobs}
 
 
-def discord_hint(discord: str) -> str:
+def discord_hint(discord: Secret) -> str:
     """Return what jobs show of a Discord token: its first and last 3 characters, or none of a short one."""
-    return f"{discord[:3]}…{discord[-3:]}" if len(discord) >= _HINT_FROM_LENGTH else "…"
+    return _hint(discord.reveal())
+
+
+def _hint(text: str) -> str:
+    return f"{text[:3]}…{text[-3:]}" if len(text) >= _HINT_FROM_LENGTH else "…"
 
 
 def made_up(channel: str, max_jobs: int) -> ServerAccount:
@@ -93,7 +103,9 @@ def check_accounts(
         if account.channel in result:
             problem = "comes twice"
         if problem:
-            raise ConfigError(f"accounts: channel {account.channel!r} {problem}", field="accounts")
+            # Too long for an id, it may be a token in the wrong place.
+            shown = account.channel if len(str(account.channel)) <= _LONGEST_SHOWN else _hint(account.channel)
+            raise ConfigError(f"accounts: channel {shown!r} {problem}", field="accounts")
         result[account.channel] = account
     return result
 
@@ -107,7 +119,7 @@ def _problem(account: ServerAccount, limit: int) -> str:
         return "is no Discord channel id: a string of 17 to 20 digits"
     if type(max_jobs) is not int or not 1 <= max_jobs <= limit:
         return f"needs a whole number of jobs from 1 to {limit}"
-    if not (isinstance(discord, str) and discord):
+    if not (isinstance(discord, Secret) and discord.reveal()):
         return "has no Discord token"
     return ""
 
@@ -130,22 +142,22 @@ class AccountsFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unusable(error.strerror or "it cannot be read") from None
+            problem = error.strerror or "it cannot be read"
         except ConfigError as error:
-            raise self._unusable(str(error)) from None
+            problem = str(error)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            # Neither chained nor raised where the content is: a token could show.
-            raise self._unusable(
-                'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
-            ) from None
+            problem = 'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
+        # Raised out here: the error of a parser holds the whole text, and its frames the tokens.
+        raise ConfigError(f"accounts file {str(self.path)!r}: {problem}", field="accounts_file")
 
     def write(self, accounts: Iterable[ServerAccount]) -> None:
-        """Replace the file by these accounts, at once or not at all, mode 0600.
+        """Replace the file by these accounts, at once or not at all.
+
+        It is made anew, with mode 0600 whatever the old one had; a symbolic link is replaced, not followed.
 
         Raises:
             OSError: The file cannot be written; the old one is then untouched.
         """
-        text = json.dumps({account.channel: account.as_wire() for account in accounts}, indent=2)
         # mkstemp makes the file with mode 0600, before the first byte is in it.
         try:
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
@@ -154,7 +166,10 @@ class AccountsFile:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
+                # Bound to no name: an error's traceback has this frame, on a full disk for instance.
+                file.write(
+                    json.dumps({account.channel: account.as_wire() for account in accounts}, indent=2) + "\n"
+                )
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(self.path)
@@ -168,6 +183,3 @@ class AccountsFile:
             ServerAccount(channel, entry["maxJobs"], entry["discord"]) for channel, entry in data.items()
         ]
         return check_accounts(accounts, limit=limit)
-
-    def _unusable(self, problem: str) -> ConfigError:
-        return ConfigError(f"accounts file {str(self.path)!r}: {problem}", field="accounts_file")

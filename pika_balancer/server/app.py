@@ -105,18 +105,21 @@ class Handlers:
         return error_answer(500, "Internal Server Error")
 
     def _check_host(self, request: web.Request) -> None:
-        """Refuse names that are not this machine's, on connections from it: a web page may have made them up.
+        """Refuse names that need not be this machine's: a web page may have made them up.
 
-        Against DNS rebinding: a page of `evil.example` reaches 127.0.0.1 by its own name.
+        Against DNS rebinding: a page of `evil.example` reaches this server by its own name, which has a dot.
         """
         # A socket of another family than the internet's has a name of another shape.
         address: Any = request.get_extra_info("sockname") or ("",)
-        if not _is_loopback(str(address[0])):
-            return
         match = _HOST.fullmatch(request.headers.get("Host", ""))
         name = match[1].strip("[]").lower() if match else ""
-        if not (name == "localhost" or name in self._allowed_hosts or _is_loopback(name)):
+        if name == "localhost" or name in self._allowed_hosts or _is_loopback(name):
+            return
+        here = str(address[0])
+        if _is_loopback(here):
             raise Refusal(403, "Host header is not a name of this machine; use localhost or 127.0.0.1")
+        if _is_address(here) and not _is_address(name) and "." in name:
+            raise Refusal(403, "Host header is a name that is not allowed here; use the address, or allow it")
 
     def _check_token(self, request: web.Request) -> None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -226,10 +229,11 @@ def check_account(
     if max_jobs > limit:
         # Sic: the service's own words.
         raise Refusal(400, f"Required param maxJobs {max_jobs} can't be more that {limit}")
+    account = ServerAccount(channel, max_jobs, discord)
     for other in others:
-        if other.channel != channel and other.discord == discord:
+        if other.channel != channel and other.discord == account.discord:
             raise Refusal(400, f"Channel {other.channel} configuration has same discord value")
-    return ServerAccount(channel, max_jobs, discord)
+    return account
 
 
 def _whole(value: Any) -> int | None:
@@ -252,6 +256,14 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
 def digest(token: str) -> bytes:
     """Return what is kept of a token, so that no repr, traceback or dump of the server can hold it."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=256)

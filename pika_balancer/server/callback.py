@@ -6,20 +6,34 @@ from typing import Final
 
 import aiohttp
 
+from pika_balancer.reach import PLACES, Place, sockets_to
+from pika_balancer.secret import Secret
+
 TIMEOUT: Final = 30.0
 """Seconds within which a receiver's status line must arrive."""
 
 _log = logging.getLogger(__name__)
 
 
-class Callbacks:
-    """Sends callbacks in the background until closed; may be used again after that."""
+_HERE: Final = frozenset[Place]({"loopback"})
+# Not to the link itself: no receiver is there, but the address at which clouds hand out credentials.
+_ANYWHERE: Final = PLACES - {"link-local"}
 
-    def __init__(self) -> None:
+
+class Callbacks:
+    """Sends callbacks in the background until closed; may be used again after that.
+
+    Args:
+        allow_remote: Whether they may go to other machines. Whatever the name in a URL means, no connection
+            is made to an address that is not allowed.
+    """
+
+    def __init__(self, *, allow_remote: bool = False) -> None:
+        self._places = _ANYWHERE if allow_remote else _HERE
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, url: str, body: bytes, *, jobid: str) -> None:
+    def send(self, url: Secret, body: bytes, *, jobid: str) -> None:
         """Begin to POST the JSON `body` to `url`, once; needs a running event loop."""
         task = asyncio.get_running_loop().create_task(self._post(url, body, jobid))
         self._tasks.add(task)
@@ -35,18 +49,20 @@ class Callbacks:
         if session is not None:
             await session.close()
 
-    async def _post(self, url: str, body: bytes, jobid: str) -> None:
+    async def _post(self, url: Secret, body: bytes, jobid: str) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=sockets_to(self._places)),
             )
         headers = {"Content-Type": "application/json"}
         try:
             # Delivered is when the status line is here: some receivers never end their answer, so the body
             # is left unread. No redirect is followed: it could lead off this machine.
-            response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
+            response = await self._session.post(
+                url.reveal(), data=body, headers=headers, allow_redirects=False
+            )
             response.release()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             _log.info("callback of %s was not delivered: %s", jobid, type(error).__name__)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from pika_balancer.clock import Clock
+from pika_balancer.secret import Secret
 from pika_balancer.server.form import Upload
 from pika_balancer.server.laws import Law
 from pika_balancer.server.state import State
@@ -69,7 +70,7 @@ class Job:
     message_id: str
     prompt: str | None = None
     image: Upload | None = None
-    reply_url: str | None = None
+    reply_url: Secret | None = None
     reply_ref: str | None = None
     ended: bool = False
     """Whether anybody can see that it has ended; never for a lost job."""
@@ -191,7 +192,8 @@ class Jobs:
             "maxJobs": job.max_jobs,
             "code": 200,
         }
-        wire |= _given(prompt=job.prompt, replyUrl=job.reply_url, replyRef=job.reply_ref)
+        reply_url = None if job.reply_url is None else job.reply_url.reveal()
+        wire |= _given(prompt=job.prompt, replyUrl=reply_url, replyRef=job.reply_ref)
         if job.image is not None:
             wire["image"] = {"size": job.image.size, "type": job.image.type}
         if status == "progress":

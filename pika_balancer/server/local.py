@@ -55,7 +55,8 @@ class LocalServer:
         accounts_file: Where accounts are kept, mode 0600. A file that exists is read and `accounts` is not
             used; one that does not is made with `accounts` in it.
         max_jobs_limit: The largest `maxJobs` that is taken; the documented service has 10.
-        allowed_hosts: Names, beside localhost, under which requests may come in on loopback connections.
+        allowed_hosts: Names under which requests may come in, beside localhost, and on connections from other
+            machines addresses and names without a dot. No web page can then reach it by a name of its own.
         allow_remote_callbacks: Whether `replyUrl` may lead to other machines.
         retain: How many ended jobs are kept, the newest.
         body_limit: Largest request body, in bytes.
@@ -99,7 +100,7 @@ class LocalServer:
         clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - service times and balancing, not cryptography
         calendar = Calendar(clock, _epoch(epoch))
-        self._callbacks = Callbacks()
+        self._callbacks = Callbacks(allow_remote=allow_remote_callbacks)
         self._timeline = Timeline(clock)
         self._state = _state(accounts, accounts_file, max_jobs_limit)
         self._jobs = Jobs(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import attrs
 
+from pika_balancer.secret import Secret
 from pika_balancer.server.accounts import CHANNEL_ID
 from pika_balancer.server.errors import Refusal
 from pika_balancer.server.form import Form, Upload
@@ -60,12 +61,12 @@ class Order:
     """The job whose button is pressed; only for `button`."""
     channel: str | None = None
     """The channel to run on; None leaves it to the server."""
-    discord: str | None = attrs.field(default=None, repr=False)
+    discord: Secret | None = None
     """The Discord token to use on that channel; None: the configured one."""
     max_jobs: int | None = None
     """The cap of that channel for this call; None: the configured one, else the service's default."""
-    reply_url: str | None = None
-    """Where the end is reported."""
+    reply_url: Secret | None = None
+    """Where the end is reported, which nobody else may know."""
     reply_ref: str | None = None
     """The caller's reference."""
 
@@ -123,7 +124,8 @@ def _place(texts: dict[str, str], limit: int) -> dict[str, Any]:
         raise _missing("channel")
     if channel and not CHANNEL_ID.fullmatch(channel):
         raise Refusal(400, f"Required param channel ({channel}) is not valid Discord channel id")
-    return {"channel": channel, "discord": discord, "max_jobs": _max_jobs(texts, limit)}
+    token = None if discord is None else Secret(discord)
+    return {"channel": channel, "discord": token, "max_jobs": _max_jobs(texts, limit)}
 
 
 def _max_jobs(texts: dict[str, str], limit: int) -> int | None:
@@ -136,20 +138,20 @@ def _max_jobs(texts: dict[str, str], limit: int) -> int | None:
     return value
 
 
-def _reply_url(texts: dict[str, str], *, allow_remote: bool) -> str | None:
+def _reply_url(texts: dict[str, str], *, allow_remote: bool) -> Secret | None:
     url = _check_length(texts, "replyUrl", _LONGEST_REPLY)
-    if url is None or _LOOPBACK_URL.fullmatch(url):
-        return url
+    if url is None:
+        return None
     try:
         parts = urllib.parse.urlsplit(url)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
     if not good:
         raise Refusal(400, "Param replyUrl must be an http or https URL")
-    if not allow_remote:
+    if not (allow_remote or _LOOPBACK_URL.fullmatch(url)):
         raise Refusal(
             400,
             "Param replyUrl must lead to this machine (localhost, 127.x.x.x or [::1]): remote ones are off",
         )
-    return url
+    return Secret(url)

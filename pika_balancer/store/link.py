@@ -6,13 +6,15 @@ may heal, and `Refusal`, which it does not. Neither of them, nor anything that i
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pika_balancer.errors import InvalidArgument
+from pika_balancer.mask import Mask
+from pika_balancer.models import Secret
 from pika_balancer.store.scripts import KEYS, Script
 
 _PLAIN: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
@@ -43,7 +45,8 @@ class Link:
     """One client's way to the server.
 
     Args:
-        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open.
+        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open. The
+            library's client holds its credentials in the clear; nothing else here does.
         pool: Names the pool.
         patience: Seconds for which a connection that is made here waits for an answer.
 
@@ -54,9 +57,9 @@ class Link:
 
     def __init__(self, source: object, pool: str, *, patience: float) -> None:
         self._library, self._client, self._is_ours = (
-            (*_from_url(source, patience), True) if isinstance(source, str) else (*_given(source), False)
+            (*_from_url(source, patience), True) if isinstance(source, Secret) else (*_given(source), False)
         )
-        self.address = _address(source) if isinstance(source, str) else type(source).__name__
+        self.address = _address(source) if isinstance(source, Secret) else type(source).__name__
         self.is_cluster = hasattr(self._client, "get_node_from_key")
         self._patience = patience
         self._connected: Any = None
@@ -256,8 +259,19 @@ class Link:
             text = str(error)
             if any(word in text for word in _PASSING):
                 return Away(text.split(maxsplit=1)[0])
-            return Refusal(f"the server answers: {text[:300]}")
+            return Refusal(f"the server answers: {Mask(_passwords(self._client)).words(text)}")
         return error if isinstance(error, InvalidArgument) else Refusal(f"the client fails with {name}")
+
+
+def _passwords(client: Any) -> Iterator[Secret]:
+    """Yield what the client logs in with: a server that does not know AUTH quotes it in its answer."""
+    pool = getattr(client, "connection_pool", client)
+    manager = getattr(pool, "sentinel_manager", None)
+    for holder, name in ((pool, "connection_kwargs"), (manager, "sentinel_kwargs")):
+        options: dict[str, Any] = getattr(holder, name, None) or {}
+        password = options.get("password")
+        if isinstance(password, str | bytes):
+            yield Secret(password if isinstance(password, str) else password.decode(errors="replace"))
 
 
 def _library() -> ModuleType:
@@ -289,12 +303,11 @@ def _given(client: object) -> tuple[ModuleType, Any]:
     return import_module(name), client
 
 
-def _from_url(url: str, patience: float) -> tuple[ModuleType, Any]:
+def _from_url(url: Secret, patience: float) -> tuple[ModuleType, Any]:
     library = _library()
     try:
-        return library, _client(library, url, patience)
-    except (ValueError, TypeError, KeyError):
-        # Its own words could quote the URL, with the password in it.
+        return library, _client(library, url.reveal(), patience)
+    except Exception:  # noqa: BLE001, S110 - whatever it is, its words and frames could have the password
         pass
     raise InvalidArgument(
         "the store's URL cannot be read; it looks like redis://user:password@host:6379/0, "
@@ -347,8 +360,9 @@ def _behind_sentinels(library: Any, name: str, url: str, options: dict[str, Any]
     return sentinel.master_for(service, getattr(library, name))
 
 
-def _address(url: str) -> str:
+def _address(url: Secret) -> str:
     """Return the URL's host and port, and nothing that could be a secret."""
-    scheme, _, rest = url.partition("://")
-    place = rest.partition("?")[0].rpartition("@")[2]
-    return f"{scheme}://{place}"
+    scheme, _, rest = url.reveal().partition("://")
+    place, _, query = rest.partition("?")
+    # An @ that late may stand behind a password that has a question mark in it.
+    return f"{scheme}://{'' if '@' in query else place.rpartition('@')[2]}"

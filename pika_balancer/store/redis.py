@@ -11,7 +11,17 @@ from typing import Final, Literal
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, PikaError
 from pika_balancer.events import Event, Reporter
-from pika_balancer.models import Account, AccountState, Explanation, Lease, Orphan, Shortage, Snapshot
+from pika_balancer.models import (
+    Account,
+    AccountState,
+    Explanation,
+    Lease,
+    Orphan,
+    Secret,
+    Shortage,
+    Snapshot,
+    guarded,
+)
 from pika_balancer.policy import POLICIES, make_rule
 from pika_balancer.selector import read_map
 from pika_balancer.store.claims import Claims
@@ -42,7 +52,8 @@ class RedisStore:
     Args:
         url_or_client: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if need be;
             `redis+cluster://host:port`; `redis+sentinel://host1:port,host2:port/service`. Or an asyncio
-            client of redis-py or valkey-py, which stays open when the store is closed.
+            client of redis-py or valkey-py, which stays open when the store is closed. A URL may be a
+            `Secret`.
         pool: Names the pool: the same for all processes that share the same accounts.
         lease_ttl: Seconds without a sign of life after which a process counts as dead and its leases as
             orphans; 30 or more, unless network and event loop are known to be quick.
@@ -79,6 +90,9 @@ class RedisStore:
         clock: Clock | None = None,
         server_time: Callable[[], int] | None = None,
     ) -> None:
+        if isinstance(url_or_client, str):
+            # What is raised below has this frame in its traceback.
+            url_or_client = Secret(url_or_client)
         for field, seconds in (("lease_ttl", lease_ttl), ("orphan_ttl", orphan_ttl)):
             if not _SHORTEST_TTL <= seconds < math.inf:
                 raise InvalidArgument(
@@ -302,6 +316,7 @@ class RedisStore:
         """Return the account of that row, as last configured; for leases."""
         return self._session.mirror.account_at(row)
 
+    @guarded
     def __repr__(self) -> str:
         away = ", away" if self._lane.away_since is not None else ""
         return f"<RedisStore {self._link.address}{away}, {len(self._session.claims.held)} held here>"

@@ -12,6 +12,7 @@ from pika_balancer.cli import download as room
 from pika_balancer.cli.download import download, safe_name
 from pika_balancer.cli.exits import DownloadFailed
 from pika_balancer.models import Attachment, Job
+from pika_balancer.reach import place
 
 JOB = Job("job:1-user:2-channel:3")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -150,6 +151,73 @@ async def test_url_that_leads_nowhere_is_a_failed_download(tmp_path: Path, url: 
     with pytest.raises(DownloadFailed):
         await download(JOB, Attachment(url, "x.mp4"), tmp_path)
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("service", "where", "good"),
+    [
+        ("http://localhost:1/v1/pika", None, True),
+        ("http://192.0.2.1/v1/pika", None, False),
+        ("http://8.8.8.8/v1/pika", None, False),
+        ("http://127.0.0.1:1/v1/pika", "http://169.254.169.254/latest", False),
+        ("http://127.0.0.1:1/v1/pika", "http://[::ffff:10.0.0.1]/", False),
+        ("http://127.0.0.1:1/v1/pika", "file:///etc/passwd", False),
+        ("http://127.0.0.1:1/v1/pika", "/other.mp4", True),
+    ],
+)
+async def test_a_result_leads_into_no_network_but_the_services_own(
+    host: Serve, tmp_path: Path, service: str, where: str | None, *, good: bool
+) -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        if where is not None and len(seen) == 1:
+            return web.Response(status=302, headers={"Location": where})
+        return web.Response(body=b"x")
+
+    work = download(JOB, Attachment(await host(handler)), tmp_path, service=service)
+    if good:
+        assert (await work).read_bytes() == b"x"
+    else:
+        with pytest.raises(DownloadFailed, match=r"not allowed|NonHttpUrl"):
+            await work
+        assert files(tmp_path) == {}
+        assert len(seen) == (where is not None)
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("127.255.0.9", "loopback"),
+        ("0.0.0.0", "loopback"),  # noqa: S104 - a destination here
+        ("::1", "loopback"),
+        ("::", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("64:ff9b::7f00:1", "loopback"),
+        ("169.254.169.254", "link-local"),
+        ("::ffff:169.254.169.254", "link-local"),
+        ("fe80::1", "link-local"),
+        ("fe80::1%1", "link-local"),
+        ("10.0.0.1", "private"),
+        ("::ffff:10.0.0.1", "private"),
+        ("2002:0a00:0001::", "private"),
+        ("172.16.9.9", "private"),
+        ("192.168.0.1", "private"),
+        ("100.64.0.1", "private"),
+        ("192.0.2.1", "private"),
+        ("224.0.0.1", "private"),
+        ("255.255.255.255", "private"),
+        ("fd00::1", "private"),
+        ("ff02::1", "private"),
+        ("8.8.8.8", "public"),
+        ("64:ff9b::808:808", "public"),
+        ("2606:4700::1111", "public"),
+    ],
+)
+def test_an_address_is_where_it_leads_however_it_is_written(address: str, where: str) -> None:
+    assert place(address) == where
 
 
 async def test_cancelled_download_leaves_nothing_behind(host: Serve, tmp_path: Path) -> None:

@@ -70,6 +70,38 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_one_that_others_could_read_is_narrowed_before_anything_is_added(path: Path) -> None:
+    start(path).close()
+    path.chmod(0o644)
+    start(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_one_of_another_user_that_others_can_read_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fchmod(_fd: int, _mode: int) -> None:
+        raise PermissionError
+
+    path.touch()
+    path.chmod(0o666)
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    with pytest.raises(JournalError, match="belongs to another user"):
+        start(path)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_is_not_followed(path: Path, *, dangling: bool) -> None:
+    target = path.with_name("target")
+    if not dangling:
+        target.touch()
+    path.symlink_to(target)
+    with pytest.raises(JournalError, match="cannot be used"):
+        start(path)
+    assert not target.exists() or target.read_bytes() == b""
+
+
 def test_every_line_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really = os.fsync
     synced: list[int] = []

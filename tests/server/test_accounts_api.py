@@ -1,6 +1,7 @@
 """The account calls, each with its documented answers."""
 
 import json
+import os
 import stat
 import traceback
 from pathlib import Path
@@ -130,6 +131,25 @@ async def test_the_limit_of_max_jobs_is_a_setting() -> None:
         assert answer.body["error"] == "Required param maxJobs 4 can't be more that 3"
     with pytest.raises(ConfigError, match="from 1 to 3"):
         LocalServer({NEW: 4}, max_jobs_limit=3)
+
+
+def test_the_accounts_file_is_made_anew_for_its_owner_alone_and_follows_no_link(tmp_path: Path) -> None:
+    path, target = tmp_path / "accounts.json", tmp_path / "target"
+    target.write_text("{}")
+    path.symlink_to(target)
+    old = os.umask(0)
+    try:
+        server = LocalServer(accounts_file=path)
+        server._state.put_account(ServerAccount(FIRST, 2, "a-discord-token-of-one"))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        path.chmod(0o644)
+        server._state.put_account(ServerAccount(FIRST, 3, "a-discord-token-of-one"))
+    finally:
+        os.umask(old)
+    assert not path.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert target.read_text() == "{}"
+    assert {file.name for file in tmp_path.iterdir()} == {"accounts.json", "target"}
 
 
 async def test_the_accounts_file_survives_the_server_and_is_for_its_owner_alone(tmp_path: Path) -> None:

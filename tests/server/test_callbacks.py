@@ -13,6 +13,7 @@ import attrs
 import pytest
 from aiohttp import web
 
+from pika_balancer import reach
 from pika_balancer.server import LocalServer, parse_accounts
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.server.conftest import FIRST, Rig, running
@@ -207,6 +208,34 @@ async def test_a_redirect_is_not_followed() -> None:
             await wait_until(lambda: bool(hook.bodies))
             await settle(200)
         assert target.bodies == []
+
+
+@pytest.mark.parametrize("allow", [False, True])
+async def test_no_connection_is_made_to_an_address_that_is_not_allowed_whatever_the_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, allow: bool
+) -> None:
+    caplog.set_level(logging.INFO, logger="pika_balancer")
+    asked: list[str] = []
+
+    def place(address: str) -> reach.Place:
+        asked.append(address)
+        return "link-local" if allow else "private"
+
+    async with receiver() as hook, running(allow_remote_callbacks=allow) as rig:
+        # As if the name had come to mean another machine since it was checked.
+        monkeypatch.setattr(reach, "place", place)
+        await rig.submit(replyUrl=hook.url.replace("127.0.0.1", "localhost"))
+        await rig.clock.advance(10)
+        await wait_until(lambda: "was not delivered: ClientConnectorError" in caplog.text)
+        assert "127.0.0.1" in asked
+        assert hook.heads == []
+
+
+async def test_where_remote_ones_are_allowed_they_go_where_they_lead() -> None:
+    async with receiver() as hook, running(allow_remote_callbacks=True) as rig:
+        await rig.submit(replyUrl=hook.url.replace("//", "//user:password@"))
+        await rig.clock.advance(10)
+        await wait_until(lambda: bool(hook.bodies))
 
 
 async def test_delivered_is_when_the_status_line_is_here_though_the_body_never_ends() -> None:

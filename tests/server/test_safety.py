@@ -1,13 +1,17 @@
 """What keeps a local tool harmless: host and token checks, limits, JSON always, no token anywhere."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import traceback
+from unittest.mock import Mock
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from pika_balancer.server import ConfigError, LocalServer
+from pika_balancer.server.errors import Refusal
 from pika_balancer.testing import wait_until
 from tests.server.conftest import PNG, Rig, Upload, form, running
 
@@ -49,6 +53,30 @@ async def test_names_of_this_machine_are_served(host: str) -> None:
 async def test_another_name_is_refused_before_anything_else(rig: Rig, host: str, path: str) -> None:
     answer = await rig.call("GET", path, headers={"Host": host})
     assert (answer.status, answer.body["code"]) == (403, 403)
+
+
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        ("10.1.2.3:8080", True),
+        ("[fd00::1]", True),
+        ("localhost", True),
+        ("pika:8080", True),
+        ("my.box", True),
+        ("evil.example:8080", False),
+        ("10.1.2.3.evil.example", False),
+    ],
+)
+async def test_on_an_address_that_others_reach_no_web_page_has_a_name_for_it(
+    host: str, *, good: bool
+) -> None:
+    transport = Mock()
+    transport.get_extra_info = lambda name, default=None: ("10.1.2.3", 80) if name == "sockname" else default
+    request = make_mocked_request("GET", "/v1/pika/nowhere", {"Host": host}, transport=transport)
+    handlers = LocalServer(allowed_hosts=["My.Box"])._handlers
+    refused = contextlib.nullcontext() if good else pytest.raises(Refusal, match="not allowed here")
+    with refused:
+        handlers._check_host(request)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ async def test_an_open_server_without_a_token_is_warned_about(capsys: pytest.Cap
 
     def warned() -> bool:
         errors.append(capsys.readouterr().err)
-        return "any token opens it" in "".join(errors)
+        return "other machines may reach this server, and any token opens it" in "".join(errors)
 
     await wait_until(warned)
     await stopped(task)
