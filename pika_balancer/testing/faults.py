@@ -1,4 +1,7 @@
-"""What can be wrong with a connection, as plain values; `FaultProxy` makes it so."""
+"""What can be wrong with a connection, as plain values; `FaultProxy` makes it so.
+
+What one side says until the other one speaks is *one* request, or reply, in however many pieces it arrives.
+"""
 
 import asyncio
 from typing import Final, Literal, TypeAlias
@@ -13,7 +16,7 @@ REPLIES: Final[Direction] = "replies"
 
 @attrs.frozen
 class Delay:
-    """Whatever arrives goes on later."""
+    """Each request, or reply, goes on later."""
 
     seconds: float
     """By how much, on the proxy's clock."""
@@ -33,15 +36,17 @@ class Drip:
 
 @attrs.frozen
 class Stall:
-    """Nothing goes on any more; when the fault is withdrawn, all of it does."""
+    """Nothing goes on as soon as some bytes have passed; when the fault is withdrawn, all of it does."""
 
+    after: int = 0
+    """How many bytes pass; 0 stalls with the first."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
     """The direction that suffers."""
 
 
 @attrs.frozen
 class Drop:
-    """What arrives is swallowed, and the connection stays."""
+    """A request, or reply, is swallowed whole, and the connection stays."""
 
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
     """The direction that suffers."""
@@ -100,8 +105,8 @@ class Injection:
 
     Attributes:
         fault: What goes wrong.
-        hits: How often it has struck: chunks of bytes for a fault of a direction, connections for one at the
-            door.
+        hits: How often it has struck: requests or replies for a fault of a direction, connections for one at
+            the door.
     """
 
     def __init__(self, fault: Fault, *, connection: int | None, matching: bytes, times: int | None) -> None:
@@ -113,6 +118,11 @@ class Injection:
         self._times = times
         self._passed: dict[int, int] = {}
         self._queue: list[asyncio.Event] = []
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it counts bytes, and so goes on from one request, or reply, to the next."""
+        return isinstance(self.fault, Cut | HalfClose | Stall)
 
     def withdraw(self) -> None:
         """End the fault; what it holds back goes on. A second time does nothing."""
