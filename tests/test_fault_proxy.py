@@ -192,6 +192,19 @@ async def test_drip_sends_a_byte_at_a_time(proxy: FaultProxy, dial: Dial, clock:
         await clock.advance(1.0)
 
 
+@pytest.mark.parametrize("fault", [Delay(1000.0), Drip(1000.0)], ids=repr)
+async def test_what_a_slow_line_holds_back_goes_on_when_it_is_healed(
+    proxy: FaultProxy, dial: Dial, clock: ManualClock, fault: Fault
+) -> None:
+    proxy.inject(fault)
+    client = await dial()
+    client.say(b"one")
+    await wait_until(lambda: clock.sleeping == 1)
+    proxy.heal()
+    assert await client.hear() == b"ONE"
+    assert clock.sleeping == 0
+
+
 async def test_stall_ends_when_it_is_withdrawn(proxy: FaultProxy, dial: Dial) -> None:
     stall = proxy.inject(Stall())
     client = await dial()

@@ -8,6 +8,8 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
+from pika_balancer.clock import Clock
+
 Direction: TypeAlias = Literal["requests", "replies"]
 """From the client to the server, or back."""
 
@@ -118,6 +120,7 @@ class Injection:
         self._times = times
         self._passed: dict[int, int] = {}
         self._queue: list[asyncio.Event] = []
+        self._pauses: set[asyncio.Event] = set()
 
     @property
     def goes_on(self) -> bool:
@@ -128,6 +131,8 @@ class Injection:
         """End the fault; what it holds back goes on. A second time does nothing."""
         self.withdrawn.set()
         self.let_in()
+        for over in self._pauses:
+            over.set()
 
     def strikes(self, connection: int, direction: Direction | None, data: bytes = b"") -> bool:
         """Return whether the fault befalls this, and count it if so.
@@ -154,6 +159,20 @@ class Injection:
         head = data[: after - passed]
         self._passed[connection] = passed + len(head)
         return head, passed + len(head) >= after
+
+    async def pause(self, seconds: float, clock: Clock) -> None:
+        """Return after so many seconds of the clock, or as soon as the fault is withdrawn."""
+        if seconds <= 0 or self.withdrawn.is_set():
+            await asyncio.sleep(0)
+            return
+        over = asyncio.Event()
+        timer = clock.call_later(seconds, over.set)
+        self._pauses.add(over)
+        try:
+            await over.wait()
+        finally:
+            self._pauses.discard(over)
+            timer.cancel()
 
     async def turn(self, count: int) -> None:
         """Return when it is this connection's turn to go on."""

@@ -39,6 +39,7 @@ class FaultProxy:
         clock: Measures `Delay` and `Drip`.
 
     Attributes:
+        clock: Measures `Delay` and `Drip`.
         host: Where the proxy listens.
         port: Its port; stays the same through an outage.
         url: The server's URL, leading through the proxy.
@@ -53,7 +54,7 @@ class FaultProxy:
     def __init__(self, host: str, port: int, *, clock: Clock | None = None) -> None:
         self._server_at = (host, port)
         self._url = urlsplit(f"tcp://{host}:{port}")
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._injections: list[Injection] = []
         self._connections: dict[int, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -212,10 +213,6 @@ class FaultProxy:
             self.reply_bytes += len(data)
         return begins
 
-    async def sleep(self, seconds: float) -> None:
-        """Let time pass; for connections."""
-        await self._clock.sleep(seconds)
-
 
 class _Connection:
     """A client's connection, and the one to the server that belongs to it."""
@@ -309,11 +306,11 @@ class _Connection:
             case Drop():
                 return True
             case Delay(seconds) if begins:
-                await self._proxy.sleep(seconds)
+                await injection.pause(seconds, self._proxy.clock)
             case Drip(seconds):
                 for byte in data:
                     await _send(sink, bytes([byte]))
-                    await self._proxy.sleep(seconds)
+                    await injection.pause(seconds, self._proxy.clock)
                 return True
             case Cut(after) | HalfClose(after) | Stall(after):
                 head, over = injection.share(self.number, data, after)
