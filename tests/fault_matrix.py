@@ -17,7 +17,7 @@ import datetime as dt
 import inspect
 import random
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,9 +136,9 @@ ROWS: Final = _rows()
 class Server(LocalServer):
     """The local server, which also counts the requests whose heads arrived."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, cap: int = 5, service: str = "fixed:1s") -> None:
         super().__init__(
-            {ONE: 5}, service="fixed:1s", clock=clock, epoch=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+            {ONE: cap}, service=service, clock=clock, epoch=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
         )
         self.seen: list[str] = []
 
@@ -277,7 +277,9 @@ async def _suffer(row: Row, name: str, sizes: Sizes, world: World) -> str:
     if row.kept:
         await world.client.jobs()
     server.seen.clear()
-    await _strike(row, sizes, proxy)
+    strike(row, sizes, proxy)
+    if "unnoticed" not in row.name:
+        await settle()
     work = asyncio.ensure_future(call(world))
     beside = asyncio.ensure_future(world.client.jobs()) if "reordered" in row.name else None
     await world.finish(work, DRIP_TURNS if row.name.endswith("drips") else TURNS)
@@ -290,10 +292,7 @@ async def _suffer(row: Row, name: str, sizes: Sizes, world: World) -> str:
     assert error is None or isinstance(error, PikaError), repr(error)
     text = "ok"
     if isinstance(error, PikaError):
-        name_of = type(error).__name__
-        text = {"ConnectionLost": "Lost", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}.get(
-            name_of, name_of
-        )
+        text = short(error)
         if isinstance(error, TransportError):
             assert error.maybe_sent or not seen, "it says that it was not sent, and was"
             text += "?" if error.maybe_sent else "!"
@@ -315,17 +314,23 @@ async def _suffer(row: Row, name: str, sizes: Sizes, world: World) -> str:
     return text
 
 
-async def _strike(row: Row, sizes: Sizes, proxy: FaultProxy) -> None:
+def short(error: PikaError | str) -> str:
+    """Return what the matrix calls the error, or an error of that name."""
+    name = error if isinstance(error, str) else type(error).__name__
+    known = {"ConnectionLost": "Lost", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}
+    return {**known, "SubmissionUnknown": "Unknown"}.get(name, name)
+
+
+def strike(row: Row, sizes: Sizes, proxy: FaultProxy, times: int | None = None) -> None:
+    """Bring the fault about, for so many requests, replies or connections."""
     if row.recipe is not None:
-        proxy.inject(row.recipe(sizes))
+        proxy.inject(row.recipe(sizes), times=times)
     elif row.name == "connection refused":
         proxy.refuse()
     elif row.name == "connections reordered":
-        proxy.inject(Reorder(2))
+        proxy.inject(Reorder(2), times=times and 2)
     elif row.kept:
         proxy.cut(reset="reset" in row.name)
-        if "unnoticed" not in row.name:
-            await settle()
 
 
 async def _measure(name: str) -> Sizes:
@@ -360,12 +365,12 @@ async def matrix(rows: list[Row] = ROWS) -> dict[str, dict[str, str]]:
     return table
 
 
-def lines(table: dict[str, dict[str, str]]) -> list[str]:
+def grid(table: dict[str, dict[str, str]], kinds: Mapping[str, Sequence[str]] = COLUMNS) -> list[str]:
     """Return the matrix, a line for each fault; calls of a kind that end differently are told one by one."""
-    columns = [["fault", *COLUMNS]]
+    columns = [["fault", *kinds]]
     for fault, cells in table.items():
         row = [fault]
-        for calls in COLUMNS.values():
+        for calls in kinds.values():
             told = {name: cells[name] for name in calls}
             same = set(told.values())
             row.append(same.pop() if len(same) == 1 else "; ".join(f"{n}: {t}" for n, t in told.items()))
@@ -384,7 +389,7 @@ def open_files() -> int:
 def main() -> int:
     """Print the matrix."""
     argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0]).parse_args()
-    print("\n".join(lines(asyncio.run(matrix()))))  # noqa: T201 - what it is for
+    print("\n".join(grid(asyncio.run(matrix()))))  # noqa: T201 - what it is for
     return 0
 
 

@@ -1,13 +1,13 @@
 """Every fault of the network × every call of the client: what it ends in, and what the server saw of it.
 
-How a cell is to be read stands in `tests.fault_matrix`: what the call ended in, with `?` where the service may
-have it and `!` where it surely has not; how many requests the server saw; `done` if it did as it was asked; `id`
+How a cell is to be read stands in `tests.fault_matrix`: what the call ended in, with `?` where the service
+may have it and `!` where it surely has not; how many requests the server saw; `done` if it did as asked; `id`
 if the error knows the job. Only a GET is sent again, twice here, and only for as long as there is time.
 """
 
 import asyncio
 
-from tests.fault_matrix import CALLS, lines, matrix, open_files, public_calls
+from tests.fault_matrix import CALLS, grid, matrix, open_files, public_calls
 
 EXPECTED = """
 fault                              | GET        | delete_account  | put_account     | submit
@@ -70,7 +70,7 @@ def test_every_call_of_the_client_is_in_the_matrix() -> None:
 
 async def test_each_call_ends_under_each_fault_as_it_should_and_leaves_nothing() -> None:
     tasks, files = asyncio.all_tasks(), open_files()
-    told = lines(await matrix())
+    told = grid(await matrix())
     assert told == EXPECTED.strip().splitlines()
     assert asyncio.all_tasks() == tasks
     assert open_files() == files
