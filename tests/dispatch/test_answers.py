@@ -277,7 +277,7 @@ async def test_who_names_an_account_that_is_gone_or_a_job_is_told_so_at_once(wor
         for values in cases:
             world.service.script.append(Answer(404, {"error": "gone"}))
             with pytest.raises(NotFound):
-                await dispatcher.submit(**values)
+                await dispatcher.submit(**values, timeout=0)
         assert world.service.channels == [ONE, TWO]
         assert world.resting(ONE) is world.resting(TWO) is None
 
