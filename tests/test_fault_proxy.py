@@ -15,6 +15,7 @@ from pika_balancer.testing import (
     Delay,
     Drip,
     Drop,
+    Fault,
     FaultProxy,
     HalfClose,
     ManualClock,
@@ -24,7 +25,6 @@ from pika_balancer.testing import (
     settle,
     wait_until,
 )
-from pika_balancer.testing.faults import Fault
 
 
 @attrs.define
