@@ -464,6 +464,7 @@ def open_files() -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
 async def test_nothing_is_left_when_the_block_ends(echo: Echo) -> None:
     await settle()
+    gc.collect()  # what others have left
     tasks, files = asyncio.all_tasks(), open_files()
     stuck: list[Fault] = [Stall(), Stall(on="requests"), Delay(1000.0), BlackHole(), Reorder(9)]
     for fault in stuck:
@@ -474,6 +475,6 @@ async def test_nothing_is_left_when_the_block_ends(echo: Echo) -> None:
             await wait_until(lambda: injection.hits > 0)  # noqa: B023 - waited for inside of the loop
         await client.close()
         assert (proxy.open, proxy._tasks) == (0, set())
-    await wait_until(lambda: open_files() == files)
+    await wait_until(lambda: open_files() <= files)
     gc.collect()
     assert asyncio.all_tasks() == tasks

@@ -301,16 +301,12 @@ connections reordered             | done 1    | done 1 | done 1 | Timeout, Timeo
 kept: closed unnoticed while idle | Unknown 0 | done 1 | done 1 | ok, done, ok 1     | Unknown 0  | Unknown 0
 request dropped                   | Unknown 0 | done 1 | done 1 | Timeout, Timeout 1 | Unknown 0  | Unknown 0
 request cut at start              | Unknown 0 | done 1 | done 1 | Lost, ok, done 1   | Unknown 0  | Unknown 0
-request cut at last byte          | Unknown 0 | done 1 | done 1 | Lost, ok, done 1   | Unknown 0  | Unknown 0
 request stalls at last byte       | Unknown 0 | done 1 | done 1 | Timeout, Timeout 1 | Unknown 0  | done 1
 request cut at end                | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
 reply delayed                     | done 1    | done 1 | done 1 | ok, done, ok 1     | done 1     | done 1
-reply drips too slowly            | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
 reply dropped                     | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
 reply cut at start                | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
-reply cut at last byte            | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
 reply stalls at last byte         | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
-reply reset at start              | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
 """
 
 

@@ -32,12 +32,9 @@ AT_ONCE: Final = 30
 
 FAULTS: Final[tuple[StreamFault, ...]] = (
     Drop(on="requests"),
-    Cut(on="requests"),
     Cut(40, on="requests"),
-    HalfClose(40, on="requests"),
     Drop(),
     Cut(),
-    Cut(3),
     Cut(reset=True),
     HalfClose(5),
 )
