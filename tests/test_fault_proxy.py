@@ -471,7 +471,7 @@ async def test_nothing_is_left_when_the_block_ends(echo: Echo) -> None:
         async with FaultProxy("127.0.0.1", echo.port) as proxy:
             injection = proxy.inject(fault)
             client = Client(*await asyncio.open_connection(proxy.host, proxy.port))
-            client.say(b"x\n" * 1_500_000)  # more than the sockets hold
+            client.say((b"x" * 999 + b"\n") * 3000)  # more than the sockets hold
             await wait_until(lambda: injection.hits > 0)  # noqa: B023 - waited for inside of the loop
         await client.close()
         assert (proxy.open, proxy._tasks) == (0, set())
