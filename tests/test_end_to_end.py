@@ -15,6 +15,7 @@ from pika_balancer import (
     ChannelFull,
     ConnectFailed,
     ConnectionLost,
+    Dispatcher,
     InvalidResponse,
     Job,
     LostTrack,
@@ -155,6 +156,17 @@ async def test_a_wrong_token_an_unknown_job_and_no_accounts() -> None:
             await client.job("job:unknown")
         with pytest.raises(NotFound):
             await client.create("a cat")
+
+
+async def test_jobs_move_on_from_an_account_that_was_removed_since_the_map_was_read() -> None:
+    async with (
+        at(LocalServer({ONE: 5, TWO: 5}, service="fixed:5ms")) as client,
+        await Balancer.from_client(client, rng=random.Random(1)) as balancer,
+        Dispatcher(client, balancer, poll_every=0.02) as dispatcher,
+    ):
+        await client.delete_account(ONE)
+        jobs = await asyncio.gather(*(dispatcher.run("create", prompt="a cat") for _ in range(8)))
+        assert {(job.status, job.channel) for job in jobs} == {("completed", TWO)}
 
 
 async def test_nobody_there_is_known_not_to_have_been_sent() -> None:

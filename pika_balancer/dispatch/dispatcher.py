@@ -224,7 +224,7 @@ class Dispatcher:
         while True:
             await self._take_slot(handle, channel, deadline)
             # In a task of its own: what is on its way is seen through, whoever is cancelled meanwhile.
-            attempt = self._tasks.spawn(self._submitter.attempt(handle, order))
+            attempt = self._tasks.spawn(self._submitter.attempt(handle, order, pinned=channel is not None))
             try:
                 await asyncio.wait([attempt])
             except asyncio.CancelledError:

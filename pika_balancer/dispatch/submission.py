@@ -40,6 +40,8 @@ class Order:
     """The caller's last word before each sending."""
     tries: int = 0
     """How often it could not be sent at all, in a row."""
+    gone: set[str] = attrs.field(factory=set[str])
+    """The accounts of which the service said that it does not know them."""
 
 
 @attrs.frozen
@@ -94,11 +96,18 @@ class Submitter:
         self._resubmit_after = resubmit_after
         self._clock = clock
 
-    async def attempt(self, handle: JobHandle, order: Order) -> PikaError | Again | None:
+    async def attempt(
+        self, handle: JobHandle, order: Order, *, pinned: bool = False
+    ) -> PikaError | Again | None:
         """Send the job, which is on the roster, once; return None if the service has it.
 
         When it returns, all is settled: the slot is the job's, or on its way back. Otherwise it returns what
         to raise, or that the job may be sent again.
+
+        Args:
+            handle: The job.
+            order: What it is.
+            pinned: Whether no other account will do.
 
         Raises:
             Exception: What the caller's `before_send` raised.
@@ -119,7 +128,7 @@ class Submitter:
         except PikaError as error:
             if handle.jobid is not None:
                 return None  # a callback, or a look at what executes, knows better
-            return await self._answered(handle, order, error, began)
+            return await self._answered(handle, order, error, began, pinned=pinned)
         self._health.success(channel, began=began)
         if handle.jobid not in (None, job.jobid):
             # An earlier sending had arrived after all, and is followed: this one takes a slot, too.
@@ -140,9 +149,11 @@ class Submitter:
         raise TransportError(f"the client failed with {name}; the job may have been sent all the same")
 
     async def _answered(
-        self, handle: JobHandle, order: Order, error: PikaError, began: float
+        self, handle: JobHandle, order: Order, error: PikaError, began: float, *, pinned: bool
     ) -> PikaError | Again | None:
         meaning = verdict(error)
+        if meaning is Verdict.GONE and (pinned or not self._others(handle, order)):
+            meaning = Verdict.OWN_FAULT
         if meaning in (Verdict.UNKNOWN, Verdict.LOST):
             if isinstance(error, ServiceError):
                 await self._fault(handle.channel or "", error, began)
@@ -156,10 +167,16 @@ class Submitter:
         pause = _FIRST_PAUSE * 2.0 ** (order.tries - 1) * self._rng.uniform(0.5, 1.5) if order.tries else 0.0
         return self._again(handle, error, pause)
 
+    def _others(self, handle: JobHandle, order: Order) -> set[str]:
+        """Return the accounts on which the job could still run, if the service does not know this one."""
+        order.gone.add(handle.channel or "")
+        accounts = self._balancer.snapshot().accounts
+        return {one.channel for one in accounts if not (one.removed or one.paused)} - order.gone
+
     async def _spare(self, meaning: Verdict, channel: str, error: PikaError, began: float) -> None:
         """See to it that the account which refused a job is not asked again at once."""
         match meaning:
-            case Verdict.LIMITED:
+            case Verdict.LIMITED | Verdict.GONE:
                 await self._fault(channel, error, began)
             case Verdict.BLOCKED:
                 with contextlib.suppress(PikaError):  # closed, or without that account, since

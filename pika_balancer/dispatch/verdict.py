@@ -10,6 +10,7 @@ from pika_balancer.errors import (
     Closed,
     InvalidResponse,
     LostTrack,
+    NotFound,
     PikaError,
     RateLimited,
     ServiceError,
@@ -31,6 +32,9 @@ class Verdict(Enum):
     """The account has to rest; another one is tried."""
     BLOCKED = "blocked"
     """The account waits for a person and is paused; another one is tried."""
+    GONE = "gone"
+    """The service does not know the account any more, or else what the job names: another account is tried,
+    if there is one that will do; otherwise it is the job's own fault."""
     REFUSED = "refused"
     """The token, the subscription, or a client that is closed: no account can help, everything stops."""
     NOT_SENT = "not sent"
@@ -45,6 +49,7 @@ _TABLE: Final[dict[type[PikaError], Verdict]] = {
     ChannelFull: Verdict.FULL,
     RateLimited: Verdict.LIMITED,
     AccountBlocked: Verdict.BLOCKED,
+    NotFound: Verdict.GONE,
     Unauthorized: Verdict.REFUSED,
     SubscriptionRequired: Verdict.REFUSED,
     Closed: Verdict.REFUSED,

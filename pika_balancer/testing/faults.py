@@ -1,9 +1,14 @@
-"""What can be wrong with a connection, as plain values; `FaultProxy` makes it so."""
+"""What can be wrong with a connection, as plain values; `FaultProxy` makes it so.
+
+What one side says until the other one speaks is *one* request, or reply, in however many pieces it arrives.
+"""
 
 import asyncio
 from typing import Final, Literal, TypeAlias
 
 import attrs
+
+from pika_balancer.clock import Clock
 
 Direction: TypeAlias = Literal["requests", "replies"]
 """From the client to the server, or back."""
@@ -13,7 +18,7 @@ REPLIES: Final[Direction] = "replies"
 
 @attrs.frozen
 class Delay:
-    """Whatever arrives goes on later."""
+    """Each request, or reply, goes on later."""
 
     seconds: float
     """By how much, on the proxy's clock."""
@@ -33,15 +38,17 @@ class Drip:
 
 @attrs.frozen
 class Stall:
-    """Nothing goes on any more; when the fault is withdrawn, all of it does."""
+    """Nothing goes on as soon as some bytes have passed; when the fault is withdrawn, all of it does."""
 
+    after: int = 0
+    """How many bytes pass; 0 stalls with the first."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
     """The direction that suffers."""
 
 
 @attrs.frozen
 class Drop:
-    """What arrives is swallowed, and the connection stays."""
+    """A request, or reply, is swallowed whole, and the connection stays."""
 
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
     """The direction that suffers."""
@@ -100,8 +107,8 @@ class Injection:
 
     Attributes:
         fault: What goes wrong.
-        hits: How often it has struck: chunks of bytes for a fault of a direction, connections for one at the
-            door.
+        hits: How often it has struck: requests or replies for a fault of a direction, connections for one at
+            the door.
     """
 
     def __init__(self, fault: Fault, *, connection: int | None, matching: bytes, times: int | None) -> None:
@@ -113,11 +120,19 @@ class Injection:
         self._times = times
         self._passed: dict[int, int] = {}
         self._queue: list[asyncio.Event] = []
+        self._pauses: set[asyncio.Event] = set()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it counts bytes, and so goes on from one request, or reply, to the next."""
+        return isinstance(self.fault, Cut | HalfClose | Stall)
 
     def withdraw(self) -> None:
         """End the fault; what it holds back goes on. A second time does nothing."""
         self.withdrawn.set()
         self.let_in()
+        for over in self._pauses:
+            over.set()
 
     def strikes(self, connection: int, direction: Direction | None, data: bytes = b"") -> bool:
         """Return whether the fault befalls this, and count it if so.
@@ -144,6 +159,20 @@ class Injection:
         head = data[: after - passed]
         self._passed[connection] = passed + len(head)
         return head, passed + len(head) >= after
+
+    async def pause(self, seconds: float, clock: Clock) -> None:
+        """Return after so many seconds of the clock, or as soon as the fault is withdrawn."""
+        if seconds <= 0 or self.withdrawn.is_set():
+            await asyncio.sleep(0)
+            return
+        over = asyncio.Event()
+        timer = clock.call_later(seconds, over.set)
+        self._pauses.add(over)
+        try:
+            await over.wait()
+        finally:
+            self._pauses.discard(over)
+            timer.cancel()
 
     async def turn(self, count: int) -> None:
         """Return when it is this connection's turn to go on."""

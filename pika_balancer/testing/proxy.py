@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.testing.faults import (
@@ -29,8 +30,8 @@ _CHUNK: Final = 65_536
 class FaultProxy:
     """Listens on a free port of this machine and passes on what it hears, except for the faults put in.
 
-    `async with FaultProxy("127.0.0.1", 6379) as proxy: ...`; when the block ends nothing is left, neither a
-    socket nor a task.
+    `async with FaultProxy("127.0.0.1", 6379) as proxy: ...`, or `FaultProxy.before(url)`; when the block ends
+    nothing is left, neither a socket nor a task.
 
     Args:
         host: Where the server is.
@@ -38,19 +39,22 @@ class FaultProxy:
         clock: Measures `Delay` and `Drip`.
 
     Attributes:
+        clock: Measures `Delay` and `Drip`.
         host: Where the proxy listens.
         port: Its port; stays the same through an outage.
+        url: The server's URL, leading through the proxy.
         accepted: Connections so far.
         open: Connections now.
-        requests: How often a client spoke: bytes that come before the answer to the last ones are one
-            request with them, so that a client which waits for its answers is counted exactly.
+        requests: Requests so far. Bytes that come before the answer to the last ones are one request with
+            them, so that a client which waits for its answers is counted exactly.
         request_bytes: Bytes that came from clients.
         reply_bytes: Bytes that came from the server.
     """
 
     def __init__(self, host: str, port: int, *, clock: Clock | None = None) -> None:
         self._server_at = (host, port)
-        self._clock = clock or SystemClock()
+        self._url = urlsplit(f"tcp://{host}:{port}")
+        self.clock = clock or SystemClock()
         self._injections: list[Injection] = []
         self._connections: dict[int, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,6 +65,26 @@ class FaultProxy:
         self.requests = 0
         self.request_bytes = 0
         self.reply_bytes = 0
+
+    @classmethod
+    def before(cls, url: str, *, clock: Clock | None = None) -> Self:
+        """Return a proxy before the server of that URL, of whatever scheme; its `url` leads through it.
+
+        Raises:
+            ValueError: The URL names no host or no port.
+        """
+        parts = urlsplit(url)
+        if not parts.hostname or not parts.port:
+            raise ValueError("a URL with a host and a port is needed, such as http://127.0.0.1:8080")
+        proxy = cls(parts.hostname, parts.port, clock=clock)
+        proxy._url = parts
+        return proxy
+
+    @property
+    def url(self) -> str:
+        """The server's URL, leading through the proxy."""
+        credentials, at, _ = self._url.netloc.rpartition("@")
+        return self._url._replace(netloc=f"{credentials}{at}{self.host}:{self.port}").geturl()
 
     @property
     def open(self) -> int:
@@ -94,8 +118,8 @@ class FaultProxy:
         Args:
             fault: What shall go wrong.
             connection: Only with the connection of this number, counted from 0.
-            matching: Only with bytes that hold these.
-            times: So many times at most.
+            matching: Only from a piece on that holds these bytes.
+            times: So many requests, replies or connections at most; what has begun goes on.
         """
         injection = Injection(fault, connection=connection, matching=matching, times=times)
         self._injections.append(injection)
@@ -178,19 +202,16 @@ class FaultProxy:
         """Return the fault that strikes; for connections."""
         return next((one for one in self._injections if one.strikes(connection, direction, data)), None)
 
-    def note(self, connection: "_Connection", direction: Direction, data: bytes) -> None:
-        """Count what arrived; for connections."""
+    def note(self, connection: "_Connection", direction: Direction, data: bytes) -> bool:
+        """Count what arrived, and return whether the other side spoke before; for connections."""
+        begins = connection.speaks != direction
+        connection.speaks = direction
         if direction == "requests":
             self.request_bytes += len(data)
-            self.requests += not connection.spoke
-            connection.spoke = True
+            self.requests += begins
         else:
             self.reply_bytes += len(data)
-            connection.spoke = False
-
-    async def sleep(self, seconds: float) -> None:
-        """Let time pass; for connections."""
-        await self._clock.sleep(seconds)
+        return begins
 
 
 class _Connection:
@@ -201,8 +222,9 @@ class _Connection:
     ) -> None:
         self.number = number
         self.client_reader = reader
-        self.spoke = False
+        self.speaks: Direction | None = None
         self._proxy = proxy
+        self._suffers: dict[Direction, Injection] = {}
         self._writers = [writer]
         self._server_reader: asyncio.StreamReader
         self._cut = asyncio.Event()
@@ -259,47 +281,59 @@ class _Connection:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
     ) -> None:
         while data := await source.read(_CHUNK):
-            self._proxy.note(self, direction, data)
-            injection = self._proxy.find(self.number, direction, data)
+            begins = self._proxy.note(self, direction, data)
+            before = self._suffers.get(direction)
+            injection = before
+            if injection is None or injection.withdrawn.is_set() or (begins and not injection.goes_on):
+                injection = self._proxy.find(self.number, direction, data)
             if injection is None:
+                self._suffers.pop(direction, None)
                 await _send(sink, data)
-            elif not await self._suffer(injection, sink, data):
+                continue
+            self._suffers[direction] = injection
+            if not await self._suffer(injection, sink, data, begins=begins or injection is not before):
                 while await source.read(_CHUNK):  # into the void: the sender is not to notice
                     pass
                 return
         if sink.can_write_eof():
             sink.write_eof()
 
-    async def _suffer(self, injection: Injection, sink: asyncio.StreamWriter, data: bytes) -> bool:
+    async def _suffer(
+        self, injection: Injection, sink: asyncio.StreamWriter, data: bytes, *, begins: bool
+    ) -> bool:
         """Send what the fault lets through; return whether the direction goes on after that."""
         match injection.fault:
-            case Delay(seconds):
-                await self._proxy.sleep(seconds)
+            case Drop():
+                return True
+            case Delay(seconds) if begins:
+                await injection.pause(seconds, self._proxy.clock)
             case Drip(seconds):
                 for byte in data:
                     await _send(sink, bytes([byte]))
-                    await self._proxy.sleep(seconds)
+                    await injection.pause(seconds, self._proxy.clock)
                 return True
-            case Stall():
-                await injection.withdrawn.wait()
-            case Drop():
-                return True
-            case Cut(after, reset=reset):
-                data, over = injection.share(self.number, data, after)
-                await _send(sink, data)
-                if over:
-                    self.cut(reset=reset)
-                return not over
-            case HalfClose(after):
-                data, over = injection.share(self.number, data, after)
-                await _send(sink, data)
-                if over:
-                    sink.write_eof()
-                return not over
+            case Cut(after) | HalfClose(after) | Stall(after):
+                head, over = injection.share(self.number, data, after)
+                await _send(sink, head)
+                data = data[len(head) :]
+                if over and not await self._stop(injection, sink):
+                    return False
             case _:
-                pass  # none that strikes bytes
+                pass  # the rest of what was delayed, or a fault that strikes no bytes
         await _send(sink, data)
         return True
+
+    async def _stop(self, injection: Injection, sink: asyncio.StreamWriter) -> bool:
+        """Break off here as the fault will have it; return whether the direction goes on after that."""
+        match injection.fault:
+            case Cut(reset=reset):
+                self.cut(reset=reset)
+            case HalfClose():
+                sink.write_eof()
+            case _:
+                await injection.withdrawn.wait()
+                return True
+        return False
 
 
 async def _send(sink: asyncio.StreamWriter, data: bytes) -> None:

@@ -16,7 +16,7 @@ from pika_balancer import Account, Balancer, Dispatcher, Job, PikaClient
 from pika_balancer.events import Event
 from pika_balancer.testing import ManualClock, settle, wait_until
 
-ONE, TWO = "100000000000000001", "100000000000000002"
+ONE, TWO, THREE = "100000000000000001", "100000000000000002", "100000000000000003"
 
 
 @attrs.frozen

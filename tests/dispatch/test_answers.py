@@ -27,7 +27,7 @@ from pika_balancer import (
 )
 from pika_balancer.dispatch.verdict import Verdict, verdict
 from pika_balancer.events import Event, Refused, Uncertain
-from tests.dispatch.conftest import ONE, TWO, Answer, World, begin
+from tests.dispatch.conftest import ONE, THREE, TWO, Answer, World, begin
 
 LOST_FOR = 180.0
 NOON = {"Date": "Sun, 06 Nov 2044 12:00:00 GMT"}
@@ -243,6 +243,43 @@ async def test_the_jobs_own_fault_leaves_slot_and_account_unharmed(
         await world.until(lambda: world.in_flight() == 0)
         assert world.resting() is None
         await dispatcher.submit("create", prompt="another")
+
+
+async def test_a_job_moves_on_from_an_account_that_the_service_does_not_know_any_more(world: World) -> None:
+    async with begin(world, 1, 1, 1) as dispatcher:
+        world.service.script.extend([Answer(404, {"error": "not configured"})] * 2)
+        handle = await dispatcher.submit("create", prompt="a cat")
+        assert (handle.channel, len(set(world.service.channels)), len(world.service.posts)) == (THREE, 3, 3)
+        assert [event.again for event in world.told(Refused)] == [True, True]
+        # Nobody else runs into the two for a while.
+        assert all(world.resting(channel) for channel in (ONE, TWO))
+        assert [world.in_flight(channel) for channel in (ONE, TWO, THREE)] == [0, 0, 1]
+
+
+async def test_a_job_that_no_account_can_run_is_told_so_after_each_was_tried_once(world: World) -> None:
+    async with begin(world, 1, 1, 1) as dispatcher:
+        await world.balancer.pause(TWO)
+        world.service.script.extend([Answer(404, {"error": "No accounts are configured"})] * 3)
+        with pytest.raises(NotFound):
+            await dispatcher.submit("create", prompt="a cat")
+        assert world.service.channels == [ONE, THREE]
+        assert [world.in_flight(channel) for channel in (ONE, TWO, THREE)] == [0, 0, 0]
+
+
+async def test_who_names_an_account_that_is_gone_or_a_job_is_told_so_at_once(world: World) -> None:
+    async with begin(world, 1, 1) as dispatcher:
+        done = world.service.take(TWO)
+        world.service.end(done)
+        cases: list[dict[str, Any]] = [
+            {"verb": "create", "prompt": "a cat", "channel": ONE},
+            {"verb": "button", "jobid": done},
+        ]
+        for values in cases:
+            world.service.script.append(Answer(404, {"error": "gone"}))
+            with pytest.raises(NotFound):
+                await dispatcher.submit(**values, timeout=0)
+        assert world.service.channels == [ONE, TWO]
+        assert world.resting(ONE) is world.resting(TWO) is None
 
 
 async def test_a_blocked_account_is_paused_until_it_is_resumed(world: World) -> None:

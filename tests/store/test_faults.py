@@ -1,4 +1,4 @@
-"""A network that loses, stalls and cuts between a store and its server: what each fault ends in."""
+"""A line to the server of a store that stalls, is down, or breaks again and again; see the matrix, too."""
 
 import asyncio
 from collections import Counter
@@ -9,8 +9,7 @@ import pytest
 from pika_balancer import Account, StoreUnavailable
 from pika_balancer.models import Lease
 from pika_balancer.store.redis import RedisStore
-from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, Stall, wait_until
-from pika_balancer.testing.faults import StreamFault
+from pika_balancer.testing import Cut, Drop, FaultProxy, Stall, wait_until
 from tests.pools import Pool
 
 ACCOUNTS = [Account("1001", 3), Account("1002", 2)]
@@ -49,48 +48,6 @@ async def counted(pool: Pool) -> Counter[str]:
 async def give_back(store: RedisStore, *leases: Lease) -> None:
     owed = [waiting for lease in leases if (waiting := store.release(lease)) is not None]
     await asyncio.gather(*owed)
-
-
-FAULTS: list[StreamFault] = [
-    Drop(),
-    Drop(on="requests"),
-    Cut(),
-    Cut(3),
-    Cut(reset=True),
-    Cut(on="requests"),
-    Cut(40, on="requests"),
-    HalfClose(),
-    HalfClose(5),
-    HalfClose(40, on="requests"),
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=repr)
-async def test_one_acquire_is_one_lease_whatever_happens_to_its_call(
-    pool: Pool, proxy: FaultProxy, store: RedisStore, fault: StreamFault
-) -> None:
-    # Strikes one connection, the one that the calls go over: the other one is subscribed and hears of grants.
-    struck = proxy.inject(fault, matching=SCRIPT if fault.on == "requests" else b"", times=1)
-    lease = await asyncio.wait_for(store.acquire(None, None), 10)
-    assert struck.hits == 1
-    assert lease.held
-    assert await counted(pool) == {lease.channel: 1}
-    await give_back(store, lease)
-    await wait_until(lambda: not store._session.claims)
-    assert await counted(pool) == {}
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=repr)
-async def test_one_release_is_one_slot_whatever_happens_to_its_call(
-    pool: Pool, proxy: FaultProxy, store: RedisStore, fault: StreamFault
-) -> None:
-    leases = [await store.acquire(None, None) for _ in range(SLOTS)]
-    struck = proxy.inject(fault, matching=SCRIPT if fault.on == "requests" else b"", times=1)
-    await asyncio.wait_for(give_back(store, leases[0]), 10)
-    await wait_until(lambda: not store._session.claims.releases)
-    assert struck.hits == 1
-    assert await counted(pool) == Counter(lease.channel for lease in leases[1:])
-    await give_back(store, *leases[1:])
 
 
 async def test_work_on_a_line_that_breaks_again_and_again_passes_no_cap_and_loses_nothing(

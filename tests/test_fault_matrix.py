@@ -1,0 +1,98 @@
+"""Every fault of the network × every call of the client: what it ends in, and what the server saw of it.
+
+How a cell is to be read stands in `tests.fault_matrix`: what the call ended in, with `?` where the service
+may have it and `!` where it surely has not; how many requests the server saw; `done` if it did as asked; `id`
+if the error knows the job. Only a GET is sent again, twice here, and only for as long as there is time.
+"""
+
+import asyncio
+import gc
+
+from pika_balancer.testing import wait_until
+from tests.fault_matrix import CALLS, COLUMNS, ROWS, grid, matrix, open_files, public_calls
+
+EXPECTED = """
+fault                              | GET        | delete_account  | put_account     | submit
+none                               | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+connection refused                 | Failed! 0  | Failed! 0       | Failed! 0       | Failed! 0
+connection reset                   | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+connection never answered          | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+connections reordered              | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+kept: closed while idle            | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+kept: reset while idle             | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+kept: closed unnoticed while idle  | ok 1       | Lost? 0         | Lost? 0         | Lost? 0
+request delayed                    | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+request drips                      | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+request drips too slowly           | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+request dropped                    | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+request cut at start               | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+request half-closed at start       | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+request stalls at start            | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+request cut in head                | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+request half-closed in head        | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+request stalls in head             | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+request cut at last byte           | Lost? 0    | Lost? 0         | Lost? 1         | Lost? 1
+request half-closed at last byte   | Lost? 0    | Lost? 0         | Lost? 1         | Lost? 1
+request stalls at last byte        | Timeout? 0 | Timeout? 0      | Timeout? 1      | Timeout? 1
+request cut at end                 | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+request half-closed at end         | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+request reset at start             | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+request reset at last byte         | Lost? 0    | Lost? 0         | Lost? 1         | Lost? 1
+kept: request dropped              | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
+kept: request cut at start         | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+kept: request cut at last byte     | Lost? 0    | Lost? 0         | Lost? 1         | Lost? 1
+kept: request reset at start       | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+kept: request half-closed at start | Lost? 0    | Lost? 0         | Lost? 0         | Lost? 0
+reply delayed                      | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+reply drips                        | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
+reply drips too slowly             | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done
+reply dropped                      | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done
+reply cut at start                 | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+reply half-closed at start         | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+reply stalls at start              | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done
+reply cut in head                  | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+reply half-closed in head          | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+reply stalls in head               | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done
+reply cut at last byte             | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done id
+reply half-closed at last byte     | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done id
+reply stalls at last byte          | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done id
+reply reset at start               | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+reply reset at last byte           | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done id
+kept: reply dropped                | Timeout? 1 | Timeout? 1 done | Timeout? 1 done | Timeout? 1 done
+kept: reply cut at start           | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+kept: reply cut at last byte       | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done id
+kept: reply reset at start         | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+kept: reply half-closed at start   | Lost? 3    | Lost? 1 done    | Lost? 1 done    | Lost? 1 done
+"""
+
+
+NAMES = {
+    "connection refused",
+    "connection never answered",
+    "kept: closed unnoticed while idle",
+    "request cut at last byte",
+    "reply cut at start",
+    "reply stalls at last byte",
+}
+SOME = [row for row in ROWS if row.name in NAMES]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split(" | ")]
+
+
+def test_every_call_of_the_client_is_in_the_matrix() -> None:
+    assert set(CALLS) == public_calls()
+
+
+async def test_each_call_ends_under_each_fault_as_it_should_and_leaves_nothing() -> None:
+    gc.collect()
+    tasks, files = asyncio.all_tasks(), open_files()
+    head, *expected = EXPECTED.strip().splitlines()
+    # One call of each kind under every fault, and every call under some; `python -m` shows all of them.
+    told = grid(await matrix(ROWS, [calls[-1] for calls in COLUMNS.values()]))
+    assert told == [head, *expected]
+    some = grid(await matrix(SOME, CALLS))
+    assert [cells(line) for line in some[1:]] == [cells(line) for line in expected if cells(line)[0] in NAMES]
+    assert asyncio.all_tasks() == tasks
+    await wait_until(lambda: open_files() <= files)
