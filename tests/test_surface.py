@@ -40,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "models": {"errors"},
     "clock": set(),
+    "closing": set(),
     "policy": {"errors", "models"},
     "books": {"models"},
     "shortage": {"books", "models"},
@@ -58,6 +59,7 @@ ARROWS: dict[str, set[str]] = {
         "models",
         "errors",
         "clock",
+        "closing",
     },
     "refresh": {"events", "models", "errors", "clock"},
     "leasing": {"holders", "drain", "models", "errors"},
@@ -94,13 +96,13 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "clock",
     },
-    "callbacks": {"parse", "models", "errors", "clock"},
+    "callbacks": {"parse", "models", "errors", "clock", "closing"},
     "simulate": {"simulate", "selector", "policy", "units", "mask", "models", "errors"},
     "metrics": {"events", "models", "errors"},
-    "server": {"server", "clock"},
+    "server": {"server", "clock", "closing"},
     "units": {"errors"},
-    "load": {"load", "dispatch", "server", "events", "models", "errors", "clock"},
-    "testing": {"clock", "server"},
+    "load": {"load", "dispatch", "server", "events", "models", "errors", "clock", "closing"},
+    "testing": {"clock", "closing", "server"},
 }
 """Room → the rooms that it may import. The doors (`cli`, `__main__`, `__init__`) may import anything."""
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from pika_balancer.closing import see_through
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
@@ -42,6 +43,7 @@ class Server:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._owed = 0
 
     url: str
     """Its base URL."""
@@ -55,12 +57,17 @@ class Server:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None  # noqa: S101 - both were asked for
         assert stdout is not None  # noqa: S101 - the same
+        self._owed += 1
         with contextlib.suppress(ConnectionError):
             stdin.write(f"{line}\n".encode())
             await stdin.drain()
-        answer = await stdout.readline()
-        if not answer:
-            raise PikaError("the local server has ended unexpectedly; what it said is above")
+        answer = b""
+        # Whoever was cancelled has left an answer behind.
+        while self._owed:
+            answer = await stdout.readline()
+            if not answer:
+                raise PikaError("the local server has ended unexpectedly; what it said is above")
+            self._owed -= 1
         return json.loads(answer)
 
     async def statistics(self) -> dict[str, Any]:
@@ -96,9 +103,12 @@ async def server_apart(settings: Settings) -> AsyncGenerator[Server]:
         try:
             async with asyncio.timeout(_ENDS_WITHIN):
                 await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        except (TimeoutError, asyncio.CancelledError) as late:
+            with contextlib.suppress(ProcessLookupError):  # it may have ended in this very tick
+                process.kill()
+            await see_through(process.wait())
+            if not isinstance(late, TimeoutError):
+                raise
 
 
 async def serve(
