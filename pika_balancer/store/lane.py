@@ -167,18 +167,26 @@ class Lane:
             self._stuck = True
             self._task.cancel()
 
-    async def end(self) -> None:
-        """Return once nothing is left to be said, or it cannot be said now; then disconnect."""
+    async def end(self, patience: float) -> None:
+        """Return once nothing is left to be said, or it cannot be said now; then disconnect.
+
+        Args:
+            patience: Seconds after which it is not tried any longer.
+        """
         task = self._task
         if task is None:
             return
-        self._said = asyncio.get_running_loop().create_future()
+        self._said = said = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(patience, lambda: None if said.done() else said.set_result(None))
         self.stir()
-        if self.away_since is None:
-            await asyncio.wait([self._said, task], return_when=asyncio.FIRST_COMPLETED)
-        self._said = self._task = None
-        task.cancel()
-        await asyncio.wait([task])
+        try:
+            if self.away_since is None:
+                await asyncio.wait([said, task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            self._said = self._task = None
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self) -> None:
         try:
@@ -200,9 +208,9 @@ class Lane:
                 text = await self._link.receive()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if not self._stuck or task is None:
+                # Whoever else has cancelled it in the same tick will not do it again.
+                if not self._stuck or task is None or task.uncancel():
                     raise
-                task.uncancel()
                 raise Away("no answer in time") from None
             if self._out is None:
                 raise Away("an answer that nobody asked for")
