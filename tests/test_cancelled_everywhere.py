@@ -6,11 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cancelling import SCENARIOS
+from tests.cancelling.stores import INSIDE
 from tests.cancelling.surface import public_coroutines
 from tests.cancelling.turn import AGAIN, HOWS, IN_SHORT, Scenario, at_every_await
 from tests.redis_servers import Servers
 
-ALL = list({scenario: None for registered in SCENARIOS.values() for scenario in registered})
+ALL = list(
+    {scenario: None for registered in SCENARIOS.values() for scenario in registered} | dict.fromkeys(INSIDE)
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from pika_balancer import Lease, NoCapacity
 from pika_balancer.store import MemoryStore, Store
+from pika_balancer.store.link import Away, Link
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
@@ -161,3 +162,27 @@ async def repair(turn: Turn) -> None:
         await turn.through(store.repair())
         assert (await store.repair()).mended == ()
         await both_free(store)
+
+
+async def connecting(turn: Turn) -> None:
+    """The way to the server, which is cancelled when a program ends, at whatever it does then."""
+    link = Link(turn.server.url, "nobody", patience=SOON)
+    await turn.through(link.connect())
+    await link.connect()
+    await link.close()
+
+
+async def listening(turn: Turn) -> None:
+    """The same for the connection on which messages arrive."""
+    link = Link(turn.server.url, "nobody", patience=SOON)
+
+    async def listen() -> None:
+        with suppress(Away):
+            await link.listen("nobody", lambda _: None, link.cut, lambda: None)
+
+    await turn.through(listen())
+    await link.close()
+
+
+INSIDE = (connecting, listening)
+"""Not public, and cancelled all the same: by `asyncio.run` when a program ends that has not closed its store."""
