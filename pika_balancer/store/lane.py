@@ -93,6 +93,10 @@ class Desk(Protocol):
         """Take note that the server cannot be reached, or refuses, as from now."""
         ...
 
+    def let_go(self) -> None:
+        """Have nobody wait for an answer."""
+        ...
+
     def came_back(self, away: float) -> None:
         """Take note that it answers again, after so many seconds."""
         ...
@@ -156,7 +160,7 @@ class Lane:
 
     def stir(self) -> None:
         """See to it that everything that is to be said gets said: at once, if no answer is waited for."""
-        if self._task is None or self._task.done():
+        if self._task is None or (self._task.done() and not self._task.cancelled()):
             self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._connected and self._out is None:
             self._say_next()
@@ -198,6 +202,12 @@ class Lane:
                     await self._hear()
                 except (Away, Refusal) as error:
                     await self._interrupted(str(error), refused=isinstance(error, Refusal))
+        except asyncio.CancelledError:
+            if self._task is not None:
+                # Not by `end`: the whole program ends, and nobody is to wait, or to begin this anew.
+                self.away_since = self._clock.now()
+                self._desk.let_go()
+            raise
         finally:
             self._connected = False
             await self._link.disconnect()

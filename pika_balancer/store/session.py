@@ -253,16 +253,18 @@ class Session:
         if not self._told_away:
             self._told_away = True
             self._tell(events.StoreAway(at=self._clock.now(), address=self._link.address, why=why))
-        for future in self.claims.releases.values():
-            settle(future, None)
-        for call in self._agenda.calls:
-            settle(call.future, None)
+        self.let_go()
         if self._share is not None and self._alone is None and not refused:
             self._alone = self._share(self.mirror.accounts(self._clock.now()), self.claims)
         self._serve_alone()
         for wish in self.claims.wishes():
             if refused or not wish.waits:
                 self.fail(wish, self.unavailable(wish.channel))
+
+    def let_go(self) -> None:
+        """Have nobody wait for an answer to what is to be said."""
+        for future in [*self.claims.releases.values(), *(call.future for call in self._agenda.calls)]:
+            settle(future, None)
 
     def came_back(self, away: float) -> None:
         """Take note that the server answers again."""
