@@ -168,6 +168,7 @@ async def connecting(turn: Turn) -> None:
     """The way to the server, which is cancelled when a program ends, at whatever it does then."""
     link = Link(turn.server.url, "nobody", patience=SOON)
     await turn.through(link.connect())
+    await link.disconnect()
     await link.connect()
     await link.close()
 
@@ -185,4 +186,4 @@ async def listening(turn: Turn) -> None:
 
 
 INSIDE = (connecting, listening)
-"""Not public, and cancelled all the same: by `asyncio.run` when a program ends that has not closed its store."""
+"""Not public, and cancelled all the same: by `asyncio.run`, when a program ends without closing its store."""
