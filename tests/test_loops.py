@@ -20,10 +20,11 @@ from pika_balancer.store import MemoryStore
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 from tests.cancelling import SCENARIOS
+from tests.cancelling.balancer import all_obtainable
 from tests.cancelling.turn import How, Scenario, at_every_await
 from tests.pools import Pool
 from tests.redis_servers import Servers
-from tests.test_cancellation import all_obtainable, make, storm
+from tests.test_cancellation import make, storm
 
 ACCOUNTS = [Account("100000000000000001", max_jobs=2)]
 
@@ -274,11 +275,10 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
     balancer = Balancer(ACCOUNTS)
     leases = [await balancer.acquire() for _ in range(2)]
     waiters = [asyncio.create_task(balancer.acquire()) for _ in range(3)]
-    for waiter in waiters:
-        waiter.cancel() if waiter is waiters[1] else None
+    waiters[1].cancel()
     await settle()
     gone = weakref.ref(balancer)
-    del balancer, leases, waiter
+    del balancer, leases
     gc.collect()
     # Dropped leases went to the line, and who had waited dropped them, too.
     await wait_until(lambda: all(waiter.done() for waiter in waiters))
@@ -293,11 +293,11 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
             dispatcher = Dispatcher(client, balancer)
             handle = await dispatcher.submit("create", prompt="a cat")
             await dispatcher.close()
-            gone = weakref.ref(dispatcher)
+            gone_too = weakref.ref(dispatcher)
             # It failed with `Closed`, which nobody has asked it for.
             del dispatcher, handle
             gc.collect()
-            assert gone() is None
+            assert gone_too() is None
         await client.close()
     await settle()
     assert asyncio.all_tasks() == before

@@ -69,9 +69,7 @@ class Session:
         self._grantor = grantor
         self._tell = tell
         self._ttl, self._orphan_ttl, self._patience = ttl, orphan_ttl, patience
-        self._share = share
-        self._rng = rng
-        self._clock = clock
+        self._share, self._rng, self._clock = share, rng, clock
         self.claims = Claims()
         self.mirror = Mirror()
         self._agenda = Agenda(self, self.claims, label, first_start=first_start)
@@ -263,8 +261,10 @@ class Session:
 
     def let_go(self) -> None:
         """Have nobody wait for an answer to what is to be said."""
-        for future in [*self.claims.releases.values(), *(call.future for call in self._agenda.calls)]:
-            settle(future, None)
+        for told in self.claims.releases.values():
+            settle(told, None)
+        for call in self._agenda.calls:
+            settle(call.future, None)
 
     def came_back(self, away: float) -> None:
         """Take note that the server answers again."""
