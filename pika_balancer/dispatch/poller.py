@@ -82,18 +82,15 @@ class Poller:
         self._disarm()
         while self._line and len(self._running) < AT_ONCE:
             moment, turn, key = self._line[0]
-            wanted = self._turns.get(key) == turn
-            wait = moment - self._clock.now()
-            if wanted and wait > 0:
-                self._disarm()
-                self._timer = self._clock.call_later(wait, self._go_on)
-                return
-            # Before the look: an eager task may be over, and the next turn be in line, when it is made.
-            heapq.heappop(self._line)
-            if wanted:
+            if self._turns.get(key) == turn:
+                wait = moment - self._clock.now()
+                if wait > 0:
+                    self._timer = self._clock.call_later(wait, self._go_on)
+                    return
                 task = asyncio.get_running_loop().create_task(self._turn(key, turn))
                 self._running.add(task)
                 task.add_done_callback(self._over)
+            heapq.heappop(self._line)
 
     def _disarm(self) -> None:
         if self._timer is not None:
