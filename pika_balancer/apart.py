@@ -5,10 +5,13 @@ Ctrl-C that is meant for its parent does not reach it.
 """
 
 import asyncio
+import contextlib
 import sys
 from typing import Final, Self
 
 import attrs
+
+from pika_balancer.closing import see_through
 
 _ENDS_WITHIN: Final = 10.0
 
@@ -43,11 +46,14 @@ class Apart:
         return cls(process, process.stdin, process.stdout)
 
     async def end(self, within: float = _ENDS_WITHIN) -> None:
-        """Close its stdin and wait until it has ended; after `within` seconds kill it."""
+        """Close its stdin and wait until it has ended; kill it after `within` seconds, or if cancelled."""
         self.stdin.close()
         try:
             async with asyncio.timeout(within):
                 await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
+        except (TimeoutError, asyncio.CancelledError) as late:
+            with contextlib.suppress(ProcessLookupError):  # it may have ended in this very tick
+                self.process.kill()
+            await see_through(self.process.wait())
+            if not isinstance(late, TimeoutError):
+                raise

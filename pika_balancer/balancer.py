@@ -6,17 +6,17 @@ It knows nothing of HTTP: the account map comes from anything that has `accounts
 """
 
 import asyncio
+import contextlib
 import math
 import random
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from types import TracebackType
 from typing import Any, Self
 
 from pika_balancer import events
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.drain import Drain
-from pika_balancer.errors import Closed, ForeignLease, InvalidArgument
+from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, WrongLoop
 from pika_balancer.events import Observer, Reporter
 from pika_balancer.holders import Kept, Place, Statistics, Watched, adopted, describe, kept, lost, released
 from pika_balancer.leasing import LeaseContext, check_timeout, context, in_use
@@ -79,11 +79,10 @@ class Balancer:
         store.attach(self.reporter)
         self._try_acquire: Callable[[str | None], Lease | None] = store.try_acquire
         self._release: Callable[[Lease], Awaitable[None] | None] = store.release
-        self._is_open = False
+        self._is_open, self._leaked = False, 0
         self._ended: str | None = None
         self._held: dict[int | str, LeaseContext | Watched | Kept] = {}
         self._waiting: dict[LeaseContext, None] = {}
-        self._leaked = 0
         self._drain = Drain(self._busy, self._clock)
         self._see_to = self._drain.see_to
 
@@ -104,8 +103,9 @@ class Balancer:
         Raises:
             PikaError: The account map could not be fetched.
         """
-        balancer = cls(
-            (await client.accounts()).values(),
+        accounts = (await client.accounts()).values()
+        return await cls(
+            accounts,
             store=store,
             source=client,
             refresh_every=refresh_every,
@@ -113,17 +113,18 @@ class Balancer:
             rng=rng,
             clock=clock,
             observer=observer,
-        )
-        await balancer._open()
-        return balancer
+        ).__aenter__()
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        try:
+            await self._open()
+        except BaseException as error:
+            if not isinstance(error, WrongLoop):  # else what is open is somebody else's
+                await self.close()
+            raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_reason: object) -> None:
         await self.close()
 
     def lease(self, channel: str | None = None, timeout: float | None = None) -> LeaseContext:
@@ -153,8 +154,7 @@ class Balancer:
         Raises:
             ForeignLease: The lease was granted by somebody else, another balancer of the same store included.
         """
-        owed = self._give_back(lease)
-        if owed is not None:
+        if (owed := self._give_back(lease)) is not None:
             await asyncio.shield(self._see_to(owed))
 
     def release_nowait(self, lease: Lease) -> None:
@@ -235,13 +235,12 @@ class Balancer:
 
     def statistics(self) -> Statistics:
         """Return the books, who holds what since when, who waits, and what went wrong so far."""
-        now = self._now()
         self._prune()
         return Statistics.of(
             self.store.snapshot(),
             self._held,
             self._waiting,
-            now,
+            self._now(),
             leaked=self._leaked,
             refresh_failures=self._refresher.failures,
         )
@@ -266,9 +265,11 @@ class Balancer:
         Whoever waits in line gets `Closed`. A second time does nothing.
         """
         self._end("is closed")
-        await self._refresher.stop()
-        await self._drain.settle()
-        await self.store.close()
+        # Whichever step is interrupted, those that come after it are taken.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(self.store.close)
+            steps.push_async_callback(self._drain.settle)
+            await self._refresher.stop()
 
     @guarded
     def __repr__(self) -> str:
@@ -323,9 +324,8 @@ class Balancer:
         except BaseException as error:
             if self._observed:
                 now, why = self._now(), type(error).__name__
-                self.reporter.tell(
-                    events.Unserved(at=now, channel=wish.wish, waited=now - wish.since, why=why)
-                )
+                waited = now - wish.since
+                self.reporter.tell(events.Unserved(at=now, channel=wish.wish, waited=waited, why=why))
             raise
         finally:
             del self._waiting[wish]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from secrets import token_urlsafe
-from typing import Any, Final, Never
+from typing import Any, Final, Never, cast
 
 import attrs
 from aiohttp import web
@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from pika_balancer.clock import Clock, SystemClock, alarm
+from pika_balancer.closing import see_through
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Job, Secret, guarded, hidden
 from pika_balancer.parse import read_job
@@ -173,15 +174,20 @@ class Callbacks:
         )
         try:
             await runner.setup()
-            await web.TCPSite(runner, host, port).start()
-            bound = _url(*runner.addresses[0][:2])
+            server = cast("web.Server", runner.server)  # None only before setup()
+            loop = asyncio.get_running_loop()
+            # Not `TCPSite`, which loses the socket if it is cancelled while it begins to serve.
+            listener = await loop.create_server(server, host, port, start_serving=False)
+            bound = _url(*listener.sockets[0].getsockname()[:2])
             self._bound.append(bound)
             try:
+                await listener.start_serving()
                 yield self.reply_url
             finally:
+                listener.close()
                 self._bound.remove(bound)
         finally:
-            await runner.cleanup()
+            await see_through(runner.cleanup())
 
     @guarded
     def __repr__(self) -> str:

@@ -40,14 +40,23 @@ class Pool:
     def keys(self) -> dict[str, int]:
         """Return the pool's keys, without their common prefix, with the milliseconds they have to live."""
         with self.server.client() as client:
-            prefix = f"pika:{{{self.name}}}:"
-            return {key.removeprefix(prefix): client.pttl(key) for key in client.scan_iter(f"{prefix}*")}
+            return self._keys(client)
 
-    def delete(self) -> None:
-        """Remove the pool."""
+    def delete(self) -> dict[str, int]:
+        """Remove the pool; return what there was, as `keys` does."""
         with self.server.client() as client:
-            for key in self.keys():
-                client.delete(f"pika:{{{self.name}}}:{key}")
+            found = self._keys(client)
+            if found:
+                client.delete(*(self._prefix + key for key in found))
+            return found
+
+    @property
+    def _prefix(self) -> str:
+        return f"pika:{{{self.name}}}:"
+
+    def _keys(self, client: Any) -> dict[str, int]:
+        found = client.scan_iter(f"{self._prefix}*", count=1000)
+        return {key.removeprefix(self._prefix): client.pttl(key) for key in found}
 
     async def end(self, *, in_use: bool = False) -> None:
         """Close the stores, check that they left nothing behind, and remove the pool.
@@ -57,8 +66,7 @@ class Pool:
         """
         for store in self.stores:
             await store.close()
-        left = self.keys()
-        self.delete()
+        left = self.delete()
         eternal = {key for key, ttl in left.items() if ttl < 0}
         assert not eternal, f"no time to live: {eternal}"
         superfluous = {"line", "waits"} if in_use else {"line", "waits", "slots", "held", "procs"}

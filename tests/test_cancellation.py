@@ -9,27 +9,15 @@ from itertools import product
 import pytest
 
 from pika_balancer.balancer import Balancer
-from pika_balancer.errors import NoCapacity
 from pika_balancer.models import Account
 from pika_balancer.testing import settle
+from tests.cancelling.balancer import all_obtainable
 
 CAPS = (2, 3)
 
 
 def make(*caps: int) -> Balancer:
     return Balancer([Account(str(i), cap) for i, cap in enumerate(caps)], rng=random.Random(1))
-
-
-async def all_obtainable(balancer: Balancer, capacity: int) -> None:
-    """Assert that every slot is free, nobody waits, and each slot can be had."""
-    await settle()
-    told = balancer.statistics()
-    assert (told.snapshot.in_flight, told.holders, told.waiters) == (0, (), ())
-    leases = [await balancer.acquire(timeout=0) for _ in range(capacity)]
-    with pytest.raises(NoCapacity):
-        await balancer.acquire(timeout=0)
-    for lease in leases:
-        await balancer.release(lease)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`Dispatcher`: a job's whole life. Take a slot, submit once, follow to the end, give the slot back."""
 
 import asyncio
+import contextlib
 import math
 import os
 import random
@@ -87,7 +88,7 @@ class Dispatcher:
         self._callbacks = callbacks
         self._reconciles = reconcile
         self._gate = Gate()
-        self._shut = False
+        self._shut, self._over = False, asyncio.Event()
         self._tasks = Tasks()
         self._drain = Drain(lambda: bool(self._roster.handles), clock)
         self._roster = Roster(balancer, clock, self._drain.stir)
@@ -313,7 +314,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Submit and follow nothing more, at once; a second time does nothing.
 
-        What runs keeps its slot in the books. Handles of it raise `Closed`.
+        What runs keeps its slot. Handles of it raise `Closed`, even if whoever closes is cancelled.
         """
         self._gate.shut(Closed("this dispatcher is closed and submits nothing more; make a new one"))
         await self._close()
@@ -381,18 +382,17 @@ class Dispatcher:
 
     async def _close(self) -> None:
         if self._shut:
+            await self._over.wait()
             return
         self._shut = True
         if self._unsubscribe is not None:
             self._unsubscribe()
-        await self._tasks.cancel()
-        await self._poller.close()
-        await self._lookout.close()
-        await self._roster.names.settle()
         closed = Closed("this dispatcher is closed; the job goes on, and `drain` returned a record of it")
-        for handle in self.handles:
-            if handle.sent:
-                await self._roster.name_the_slot(handle)
-                self._following.let_go(handle, closed)
-            else:
-                self._roster.fail(handle, closed)
+        # Whichever step is interrupted, those that come after it are taken: nobody is left waiting.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.callback(self._over.set)
+            steps.callback(self._following.let_all_go, closed)
+            steps.push_async_callback(self._roster.name_the_slots)
+            steps.push_async_callback(self._lookout.close)
+            steps.push_async_callback(self._poller.close)
+            await self._tasks.cancel()

@@ -69,6 +69,7 @@ class Following:
         self.taking_over = asyncio.Lock()
         self._regaining = False
         self._regained: dict[str, JobHandle] = {}
+        self._told: set[str] = set()
         self.records: list[dict[str, Any]] = []
 
     lookout: Lookout
@@ -121,7 +122,6 @@ class Following:
     async def reconcile(self) -> tuple[JobHandle, ...]:
         """Look at what executes, and return new handles for what carries our prefix."""
         async with self.taking_over:
-            before = set(self._regained)
             self._regaining = True
             # A look without that aim may have taken ours for others'.
             self.lookout.ask_again()
@@ -129,7 +129,10 @@ class Following:
                 await self.lookout.look()
             finally:
                 self._regaining = False
-        return tuple(handle for ref, handle in self._regained.items() if ref not in before)
+        # What one found that was cancelled before it could tell, the next one tells.
+        found = [ref for ref in self._regained if ref not in self._told]
+        self._told.update(found)
+        return tuple(self._regained[ref] for ref in found)
 
     def had(self, reply_ref: str) -> JobHandle | None:
         """Return the job of that reference, if it is on the roster or was regained, perhaps ended since."""
@@ -164,6 +167,14 @@ class Following:
         error = copy.copy(error)
         error.jobid, error.channel = handle.jobid, handle.channel
         self._roster.let_go(handle, error)
+
+    def let_all_go(self, error: PikaError) -> None:
+        """Follow nothing more; what was not sent never will be."""
+        for handle in self._roster.handles:
+            if handle.sent:
+                self.let_go(handle, error)
+            else:
+                self._roster.fail(handle, error)
 
     def _missing(self, handle: JobHandle, error: NotFound) -> None:
         now = self._clock.now()

@@ -165,6 +165,13 @@ class Roster:
             self.poller.discard(handle.jobid)
         self._emptied()
 
+    async def name_the_slots(self) -> None:
+        """Have the books know the slots of all jobs that were sent by the jobs' ids; returns once they do."""
+        await self.names.settle()
+        for handle in self.handles:
+            if handle.sent:
+                await self.name_the_slot(handle)
+
     async def name_the_slot(self, handle: JobHandle) -> None:
         """Have the books know the slot by the job's id, or its reference, and not by a mere number.
 

@@ -41,6 +41,7 @@ class Server:
 
     def __init__(self, apart: Apart) -> None:
         self._apart = apart
+        self._owed = 0
 
     url: str
     """Its base URL."""
@@ -51,12 +52,17 @@ class Server:
         Raises:
             PikaError: It has ended.
         """
+        self._owed += 1
         with contextlib.suppress(ConnectionError):
             self._apart.stdin.write(f"{line}\n".encode())
             await self._apart.stdin.drain()
-        answer = await self._apart.stdout.readline()
-        if not answer:
-            raise PikaError("the local server has ended unexpectedly; what it said is above")
+        answer = b""
+        # Whoever was cancelled has left an answer behind.
+        while self._owed:
+            answer = await self._apart.stdout.readline()
+            if not answer:
+                raise PikaError("the local server has ended unexpectedly; what it said is above")
+            self._owed -= 1
         return json.loads(answer)
 
     async def statistics(self) -> dict[str, Any]:

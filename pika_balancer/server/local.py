@@ -14,6 +14,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.closing import see_through
 from pika_balancer.server.accounts import MAX_JOBS_LIMIT, AccountsFile, ServerAccount, check_accounts
 from pika_balancer.server.answers import JsonProtocol
 from pika_balancer.server.app import PREFIX, SAMPLE, Handlers, digest
@@ -171,16 +172,18 @@ class LocalServer:
         try:
             loop = asyncio.get_running_loop()
             server = cast("web.Server", runner.server)  # None only before setup()
-            # Not `TCPSite`, which offers no way to a protocol of one's own.
+            # Not `TCPSite`, which offers no way to a protocol of one's own. And not served at once: whoever
+            # is cancelled while it begins to serve has to have it in hand, to close it.
             listener = await loop.create_server(
-                lambda: JsonProtocol(server, loop=loop), host, port, backlog=1024
+                lambda: JsonProtocol(server, loop=loop), host, port, backlog=1024, start_serving=False
             )
             try:
+                await listener.start_serving()
                 yield _base_url(listener.sockets[0])
             finally:
                 listener.close()
         finally:
-            await runner.cleanup()
+            await see_through(runner.cleanup())
 
     def _report(self, job: Job) -> None:
         if job.reply_url is not None:

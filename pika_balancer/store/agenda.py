@@ -41,7 +41,8 @@ class Agenda:
     def next(self) -> Batch | None:
         """Return what to say next; None if there is nothing."""
         claims = self._claims
-        self.calls = [call for call in self.calls if not call.over]
+        # Whoever was cancelled before it was said does not want it any more.
+        self.calls = [call for call in self.calls if not (call.over or call.future.cancelled())]
         if self.leaving and not self.known and not claims.releases and not self.calls:
             return None
         batch: Batch | None = None

@@ -93,6 +93,10 @@ class Desk(Protocol):
         """Take note that the server cannot be reached, or refuses, as from now."""
         ...
 
+    def let_go(self) -> None:
+        """Have nobody wait for an answer."""
+        ...
+
     def came_back(self, away: float) -> None:
         """Take note that it answers again, after so many seconds."""
         ...
@@ -156,7 +160,7 @@ class Lane:
 
     def stir(self) -> None:
         """See to it that everything that is to be said gets said: at once, if no answer is waited for."""
-        if self._task is None or self._task.done():
+        if self._task is None or (self._task.done() and not self._task.cancelled()):
             self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._connected and self._out is None:
             self._say_next()
@@ -167,18 +171,26 @@ class Lane:
             self._stuck = True
             self._task.cancel()
 
-    async def end(self) -> None:
-        """Return once nothing is left to be said, or it cannot be said now; then disconnect."""
+    async def end(self, patience: float) -> None:
+        """Return once nothing is left to be said, or it cannot be said now; then disconnect.
+
+        Args:
+            patience: Seconds after which it is not tried any longer.
+        """
         task = self._task
         if task is None:
             return
-        self._said = asyncio.get_running_loop().create_future()
+        self._said = said = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(patience, lambda: None if said.done() else said.set_result(None))
         self.stir()
-        if self.away_since is None:
-            await asyncio.wait([self._said, task], return_when=asyncio.FIRST_COMPLETED)
-        self._said = self._task = None
-        task.cancel()
-        await asyncio.wait([task])
+        try:
+            if self.away_since is None:
+                await asyncio.wait([said, task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            self._said = self._task = None
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self) -> None:
         try:
@@ -190,6 +202,12 @@ class Lane:
                     await self._hear()
                 except (Away, Refusal) as error:
                     await self._interrupted(str(error), refused=isinstance(error, Refusal))
+        except asyncio.CancelledError:
+            if self._task is not None:
+                # Not by `end`: the whole program ends, and nobody is to wait, or to begin this anew.
+                self.away_since = self._clock.now()
+                self._desk.let_go()
+            raise
         finally:
             self._connected = False
             await self._link.disconnect()
@@ -200,9 +218,9 @@ class Lane:
                 text = await self._link.receive()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if not self._stuck or task is None:
+                # Whoever else has cancelled it in the same tick will not do it again.
+                if not self._stuck or task is None or task.uncancel():
                     raise
-                task.uncancel()
                 raise Away("no answer in time") from None
             if self._out is None:
                 raise Away("an answer that nobody asked for")

@@ -101,7 +101,10 @@ class Link:
                 await self._client.nodes_manager.initialize()
             connection = self._connection()
             try:
-                await asyncio.wait_for(connection.connect(), self._patience)
+                # Not `wait_for`, which before Python 3.12 swallows a cancellation that comes in the very tick
+                # of the success: and a program that ends would wait for this for ever.
+                async with asyncio.timeout(self._patience):
+                    await connection.connect()
             except BaseException:
                 await connection.disconnect()
                 raise
@@ -176,7 +179,8 @@ class Link:
                 await self._client.initialize()
             connection = self._connection()
             try:
-                await asyncio.wait_for(connection.connect(), self._patience)
+                async with asyncio.timeout(self._patience):
+                    await connection.connect()
                 self._ear = connection
                 await self._listen(connection, process, heard, ready, alive)
             finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from pika_balancer.clock import Clock, SystemClock, Timer
+from pika_balancer.closing import see_through
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, PikaError
 from pika_balancer.events import Event, Reporter
 from pika_balancer.models import (
@@ -207,8 +208,13 @@ class RedisStore:
         session.open()
         counted = channel
         if self._lane.away_since is None:
-            with session.claims.adopting(name, channel, session.moment()):
-                answer = await session.call("adopt", lambda: (name, channel)).future
+            try:
+                with session.claims.adopting(name, channel, session.moment()):
+                    answer = await session.call("adopt", lambda: (name, channel)).future
+            except asyncio.CancelledError:
+                # What the server counts now, or will in a moment, is nobody's: the next statement says so.
+                session.beat_soon()
+                raise
             if answer is not None:
                 counted, taken = answer.items
                 session.counted(counted, int(taken))
@@ -268,9 +274,16 @@ class RedisStore:
         """Say what is still to be said, tell the others that this process is gone, and disconnect.
 
         Leases that are still held are orphans from now on. They can be released: for that it connects again.
+        Whoever is cancelled meanwhile is cancelled once that is done: a few seconds, if the server is silent.
+
+        Raises:
+            WrongLoop: The store works in another event loop, where it has to be closed.
         """
+        if not self._session.is_open():
+            return
         self.dismiss(lambda: Closed("this store is closed; nobody in line is served any more"))
-        await self._session.close()
+        # Half said, what was given back would count until this process is found dead.
+        await see_through(self._session.close())
 
     def snapshot(self) -> Snapshot:
         """Return the books as this process last heard of them; `fleet` asks the server."""

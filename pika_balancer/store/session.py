@@ -1,6 +1,7 @@
 """One process's part in a shared pool: what it says to the server, when, and what it makes of the answers."""
 
 import asyncio
+import contextlib
 import math
 import random
 import weakref
@@ -67,25 +68,19 @@ class Session:
         self._process = process
         self._grantor = grantor
         self._tell = tell
-        self._ttl = ttl
-        self._orphan_ttl = orphan_ttl
-        self._patience = patience
-        self._share = share
-        self._rng = rng
-        self._clock = clock
+        self._ttl, self._orphan_ttl, self._patience = ttl, orphan_ttl, patience
+        self._share, self._rng, self._clock = share, rng, clock
         self.claims = Claims()
         self.mirror = Mirror()
         self._agenda = Agenda(self, self.claims, label, first_start=first_start)
-        self._serial = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = Heartbeat(ttl, self._ring, clock)
         self._listener = Listener(
             link, process, self._heard, self._listening, patience=patience, rng=rng, clock=clock
         )
         self._told_away = False
-        self._due = math.inf
-        self._confirmed_at = -math.inf
-        self._offset = 0.0
+        self._due, self._confirmed_at = math.inf, -math.inf
+        self._serial, self._offset = 0, 0.0
         self._alone: LocalShare | None = None
 
     lane: Lane
@@ -95,16 +90,16 @@ class Session:
     mirror: Mirror
     """What it last heard of the pool."""
 
-    def open(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, in which it is at work from now on.
+    def is_open(self) -> bool:
+        """Return whether it is at work in the running loop; raise `WrongLoop` if it is in another one."""
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise WrongLoop("this store works in another event loop; close it there, or use one per loop")
+        return self._loop is not None
 
-        Raises:
-            WrongLoop: It is at work in another one.
-        """
+    def open(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, in which it is at work from now on; raise `WrongLoop` as `is_open`."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise WrongLoop("this store works in another event loop; close it there, or use one per loop")
+        if not self.is_open():
             self._loop = loop
             self._agenda.leaving = False
             self._listener.start()
@@ -113,16 +108,16 @@ class Session:
         return loop
 
     async def close(self) -> None:
-        """Say what is left to be said, leave, and disconnect; a second time does nothing."""
-        if self._loop is None:
-            return
+        """Say what is left to be said, leave, and disconnect."""
         self._agenda.leaving = True
         self.lane.stir()
-        await self.lane.end()
-        self._heartbeat.stop()
-        await self._listener.stop()
-        self._loop = None
-        await self._link.close()
+        # Whichever step is interrupted, those that come after it are taken.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(self._link.close)
+            steps.callback(setattr, self, "_loop", None)
+            steps.push_async_callback(self._listener.stop)
+            steps.callback(self._heartbeat.stop)
+            await self.lane.end(self._patience)
 
     # --- what is claimed -------------------------------------------------------------------------------
 
@@ -256,16 +251,20 @@ class Session:
         if not self._told_away:
             self._told_away = True
             self._tell(events.StoreAway(at=self._clock.now(), address=self._link.address, why=why))
-        for future in self.claims.releases.values():
-            settle(future, None)
-        for call in self._agenda.calls:
-            settle(call.future, None)
+        self.let_go()
         if self._share is not None and self._alone is None and not refused:
             self._alone = self._share(self.mirror.accounts(self._clock.now()), self.claims)
         self._serve_alone()
         for wish in self.claims.wishes():
             if refused or not wish.waits:
                 self.fail(wish, self.unavailable(wish.channel))
+
+    def let_go(self) -> None:
+        """Have nobody wait for an answer to what is to be said."""
+        for told in self.claims.releases.values():
+            settle(told, None)
+        for call in self._agenda.calls:
+            settle(call.future, None)
 
     def came_back(self, away: float) -> None:
         """Take note that the server answers again."""
@@ -380,16 +379,17 @@ class Session:
         if now > self._confirmed_at + self._ttl + self._orphan_ttl:
             for name in list(self.claims.held):
                 self._lose(name, "the store could not be told in time that it is still held")
-        self._beat_soon()
+        self.beat_soon()
         self._arm()
 
-    def _beat_soon(self) -> None:
+    def beat_soon(self) -> None:
+        """State everything anew: what the server sees otherwise is then set right."""
         self._agenda.must_beat = True
         self.lane.stir()
 
     def _listening(self) -> None:
         if self.claims.waiting:
-            self._beat_soon()
+            self.beat_soon()
 
     def _heard(self, text: str) -> None:
         name, *grant = text.split("\n")

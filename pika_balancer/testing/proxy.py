@@ -9,6 +9,7 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.closing import see_through
 from pika_balancer.testing.faults import (
     BlackHole,
     Cut,
@@ -146,10 +147,12 @@ class FaultProxy:
     async def listen(self) -> None:
         """Accept connections; does nothing if it does already."""
         if self._listener is None:
+            # Not served at once: cancelled then, it would be nobody's to close.
             self._listener = await asyncio.start_server(
-                self._accept, self.host, self.port, reuse_address=True
+                self._accept, self.host, self.port, reuse_address=True, start_serving=False
             )
             self.port = self._listener.sockets[0].getsockname()[1]
+            await self._listener.start_serving()
 
     @contextlib.asynccontextmanager
     async def outage(self, *, reset: bool = False) -> AsyncGenerator[None]:
@@ -159,7 +162,7 @@ class FaultProxy:
         try:
             yield
         finally:
-            await self.listen()
+            await see_through(self.listen())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.accepted = self.accepted, self.accepted + 1

@@ -219,7 +219,7 @@ async def test_a_beat_on_the_heels_of_an_adoption_states_what_was_adopted(pool: 
     adopting = asyncio.create_task(store.adopt("1001", "a job"))
     await under_way(store)
     # Due while the answer is on its way: said as soon as it is there, before the adopter has heard of it.
-    store._session._beat_soon()
+    store._session.beat_soon()
     lease = await adopting
     await quiet(store)
     assert [holder.jobid for holder in (await other.fleet()).holders] == ["a job"]
@@ -236,7 +236,7 @@ async def test_a_cancelled_adoption_is_stated_no_more(pool: Pool) -> None:
     adopting.cancel()
     await asyncio.wait([adopting])
     await quiet(store)
-    store._session._beat_soon()
+    store._session.beat_soon()
     await quiet(store)
     assert (await store.fleet()).holders == ()
 

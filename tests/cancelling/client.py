@@ -1,0 +1,109 @@
+"""`PikaClient`, on a real socket: after a cancellation it makes the next call, and can be closed."""
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pika_balancer import PikaClient
+from tests.cancelling.turn import Scenario, Turn, about
+from tests.raw_server import Connection, RawServer, reply
+
+JOB: Final = b'{"jobid": "job:1", "status": "started", "channel": "100000000000000001"}'
+ACCOUNT: Final = b'{"channel": "100000000000000001", "maxJobs": 2, "discord": "a.b.c"}'
+CHANNEL: Final = "100000000000000001"
+
+
+async def answers(connection: Connection) -> None:
+    """Answer in two pieces, so that a call waits for its head and for its body."""
+    while True:
+        request = await connection.request()
+        body = b"[]"
+        if "/account" in request.target:
+            body = ACCOUNT if CHANNEL in request.target else b'{"%s": %s}' % (CHANNEL.encode(), ACCOUNT)
+        elif request.method == "POST" or "jobid=" in request.target:
+            body = JOB
+        head = reply(200, b"", length=len(body))
+        await connection.send(head)
+        await connection.send(body)
+
+
+@asynccontextmanager
+async def service() -> AsyncGenerator[RawServer]:
+    async with RawServer(answers) as server:
+        yield server
+
+
+def client_of(server: RawServer) -> PikaClient:
+    return PikaClient("user:canary", base_url=server.url, retries=0, rng=random.Random(1))
+
+
+Call = Callable[[PikaClient], Awaitable[Any]]
+PICTURE: Final = b"\x89PNG a picture"
+FILE: Final = Path(__file__)
+CALLS: Final[dict[str, Call]] = {
+    "accounts": lambda client: client.accounts(),
+    "account": lambda client: client.account(CHANNEL),
+    "put_account": lambda client: client.put_account(CHANNEL, discord="a.b.c", max_jobs=2),
+    "delete_account": lambda client: client.delete_account(CHANNEL),
+    "create": lambda client: client.create("a cat"),
+    "animate": lambda client: client.animate(FILE, prompt="a cat"),
+    "encrypt_text": lambda client: client.encrypt_text("hush", "a cat"),
+    "encrypt_image": lambda client: client.encrypt_image(PICTURE, "a cat", image=PICTURE),
+    "button": lambda client: client.button("job:1"),
+    "prepare": lambda client: client.prepare("animate", image=FILE),
+    "jobs": lambda client: client.jobs(),
+    "job": lambda client: client.job("job:1"),
+}
+
+
+def call(name: str) -> Scenario:
+    async def scenario(turn: Turn) -> None:
+        async with service() as server, client_of(server) as client:
+            await turn.through(CALLS[name](client))
+            posts = server.methods.count("POST")
+            assert posts <= 1
+            assert await client.jobs() == []
+
+    return scenario
+
+
+for name in CALLS:
+    about(f"PikaClient.{name}")(call(name))
+
+
+@about("PikaClient.send")
+async def send(turn: Turn) -> None:
+    async with service() as server, client_of(server) as client:
+        prepared = await client.prepare("create", prompt="a cat")
+        await turn.through(client.send(prepared, reply_ref="mine"))
+        assert server.methods.count("POST") <= 1
+        # It is a value: what was prepared can be sent after that, on the same client.
+        assert (await client.send(prepared, reply_ref="another")).jobid == "job:1"
+
+
+@about("PikaClient.close")
+async def close(turn: Turn) -> None:
+    async with service() as server:
+        client = client_of(server)
+        await client.jobs()
+        await turn.through(client.close())
+        if turn.point:
+            assert "closed" in repr(client)
+        await client.close()
+        assert "closed" in repr(client)
+
+
+@about("PikaClient.__aenter__", "PikaClient.__aexit__")
+async def context(turn: Turn) -> None:
+    async with service() as server:
+        client = client_of(server)
+
+        async def use() -> None:
+            async with client:
+                await client.jobs()
+
+        await turn.through(use())
+        assert ("closed" in repr(client)) == (turn.point > 0)
+        await client.close()

@@ -1,0 +1,134 @@
+"""Load and its measures: when it is cut short no job of it goes on, and the next stretch can begin."""
+
+import asyncio
+import itertools
+import random
+
+from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Secret
+from pika_balancer.clock import SystemClock
+from pika_balancer.load.offer import closed_loop, open_loop, together
+from pika_balancer.load.served import Server, Settings, server_apart
+from pika_balancer.load.stretch import Load, Plan
+from pika_balancer.load.tally import Tally
+from pika_balancer.testing import LocalServer, settle, wait_until
+from tests.cancelling.turn import Turn, about
+from tests.dispatch.conftest import ONE
+
+TICK = 0.002
+
+
+class Jobs:
+    """Jobs that take a moment, counted."""
+
+    def __init__(self) -> None:
+        self.begun = self.running = 0
+
+    async def __call__(self, _intended: float) -> None:
+        self.begun += 1
+        self.running += 1
+        try:
+            await asyncio.sleep(TICK)
+        finally:
+            self.running -= 1
+
+
+@about("open_loop")
+async def opened(turn: Turn) -> None:
+    jobs = Jobs()
+    arrivals = (TICK * number for number in itertools.count())
+    work = open_loop(arrivals, jobs, seconds=1, most=2, clock=SystemClock(), offered=lambda _: None)
+    done = await turn.through(work)
+    assert jobs.running == 0
+    assert jobs.begun == 2 or not done
+
+
+@about("closed_loop")
+async def closed(turn: Turn) -> None:
+    jobs = Jobs()
+    work = closed_loop(2, jobs, seconds=1, most=4, clock=SystemClock(), offered=lambda _: None)
+    done = await turn.through(work)
+    assert jobs.running == 0
+    assert jobs.begun == 4 or not done
+
+
+@about("together")
+async def grouped(turn: Turn) -> None:
+    jobs = Jobs()
+
+    async def two() -> None:
+        async with together() as group:
+            group.create_task(jobs(0))
+            group.create_task(jobs(0))
+            await asyncio.sleep(0)
+
+    await turn.through(two())
+    assert jobs.running == 0
+
+
+@about("Load.run")
+async def stretch(turn: Turn) -> None:
+    server = LocalServer({ONE: 2}, service="fixed:1ms")
+    load = Load(SystemClock())
+    plan = Plan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
+
+    async with server.run() as url, PikaClient("canary", base_url=url) as client:
+        balancer = Balancer([Account(ONE, max_jobs=2)], observer=load.observe)
+        async with balancer, Dispatcher(client, balancer, poll_every=0.01, reconcile=False) as dispatcher:
+            load.dispatcher = dispatcher
+
+            async def once() -> str:
+                tally = Tally(seconds=plan.seconds)
+                return await load.run(plan, tally, rng=random.Random(1), watch=lambda: None, interval=TICK)
+
+            await turn.through(once())
+            assert not load._flights
+            # What was under way stays in the dispatcher's care, and ends there.
+            await wait_until(lambda: not dispatcher.handles)
+            assert await once() == "jobs"
+
+
+class Process:
+    """The pipes of a server apart, whose answers come when the test says so."""
+
+    def __init__(self) -> None:
+        self.stdout = asyncio.StreamReader()
+        self.stdin = self
+        self.asked: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.asked.append(line)
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+
+
+@about("Server.ask", "Server.statistics")
+async def asking(turn: Turn) -> None:
+    process = Process()
+    server = Server(process)  # type: ignore[arg-type]  # as much of a process as it uses
+
+    async def answer() -> None:
+        await settle(3)
+        for number in range(answered, len(process.asked)):
+            process.stdout.feed_data(b"%d\n" % (number + 1))
+
+    answered = 0
+    turn.begin(server.statistics())
+    await answer()
+    answered = len(process.asked)
+    await turn.end()
+    again = asyncio.create_task(server.ask("statistics"))
+    await answer()
+    # The answer that nobody took is not the answer to the next question.
+    assert await again == len(process.asked)
+
+
+@about("server_apart")
+async def apart(turn: Turn) -> None:
+    settings = Settings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
+
+    async def use() -> None:
+        async with server_apart(settings) as server:
+            assert server.url.startswith("http://127.0.0.1")
+
+    await turn.through(use())

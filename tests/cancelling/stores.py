@@ -1,0 +1,189 @@
+"""The stores by themselves, as whoever builds on them uses them."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from pika_balancer import Lease, NoCapacity
+from pika_balancer.store import MemoryStore, Store
+from pika_balancer.store.link import Away, Link
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import settle
+from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
+from tests.cancelling.turn import Turn, about
+
+Steps = Callable[[Turn, Store], Awaitable[None]]
+SOON = 5.0
+
+
+def on_each_store(name: str) -> Callable[[Steps], Steps]:
+    """Register a scenario for the method of that name of both stores."""
+
+    def register(steps: Steps) -> Steps:
+        async def memory(turn: Turn) -> None:
+            async with in_memory(turn) as store:
+                await steps(turn, store)
+
+        async def shared(turn: Turn) -> None:
+            async with on_server(turn) as store:
+                await steps(turn, store)
+
+        memory.__name__, shared.__name__ = f"memory_{name}", f"redis_{name}"
+        if hasattr(MemoryStore, name) and name != "release":
+            about(f"MemoryStore.{name}")(memory)
+        about(f"RedisStore.{name}", again=True)(shared)
+        return steps
+
+    return register
+
+
+def now(store: Store) -> float:
+    return store._clock.now()  # type: ignore[attr-defined, no-any-return]  # both have one
+
+
+async def give_back(store: Store, lease: Lease) -> None:
+    if (owed := store.release(lease)) is not None:
+        await owed
+
+
+async def both_free(store: Store) -> None:
+    """Assert that the store still works, and that exactly its two slots can be had."""
+    await settle()
+    await store.update(ACCOUNTS)
+    leases = [await store.acquire(None, now(store) + SOON) for _ in ACCOUNTS]
+    with suppress(NoCapacity):
+        raise AssertionError(await store.acquire(None, now(store)))
+    for lease in leases:
+        await give_back(store, lease)
+
+
+@on_each_store("acquire")
+async def acquire(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    held = [await store.acquire(None, None) for _ in ACCOUNTS]
+    turn.begin(store.acquire(None, now(store) + 30))
+    await settle(3)
+    for lease in held:
+        await give_back(store, lease)
+    if await turn.end():
+        await give_back(store, turn.result)
+    await both_free(store)
+
+
+@on_each_store("release")
+async def release(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    lease = await store.acquire(None, None)
+    owed = store.release(lease)
+    assert owed is not None
+    await turn.through(owed)
+    assert not lease.held
+    await both_free(store)
+
+
+@on_each_store("adopt")
+async def adopt(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    if await turn.through(store.adopt("0", "job:9")):
+        await give_back(store, turn.result)
+    await both_free(store)
+    await give_back(store, await store.adopt("0", "job:9"))
+
+
+@on_each_store("update")
+async def update(turn: Turn, store: Store) -> None:
+    await turn.through(store.update(ACCOUNTS))
+    await both_free(store)
+
+
+@on_each_store("pause")
+async def pause(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    await turn.through(store.pause("0"))
+    await store.resume("0")
+    await both_free(store)
+
+
+@on_each_store("rest")
+async def rest(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    await turn.through(store.rest("0", now(store) + 3600))
+    await store.resume("0")
+    await both_free(store)
+
+
+@on_each_store("resume")
+async def resume(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    await store.pause("0")
+    await turn.through(store.resume("0"))
+    await store.resume("0")
+    await both_free(store)
+
+
+@on_each_store("orphans")
+async def orphans(turn: Turn, store: Store) -> None:
+    await turn.through(store.orphans())
+    assert tuple(await store.orphans()) == ()
+    await both_free(store)
+
+
+@on_each_store("give_up")
+async def give_up(turn: Turn, store: Store) -> None:
+    await turn.through(store.give_up(()))
+    await both_free(store)
+
+
+@on_each_store("close")
+async def close(turn: Turn, store: Store) -> None:
+    await store.update(ACCOUNTS)
+    lease = await store.acquire(None, None)
+    # It is on its way when the store begins to close, and arrives.
+    store.release(lease)
+    await turn.through(store.close())
+    if turn.point:
+        await turn.nothing_runs()
+    await store.close()
+    await both_free(store)
+
+
+@about("RedisStore.fleet")
+async def fleet(turn: Turn) -> None:
+    async with on_server(turn) as store:
+        assert isinstance(store, RedisStore)
+        await turn.through(store.fleet())
+        assert (await store.fleet()).holders == ()
+        await both_free(store)
+
+
+@about("RedisStore.repair")
+async def repair(turn: Turn) -> None:
+    async with on_server(turn) as store:
+        assert isinstance(store, RedisStore)
+        await turn.through(store.repair())
+        assert (await store.repair()).mended == ()
+        await both_free(store)
+
+
+async def connecting(turn: Turn) -> None:
+    """The way to the server, which is cancelled when a program ends, at whatever it does then."""
+    link = Link(turn.server.url, "nobody", patience=SOON)
+    await turn.through(link.connect())
+    await link.disconnect()
+    await link.connect()
+    await link.close()
+
+
+async def listening(turn: Turn) -> None:
+    """The same for the connection on which messages arrive."""
+    link = Link(turn.server.url, "nobody", patience=SOON)
+
+    async def listen() -> None:
+        with suppress(Away):
+            await link.listen("nobody", lambda _: None, link.cut, lambda: None)
+
+    await turn.through(listen())
+    await link.close()
+
+
+INSIDE = (connecting, listening)
+"""Not public, and cancelled all the same: by `asyncio.run`, when a program ends without closing its store."""

@@ -1,0 +1,303 @@
+"""Other event loops, two of them, none any more: what works everywhere works, and what cannot says so."""
+
+import asyncio
+import gc
+import importlib.util
+import logging
+import random
+import subprocess
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pika_balancer import Account, Balancer, ConnectFailed, Dispatcher, Lease, PikaClient, WrongLoop
+from pika_balancer.store import MemoryStore
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import LocalServer, settle, wait_until
+from tests.cancelling import SCENARIOS
+from tests.cancelling.balancer import all_obtainable
+from tests.cancelling.turn import How, Scenario, at_every_await
+from tests.pools import Pool
+from tests.redis_servers import Servers
+from tests.test_cancellation import make, storm
+
+ACCOUNTS = [Account("100000000000000001", max_jobs=2)]
+
+REPRESENTATIVE = {
+    "Balancer.acquire",
+    "Balancer.close",
+    "LeaseContext.__aenter__",
+    "PikaClient.animate",
+    "Dispatcher.__aenter__",
+    "Dispatcher.submit",
+    "Dispatcher.drain",
+    "Batch.__anext__",
+    "RedisStore.acquire",
+    "Callbacks.run",
+    "LocalServer.run",
+    "FaultProxy.outage",
+    "Load.run",
+}
+"""Together they run every part that knows an event loop."""
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # from 3.12
+    return loop
+
+
+def patient_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    # In debug mode whatever holds up the loop for longer is logged; a busy machine holds up everything.
+    loop.slow_callback_duration = 30.0
+    return loop
+
+
+def other_loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - not on every system
+
+    return uvloop.new_event_loop()
+
+
+KINDS: dict[str, tuple[Callable[[], asyncio.AbstractEventLoop], bool, bool]] = {
+    "debug": (patient_loop, True, True),
+    "uvloop": (other_loop, False, importlib.util.find_spec("uvloop") is not None),
+    "eager": (eager_loop, False, sys.version_info >= (3, 12)),
+}
+"""How to make the loop, whether in debug mode, and whether it can be had here."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_works_on_another_kind_of_loop(
+    kind: str, servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    factory, debug, is_there = KINDS[kind]
+    if not is_there:
+        pytest.skip("not to be had with this Python, or on this system")
+    wanted: dict[Scenario, None] = {s: None for name in sorted(REPRESENTATIVE) for s in SCENARIOS[name]}
+
+    struck: Counter[How] = Counter()
+
+    async def everything() -> None:
+        for scenario in wanted:
+            struck.update(await at_every_await(scenario, servers["valkey"], ["same tick"]))
+        assert struck.total() > len(wanted)
+        balancer = make(2, 3)
+        await storm(balancer, workers=20, cancels=1000, chance=random.Random(5))
+        await all_obtainable(balancer, 5)
+
+    with (
+        caplog.at_level(logging.WARNING, "asyncio"),
+        asyncio.Runner(debug=debug, loop_factory=factory) as runner,
+    ):
+        runner.run(everything())
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_what_belongs_to_one_loop_says_so_in_another(servers: Servers) -> None:
+    pool = Pool(servers["valkey"])
+    balancer, store = Balancer(ACCOUNTS), pool.open()
+    client = PikaClient("user:canary", base_url="http://127.0.0.1:9", retries=0, timeout=5)
+
+    async def first() -> None:
+        await balancer.release(await balancer.acquire())
+        with pytest.raises(ConnectFailed):
+            await client.jobs()
+        await store.update(ACCOUNTS)
+        held.extend([await store.acquire(None, None), await store.acquire(None, None)])
+        waiting.append(asyncio.create_task(store.acquire(None, None)))
+        await settle()
+
+    async def second() -> None:
+        # What is only in memory goes on in the next loop.
+        await balancer.release(await balancer.acquire(timeout=1))
+        with pytest.raises(WrongLoop, match="make one per loop"):
+            await client.jobs()
+        with pytest.raises(WrongLoop, match="close it there"):
+            await client.close()
+        for use in (store.update(ACCOUNTS), store.close(), _enter(Balancer(ACCOUNTS, store=store))):
+            with pytest.raises(WrongLoop, match="close it there"):
+                await use
+
+    async def first_again() -> None:
+        # Nothing that happened there has done any harm here.
+        for lease in held:
+            store.release(lease)
+        store.release(await waiting[0])
+        await client.close()
+        await pool.end()
+
+    held: list[Lease] = []
+    waiting: list[asyncio.Task[Lease]] = []
+    with asyncio.Runner() as here:
+        here.run(first())
+        with asyncio.Runner() as there:
+            there.run(second())
+        here.run(first_again())
+
+
+async def _enter(balancer: Balancer) -> None:
+    async with balancer:
+        pass
+
+
+async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(servers: Servers) -> None:
+    pool = Pool(servers["valkey"])
+    ours, shared = MemoryStore(ACCOUNTS), pool.open()
+    held = [await ours.acquire(None, None) for _ in range(2)]
+    waiting = asyncio.create_task(ours.acquire(None, None))
+    await shared.update(ACCOUNTS)
+    await settle()
+
+    async def elsewhere() -> None:
+        for store in (ours, shared):
+            with pytest.raises(WrongLoop):
+                await store.acquire(None, None)
+        # One of its own, on the same pool, is another process as it were.
+        own = RedisStore(pool.server.url, pool.name)
+        async with Balancer(store=own) as balancer, balancer.lease(timeout=5) as lease:
+            assert lease.channel == ACCOUNTS[0].channel
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    for lease in held:
+        ours.release(lease)
+    ours.release(await waiting)
+    assert ours.snapshot().in_flight == 0
+    await pool.end()
+
+
+HELD_AT_THE_END = """
+import asyncio, sys
+from pika_balancer import Account, Balancer, Dispatcher, PikaClient
+from pika_balancer.callbacks import Callbacks
+from pika_balancer.store.redis import RedisStore
+from pika_balancer.testing import LocalServer
+
+channel = "100000000000000001"
+accounts = [Account(channel, max_jobs=9)]
+
+class Source:
+    async def accounts(self):
+        return {channel: accounts[0]}
+
+async def main():
+    store = RedisStore(sys.argv[1], sys.argv[2], first_start=True)
+    server = LocalServer({channel: 9}, service="fixed:60s")
+    async with server.run() as url, PikaClient("user:canary", base_url=url) as client:
+        alone = await Balancer.from_client(Source(), refresh_every=9)
+        for balancer in (Balancer(accounts, store=store), alone):
+            left.append(await balancer.acquire())
+            dispatcher = await Dispatcher(client, balancer).__aenter__()
+            left.append(await dispatcher.submit("create", prompt="a cat"))
+            left.extend(asyncio.create_task(balancer.acquire(timeout=600)) for _ in range(20))
+            left.append(asyncio.create_task(dispatcher.run("create", prompt="a dog")))
+            await balancer.rest(channel, 600)
+            left.append(dispatcher)
+        await asyncio.sleep(0.05)
+        if sys.argv[3] == "exit":
+            sys.exit(3)
+        if sys.argv[3] == "interrupt":
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+
+import signal
+left = []
+asyncio.run(main())
+print("the end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "how", "code"),
+    [(["-X", "dev", "-W", "error"], "return", 0), ([], "exit", 3), ([], "interrupt", -2)],
+)
+def test_a_program_that_ends_with_everything_held_ends(
+    flags: list[str], how: str, code: int, servers: Servers
+) -> None:
+    pool = Pool(servers["valkey"])
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", HELD_AT_THE_END, pool.server.url, pool.name, how],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    pool.delete()
+    noise = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    if how == "interrupt":
+        # Python's own traceback of the interrupt, and nothing after it.
+        assert noise[0].startswith("Traceback")
+        assert noise[-1] == "KeyboardInterrupt"
+        assert not [line for line in noise if "never" in line or "pending" in line or "Unclosed" in line]
+    else:
+        assert noise == []
+    assert (done.returncode, done.stdout) == (code, "the end\n" if how == "return" else "")
+
+
+async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers) -> None:
+    """Cycles included: leases, a balancer with people in line, a dispatcher, a handle that nobody awaits."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    before = asyncio.all_tasks()
+    balancer = Balancer(ACCOUNTS)
+    leases = [await balancer.acquire() for _ in range(2)]
+    waiters = [asyncio.create_task(balancer.acquire()) for _ in range(3)]
+    waiters[1].cancel()
+    await settle()
+    gone = weakref.ref(balancer)
+    del balancer, leases
+    gc.collect()
+    # Dropped leases went to the line, and who had waited dropped them, too.
+    await wait_until(lambda: all(waiter.done() for waiter in waiters))
+    waiters.clear()
+    await settle()
+    gc.collect()
+    assert gone() is None
+
+    async with LocalServer({ACCOUNTS[0].channel: 2}, service="fixed:60s").run() as url:
+        client = PikaClient("user:canary", base_url=url)
+        async with Balancer(ACCOUNTS) as balancer:
+            dispatcher = Dispatcher(client, balancer)
+            handle = await dispatcher.submit("create", prompt="a cat")
+            await dispatcher.close()
+            gone_too = weakref.ref(dispatcher)
+            # It failed with `Closed`, which nobody has asked it for.
+            del dispatcher, handle
+            gc.collect()
+            assert gone_too() is None
+        await client.close()
+    await settle()
+    assert asyncio.all_tasks() == before
+    assert complaints == []
+    loop.set_exception_handler(None)
+
+
+async def test_a_store_whose_call_is_given_up_as_its_program_ends_ends_too(servers: Servers) -> None:
+    """Two cancellations in one tick are one exception: the second must not get lost with the first."""
+    pool = Pool(servers["valkey"])
+    store = pool.open()
+    await store.update(ACCOUNTS)
+    servers["valkey"].pause()
+    try:
+        asking = asyncio.create_task(store.fleet())
+        await settle()
+        lane = store._lane
+        assert lane._task is not None
+        lane.unstick()
+        lane._task.cancel()
+        await asyncio.wait([lane._task], timeout=5)
+        assert lane._task.cancelled()
+    finally:
+        servers["valkey"].go_on()
+    asking.cancel()
+    # What asyncio.run would have ended, too.
+    store._session._heartbeat.stop()
+    await store._session._listener.stop()
+    await store._link.close()
+    pool.delete()
