@@ -11,7 +11,7 @@ from pika_balancer.clock import SystemClock, alarm
 from pika_balancer.closing import see_through
 from pika_balancer.load.served import serve
 from pika_balancer.server import LocalServer
-from pika_balancer.testing import Drop, FaultProxy, ManualClock, Reorder, settle, wait_until
+from pika_balancer.testing import Delay, Drop, FaultProxy, ManualClock, Reorder, settle, wait_until
 from tests.cancelling.client import client_of
 from tests.cancelling.client import service as answering
 from tests.cancelling.turn import Turn, about
@@ -158,11 +158,11 @@ async def proxy_is_away(turn: Turn) -> None:
         await call_through(server, proxy)
 
 
-@about("FaultProxy.sleep")
-async def proxy_sleeps(turn: Turn) -> None:
+@about("Injection.pause")
+async def pauses_under_a_fault(turn: Turn) -> None:
     clock = ManualClock()
-    proxy = FaultProxy("127.0.0.1", 1, clock=clock)
-    turn.begin(proxy.sleep(5))
+    injection = FaultProxy("127.0.0.1", 1).inject(Delay(5))
+    turn.begin(injection.pause(5, clock))
     await clock.advance(5)
     await turn.end()
     assert clock.sleeping == 0

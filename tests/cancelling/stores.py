@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from pika_balancer import Lease, NoCapacity
+from pika_balancer import Lease, NoCapacity, Secret
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.store.link import Away, Link
 from pika_balancer.store.redis import RedisStore
@@ -166,7 +166,7 @@ async def repair(turn: Turn) -> None:
 
 async def connecting(turn: Turn) -> None:
     """The way to the server, which is cancelled when a program ends, at whatever it does then."""
-    link = Link(turn.server.url, "nobody", patience=SOON)
+    link = Link(Secret(turn.server.url), "nobody", patience=SOON)
     await turn.through(link.connect())
     await link.disconnect()
     await link.connect()
@@ -175,7 +175,7 @@ async def connecting(turn: Turn) -> None:
 
 async def listening(turn: Turn) -> None:
     """The same for the connection on which messages arrive."""
-    link = Link(turn.server.url, "nobody", patience=SOON)
+    link = Link(Secret(turn.server.url), "nobody", patience=SOON)
 
     async def listen() -> None:
         with suppress(Away):
