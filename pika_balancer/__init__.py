@@ -2,7 +2,8 @@
 
 The map, from the centre outwards; imports point inward only:
 
-    errors, models, clock       what can go wrong, the values, time as an argument
+    text, errors, models,       text fit to print, what can go wrong, the values, time as an argument
+      clock
     policy, books, shortage,    which account gets the job, and what is in flight:
       selector                  plain and synchronous
     line, store                 who waits, and where the counts live: in this process, or on Redis
