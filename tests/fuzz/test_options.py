@@ -7,6 +7,7 @@ of a character, so those are left out.
 
 import argparse
 import asyncio
+import io
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterator
@@ -160,7 +161,7 @@ def complaints(option: Option, ran: Ran) -> Iterator[str]:
         said = ran.err.splitlines()
         if len(said) != 1 and option.action.dest != "jobs":
             yield f"takes {len(said)} lines to refuse"
-        if len(said[-1]) > 2100:
+        if len(said[-1]) > 1000:
             yield f"is refused with {len(said[-1])} characters"
         if not any(word in said[-1].lower() for word in option.words):
             yield "is refused without a word of which option it is"
@@ -204,3 +205,22 @@ def test_as_json_an_error_is_one_document_in_ascii(command: str, capsys: pytest.
         assert ran.out.isascii()
         assert ran.error["exit_code"] == 2
         assert all(char.isprintable() or char == "\n" for char in ran.out + ran.err)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["demo", "--workers=18446744073709551616"],
+        ["demo", "--processes=100000"],
+        ["demo", "--speed=1e-200"],
+        ["submit", "--jobs=-", "--concurrency=1000001"],
+        ["simulate", *NEEDED["simulate"][:3], "--duration=1e200"],
+    ],
+)
+def test_what_would_take_for_ever_or_all_memory_is_refused(
+    line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(line) == 2
+    assert line[-1].partition("=")[0] in capsys.readouterr().err

@@ -7,12 +7,14 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.simulate import forms, laws
 from pika_balancer.simulate.arrivals import Trace
+from pika_balancer.simulate.trace import read_trace
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz.seeds import FOUND, cases, mutated
 from tests.fuzz.targets import TARGETS
@@ -80,6 +82,14 @@ def test_laws_at_their_limits_have_moments() -> None:
     for law in (laws.Exponential(1e15), laws.Lognormal(1e15, 1e15), laws.Gamma(1e-15, 1e-15)):
         assert 0 <= law.variance < float("inf")
         assert law.one(random.Random(1))() >= 0
+
+
+def test_a_duration_that_is_too_large_for_a_column_does_not_become_a_small_one(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    took = pa.array([2**62, 1], pa.int64()).cast(pa.duration("s"))
+    pq.write_table(pa.table({"ts": [0.0, 1.0], "took": took}), tmp_path / "log.parquet")
+    with pytest.raises(InvalidArgument, match="is no Parquet that can be read"):
+        read_trace(tmp_path / "log.parquet")
 
 
 def test_a_log_of_years_with_short_jobs_takes_little_memory() -> None:
