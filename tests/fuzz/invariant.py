@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 API: Final = Secret("user:1234-canary0canary0canary0")
 """The API token of the caller, which no error may show."""
-LONGEST: Final = 2000
+LONGEST: Final = 1000
 """Characters of a message: somebody is to read it."""
 
 

@@ -222,6 +222,7 @@ async def _call_back(body: bytes) -> None:
     stream.feed_eof()
     request = _request()
     request._payload = stream
+    request._read_bytes = None
     refusal: web.HTTPException | None = None
     try:
         status = (await receiver._receive(request)).status
@@ -325,7 +326,7 @@ def fuzz_records(content: bytes) -> None:
         return
     checked = value_or_error(read_records, records)
     for record in checked if isinstance(checked, list) else ():
-        assert record["version"] == 1
+        assert type(record["version"]) is int
         for name in ("verb", "reply_ref", "channel", "jobid"):
             assert record[name] is None or record[name].encode()
             assert record[name] or name == "jobid"

@@ -69,6 +69,9 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
     if verb == "button":
         sent.setdefault("button", "retry")
     assert arrived.keys() == sent.keys()
+    for name, part in arrived.items():
+        more = ["content-type"] if isinstance(sent[name], Upload) else []
+        assert [header.lower() for header in part] == ["content-disposition", *more]
     # The parser of e-mails reads lone line ends as breaks, so bytes are compared where they stand.
     for name, value in sent.items():
         plain = (

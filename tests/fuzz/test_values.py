@@ -16,6 +16,7 @@ from pika_balancer.simulate import forms, laws
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.trace import read_trace
 from tests.fuzz import __main__ as fuzz
+from tests.fuzz import targets
 from tests.fuzz.seeds import FOUND, cases, mutated
 from tests.fuzz.targets import TARGETS
 
@@ -84,6 +85,12 @@ def test_laws_at_their_limits_have_moments() -> None:
         assert law.one(random.Random(1))() >= 0
 
 
+def test_a_duration_that_its_unit_makes_infinite_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("ts,took_h\n0,1\n1,1e306\n")
+    with pytest.raises(InvalidArgument, match=r"line 3: duration '1e306'"):
+        read_trace(tmp_path / "log.csv")
+
+
 def test_a_duration_that_is_too_large_for_a_column_does_not_become_a_small_one(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     took = pa.array([2**62, 1], pa.int64()).cast(pa.duration("s"))
@@ -101,3 +108,11 @@ def test_a_log_of_years_with_short_jobs_takes_little_memory() -> None:
 def test_windows_are_counted_as_they_were() -> None:
     # By hand: (0,2], (2,4], (4,6] with 2, 0 and 1 jobs; the first of all is in none.
     assert Trace([0.0, 0.5, 2.0, 5.0, 6.5]).dispersion(2.0) == pytest.approx(1.0)
+
+
+def test_a_good_callback_is_told_after_bad_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(targets, "check_job", lambda job: told.append(job.jobid))
+    for body in (b"", b"{}", b'{"jobid": "job:1"}'):
+        targets.fuzz_callbacks(body)
+    assert told == ["job:1"]
