@@ -63,7 +63,9 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
     kind, body = encoded
     head = b"Content-Type: " + kind.encode() + b"\r\n\r\n"
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-    arrived = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
+    arrived = {
+        str(part.get_param("name", header="content-disposition")): part for part in message.iter_parts()
+    }
     named = {"max_jobs": "maxJobs", "reply_url": "replyUrl", "reply_ref": "replyRef"}
     sent = {named.get(name, name): value for name, value in values.items()}
     if verb == "button":
