@@ -2,8 +2,8 @@
 
 The map, from the centre outwards; imports point inward only:
 
-    errors, secret, models,     what can go wrong, what must not show, the values,
-      clock, closing            time as an argument, and ends that are seen through
+    text, errors, secret,       text fit to print, what can go wrong, what must not show, the values,
+      models, clock, closing    time as an argument, and ends that are seen through
     policy, books, shortage,    which account gets the job, and what is in flight:
       selector                  plain and synchronous
     line, store                 who waits, and where the counts live: in this process, or on Redis

@@ -22,19 +22,23 @@ Facts are attributes, so that a caller never parses a message. Every attribute e
     └── InvalidResponse        an answer that breaks the contract, `faults` lists each by path
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 
+from pika_balancer.text import printable
+
 Reason = Literal["full", "resting", "never"]
 """Why nothing can be had: full now, resting until a known moment, or never (no accounts, all paused)."""
+_LONGEST: Final = 2000
 
 
 class PikaError(Exception):
     """The root of every error that this library raises on purpose.
 
     Attributes:
-        message: One sentence, with what to do next; already safe to print.
+        message: One sentence, with what to do next; already safe to print: what was not printable in it is
+            escaped, and its end cut off above 2000 characters.
         status: HTTP status, where an answer had one.
         code: The `code` of the service's error body; usually equal to `status`.
         channel: The channel that the call was about.
@@ -55,6 +59,8 @@ class PikaError(Exception):
         retry_after: float | None = None,
         executing_jobs: tuple[str, ...] = (),
     ) -> None:
+        # Here and nowhere else, since a message may quote anything: a file's name, an option, a header.
+        message = printable(message, _LONGEST)
         # Only the message goes to `args`: an error then survives pickle and copy, its facts with it.
         super().__init__(message)
         self.message = message

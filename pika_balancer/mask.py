@@ -1,4 +1,4 @@
-"""Text from outside made fit to print: known secrets hidden, control characters escaped, length bounded."""
+"""Known secrets kept out of text from outside, which is then made fit to print."""
 
 import base64
 import json
@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from pika_balancer.models import Secret
+from pika_balancer.text import printable
 
 HIDDEN: Final = "***"
 """What stands where a secret stood."""
@@ -20,14 +21,6 @@ _REAL: Final = 8
 _PIECE: Final = 12
 _LONGEST_WORDS: Final = 4096
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-
-
-def printable(text: str, limit: int = 300) -> str:
-    """Return `text` with everything unprintable escaped, cut to `limit` characters."""
-    escaped = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: limit + 1]
-    )
-    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
 def telling_parts(url: str) -> list[str]:

@@ -19,9 +19,10 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from pika_balancer import strict
 from pika_balancer.errors import InvalidResponse
-from pika_balancer.mask import Mask, printable
+from pika_balancer.mask import Mask
 from pika_balancer.models import DEFAULT_MAX_JOBS, Account, Attachment, Job, JobStatus, Secret
-from pika_balancer.strict import Faults, T, Where, bad_key, damage, encodable, kind
+from pika_balancer.strict import Faults, T, Where, bad_key, damage, kind
+from pika_balancer.text import encodable, printable
 
 CAP_RANGE: Final = (1, 10)
 """The caps that the service allows, both ends included."""

@@ -7,8 +7,9 @@ from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 from pika_balancer.errors import Fault, InvalidResponse
-from pika_balancer.mask import Mask, printable
+from pika_balancer.mask import Mask
 from pika_balancer.models import Secret
+from pika_balancer.text import encodable, printable
 
 T = TypeVar("T")
 Where = tuple[str | int, ...]
@@ -174,17 +175,6 @@ def bad_key(fields: dict[str, Any], key: str, where: Where) -> Iterator[tuple[Wh
         yield (*where, key), "appears more than once"
     if not encodable(key):
         yield (*where, key), "has a lone surrogate in its key"
-
-
-def encodable(text: str) -> bool:
-    """Return whether `text` can be sent and stored: it has no lone surrogates."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def kind(value: object) -> str:

@@ -32,8 +32,8 @@ from pika_balancer.errors import (
     TransportError,
     WrongLoop,
 )
-from pika_balancer.mask import printable
 from pika_balancer.models import Secret
+from pika_balancer.text import printable
 from pika_balancer.wire import Request, Upload, find_jobid, upload
 
 _CHUNK: Final = 65_536

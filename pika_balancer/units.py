@@ -57,7 +57,9 @@ def parse_duration(text: str, *, field: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """Return the shortest text that `parse_duration` reads as exactly `seconds`, 0 or more."""
-    texts = [f"{_plain(seconds / scale)}{unit}" for unit, scale in SECONDS.items()]
+    texts = [
+        f"{_plain(seconds / scale)}{unit}" for unit, scale in SECONDS.items() if seconds / scale < math.inf
+    ]
     exact = [text for text in texts if parse_duration(text, field="duration") == seconds]
     return min([f"{_plain(seconds)}s", *exact], key=len)
 
@@ -81,7 +83,8 @@ def parse_rate(text: str, *, field: str) -> float:
 
 def format_rate(rate: float) -> str:
     """Return the shortest text that `parse_rate` reads as exactly `rate` jobs per second, 0 or more."""
-    texts = [f"{_plain(rate * scale)}/{unit}" for unit, scale in SECONDS.items() if unit != "ms"]
+    scales = [(unit, scale) for unit, scale in SECONDS.items() if unit != "ms" and rate * scale < math.inf]
+    texts = [f"{_plain(rate * scale)}/{unit}" for unit, scale in scales]
     exact = [text for text in texts if parse_rate(text, field="rate") == rate]
     return min([f"{_plain(rate)}/s", *exact], key=len)
 
@@ -114,9 +117,10 @@ def parse_number(text: str, *, field: str) -> float:
     Raises:
         InvalidArgument: `text` is no such number; names `field`.
     """
-    if re.fullmatch(_NUMBER, text.strip()) is None:
+    match = re.fullmatch(_NUMBER, text.strip())
+    if match is None:
         raise wrong(text, field, "number", "0.7 or 3")
-    return _finite(float(text), text, field, "number")
+    return _finite(float(match[1]), text, field, "number")
 
 
 def format_number(value: float) -> str:
@@ -139,22 +143,27 @@ def parse_count(text: str, *, field: str, least: int = 1) -> int:
         raise wrong(text, field, "whole number", "80 or 1e6", f"{match[1]}e{power}")
     if not least <= number <= _MOST or number != int(number):
         raise InvalidArgument(
-            f"{field}: {text!r} must be a whole number from {least} to {_MOST:g}", field=field
+            f"{field}: {text!r:.{_SHOWN}} must be a whole number from {least} to {_MOST:g}", field=field
         )
     return int(number)
 
 
 _MOST: Final = 10**12
+_SHOWN: Final = 60
+"""Characters of a text that a message quotes."""
 
 
 def wrong(text: str, field: str, what: str, forms: str, meant: str | None = None) -> InvalidArgument:
     """Return the error for a text that is no `what`, with examples, and with what was probably meant."""
-    hint = f"did you mean {meant}?" if meant else f"write it as {forms}"
-    return InvalidArgument(f"{field}: {text!r} is no {what}; {hint}", field=field)
+    sound = meant is not None and len(meant) <= _SHOWN and meant.isprintable()
+    hint = f"did you mean {meant}?" if sound else f"write it as {forms}"
+    return InvalidArgument(f"{field}: {text!r:.{_SHOWN}} is no {what}; {hint}", field=field)
 
 
 def nearest(text: str, known: Iterable[str]) -> str | None:
     """Return the known word that looks most like `text`, None if none does."""
+    if len(text) > _SHOWN:  # to compare takes long, and nobody meant that
+        return None
     words = list(known)
     found = difflib.get_close_matches(text.lower(), words, n=1, cutoff=0.5)
     if found:
@@ -172,7 +181,7 @@ def _with(number: str, unit: str) -> str | None:
 
 def _finite(value: float, text: str, field: str, what: str) -> float:
     if not math.isfinite(value):
-        raise InvalidArgument(f"{field}: {text!r} is too large a {what}", field=field)
+        raise InvalidArgument(f"{field}: {text!r:.{_SHOWN}} is too large a {what}", field=field)
     return value
 
 

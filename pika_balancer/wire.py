@@ -15,7 +15,7 @@ import attrs
 
 from pika_balancer.answer import Answer, error_of
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
-from pika_balancer.mask import printable, telling_parts
+from pika_balancer.mask import telling_parts
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.parse import (
     CAP_RANGE,
@@ -26,7 +26,7 @@ from pika_balancer.parse import (
     read_jobs,
     read_nothing,
 )
-from pika_balancer.strict import encodable
+from pika_balancer.text import encodable, printable
 
 __all__ = [
     "CAP_RANGE",

@@ -1,7 +1,6 @@
 """What one side of a benchmark is set to, and the one setting that `--vs` changes for the other side."""
 
 import argparse
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -13,7 +12,7 @@ from pika_balancer.cli.options import read_by, whole
 from pika_balancer.load.arrivals import ARRIVALS
 from pika_balancer.policy import POLICIES
 from pika_balancer.server import Law, ServerAccount, parse_accounts, parse_law
-from pika_balancer.units import parse_duration, parse_rate
+from pika_balancer.units import nearest, parse_duration, parse_rate
 
 Change = tuple[str, Any]
 """The name of a setting, and its other value."""
@@ -128,16 +127,16 @@ def change(text: str) -> Change:
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE, such as policy=least_loaded")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no NAME=VALUE, such as policy=least_loaded")
     return name, _SETTINGS[_one_of("setting", tuple(_SETTINGS), name)](value.strip())
 
 
 def _one_of(what: str, known: Sequence[str], text: str) -> str:
     if text in known:
         return text
-    close = difflib.get_close_matches(text, known, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    raise argparse.ArgumentTypeError(f"there is no {what} {text!r}; {meant}known are {', '.join(known)}")
+    close = nearest(text, known)
+    meant = f"did you mean {close}? " if close else ""
+    raise argparse.ArgumentTypeError(f"there is no {what} {text!r:.60}; {meant}known are {', '.join(known)}")
 
 
 _SETTINGS: Final[dict[str, Callable[[str], Any]]] = {

@@ -65,7 +65,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add(
         "--workers",
-        type=whole(1),
+        type=whole(1, 100_000),
         metavar="N",
         help="how many want to run a job (default: half as many again as slots, so that a line forms)",
     )
@@ -88,7 +88,7 @@ def register(subparsers: Subparsers) -> None:
     group = parser.add_argument_group("several processes")
     group.add_argument(
         "--processes",
-        type=whole(1),
+        type=whole(1, 1000),
         metavar="N",
         help="how many processes share the jobs and the accounts (default with --store: 3)",
     )

@@ -21,8 +21,8 @@ import attrs
 from pika_balancer import wire
 from pika_balancer.cli.exits import BadJobFile, Usage
 from pika_balancer.errors import Fault, InvalidArgument
-from pika_balancer.mask import printable
 from pika_balancer.strict import kind
+from pika_balancer.text import printable
 from pika_balancer.wire import Upload, Verb
 
 COLUMNS: Final = ("id", "verb", "prompt", "image", "message", "font", "jobid", "button", "channel")
@@ -92,7 +92,7 @@ def read_source(path: Path) -> Source:
         content = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise Usage(f"--jobs: {path.name or str(path)!r} cannot be read: {why}", field="jobs") from None
+        raise Usage(f"--jobs: {path.name or str(path)!r:.60} cannot be read: {why}", field="jobs") from None
     return Source(path, content)
 
 

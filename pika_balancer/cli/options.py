@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 from pika_balancer.cli.exits import Interrupted, Usage
 from pika_balancer.client import BASE_URL, PikaClient
 from pika_balancer.models import Secret
+from pika_balancer.text import printable
 
 if TYPE_CHECKING:
     from pika_balancer.store.redis import RedisStore
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 _LONGEST_TOKEN: Final = 4096
 _WIDTH: Final = 79
+_LONGEST: Final = 500
+_MOST: Final = 1_000_000
+_LARGEST: Final = 1e9
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +39,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `Usage` with the message and where to read more."""
-        raise Usage(f"{message}; see `{self.prog} --help`")
+        # The message may quote an argument whole.
+        raise Usage(f"{printable(message, _LONGEST)}; see `{self.prog} --help`")
 
 
 def add_command(
@@ -152,8 +157,8 @@ def open_store(args: argparse.Namespace) -> "RedisStore":
         raise Usage(str(error)) from None
 
 
-def whole(minimum: int) -> Callable[[str], int]:
-    """Return what reads a whole number of at least `minimum`."""
+def whole(minimum: int, highest: int = _MOST) -> Callable[[str], int]:
+    """Return what reads a whole number of at least `minimum` and at most `highest`."""
 
     def read(text: str) -> int:
         try:
@@ -162,6 +167,8 @@ def whole(minimum: int) -> Callable[[str], int]:
             value = minimum - 1
         if value < minimum:
             raise argparse.ArgumentTypeError(f"must be a whole number, {minimum} or more")
+        if value > highest:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {highest:,} at most")
         return value
 
     return read
@@ -175,6 +182,8 @@ def above_zero(text: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError("must be a number above 0")
+    if not 1 / _LARGEST <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from {1 / _LARGEST:g} to {_LARGEST:g}")
     return value
 
 

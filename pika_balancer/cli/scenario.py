@@ -165,8 +165,11 @@ def work_of(args: argparse.Namespace) -> Work:
             )
     except OSError as error:
         raise Usage(
-            f"{args.trace.name or args.trace} cannot be read: {error.strerror or error}", field="trace"
+            f"--trace: {(args.trace.name or '.')!r:.60} cannot be read: {error.strerror or error}",
+            field="trace",
         ) from None
+    except InvalidArgument as error:
+        raise Usage(f"--trace: {error.message}", field=error.field) from None
     service = args.service or recording.durations
     if service is None:
         raise Usage(
@@ -296,9 +299,13 @@ def _report(text: str) -> Path:
 def writable(text: str) -> Path:
     """Read the name of a file to be written, in a directory that is there."""
     path = Path(text)
-    if not path.parent.is_dir():
+    try:
+        is_directory, has_directory = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # the name is too long
+        raise argparse.ArgumentTypeError(f"{text!r:.60} cannot be written: {error.strerror}") from None
+    if not has_directory:
         raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r:.60}")
-    if path.is_dir():
+    if is_directory:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is a directory")
     return path
 

@@ -35,6 +35,7 @@ _EXAMPLES: Final = """\
 faults of job submits; at most one meets a submit, so their probabilities add up to at most 1:
 """
 _HIGHEST_PORT: Final = 65535
+_DIGITS: Final = 5
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -141,7 +142,7 @@ async def run(args: argparse.Namespace) -> int:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 base_url = await stack.enter_async_context(server.run(args.host, args.port))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a host
                 problem = PikaError(_cannot_bind(args.host, args.port, error))
                 out.document(error_document(problem))
                 out.note(f"pika-balancer: {problem.message}")
@@ -183,7 +184,9 @@ def _show(out: Output, statistics: Statistics) -> None:
         out.say("faults: " + ", ".join(f"{name} {count}" for name, count in statistics.faults.items()))
 
 
-def _cannot_bind(host: str, port: int, error: OSError) -> str:
+def _cannot_bind(host: str, port: int, error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return f"cannot serve on {host!r:.60}: it is no name of a host"
     why = "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or type(error).__name__)
     return f"cannot serve on port {port} of {host}: {why}; --port 0 takes a free port"
 
@@ -206,7 +209,7 @@ def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _port(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and int(text) <= _HIGHEST_PORT):
+    if not (text.isdecimal() and text.isascii() and len(text) <= _DIGITS and int(text) <= _HIGHEST_PORT):
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {_HIGHEST_PORT}")
     return int(text)
 

@@ -32,6 +32,7 @@ from pika_balancer.simulate.report.numbers import duration, figure
 
 _JOBS: Final = 1_000_000
 _JOBS_SLOW: Final = 100_000
+_MOST: Final = 10**12
 _TABLES: Final = ("estimates", "series", "jobs")
 _ENGINES: Final = ("auto", "numba", "reference")
 
@@ -90,7 +91,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add(
         "--processes",
-        type=whole(1),
+        type=whole(1, 1000),
         metavar="N",
         help="processes that share the replications (default: one for each processor)",
     )
@@ -153,7 +154,14 @@ def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
 
 
 def length_of(args: argparse.Namespace, scenario: Scenario) -> int | None:
-    """Return how many jobs come, None where time or a trace ends the run."""
+    """Return how many jobs come, None where time or a trace ends the run.
+
+    Raises:
+        Usage: They are more than anybody could wait for.
+    """
+    endless = not isinstance(scenario.arrivals, Trace)
+    if endless and args.duration is not None and args.duration * scenario.arrivals.rate > _MOST:
+        raise Usage(f"--duration: more than {_MOST:,} jobs would come; shorten it, or bound them by --jobs")
     if args.jobs is not None or args.duration is not None or isinstance(scenario.arrivals, Trace):
         jobs: int | None = args.jobs
         return jobs

@@ -244,6 +244,10 @@ def _jobs(name: str) -> Path | Source:
 
 def _file(name: str) -> Path:
     path = Path(name)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {name!r}")
+    try:
+        found = path.is_file()
+    except OSError:  # the name is too long
+        found = False
+    if not found:
+        raise argparse.ArgumentTypeError(f"there is no file {name!r:.60}")
     return path

@@ -24,7 +24,7 @@ from pika_balancer.cli.dashboard import (
     slots_cells,
 )
 from pika_balancer.cli.frame import Frame, Row, View
-from pika_balancer.mask import printable
+from pika_balancer.text import printable
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from pika_balancer.errors import (
     ServiceError,
     TransportError,
 )
-from pika_balancer.mask import printable
+from pika_balancer.text import printable
 
 _EVERY: Final = 10.0
 _LONGEST_PROMPT: Final = 60

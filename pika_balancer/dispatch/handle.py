@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.models import Job, Lease
+from pika_balancer.text import encodable
 
 VERSION: Final = 1
 """Of the records that `JobHandle.record` makes."""
@@ -189,18 +190,24 @@ def read_records(records: Iterable[Any]) -> list[dict[str, Any]]:
         InvalidArgument: A record is not as `JobHandle.record` makes them; the message says where.
     """
     checked: list[dict[str, Any]] = []
+    if not isinstance(records, Iterable):
+        raise InvalidArgument("records must be a list of what `drain` returned", field="records")
     for number, entry in enumerate(records):
         record = dict(cast("Mapping[str, Any]", entry)) if isinstance(entry, Mapping) else {}
-        if record.get("version") != VERSION:
+        if type(version := record.get("version")) is not int or version != VERSION:
             raise _wrong(number, f"is not of version {VERSION}; pass what `drain` returned")
         for name in ("verb", "reply_ref", "channel"):
-            if not isinstance(record.get(name), str) or not record[name]:
+            if not _is_name(record.get(name)):
                 raise _wrong(number, f"{name} must be a non-empty string")
         jobid = record.setdefault("jobid", None)
-        if jobid is not None and (not isinstance(jobid, str) or not jobid):
+        if jobid is not None and not _is_name(jobid):
             raise _wrong(number, "jobid must be a non-empty string, or null while it is not known")
         checked.append(record)
     return checked
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and encodable(value)
 
 
 def _wrong(number: int, problem: str) -> InvalidArgument:

@@ -27,9 +27,13 @@ def check_picture(path: Path) -> None:
         ImportError: matplotlib is missing.
     """
     if path.suffix.lower() not in _KINDS:
-        raise InvalidArgument(f"picture: {path.name!r} must end with .png, .svg or .pdf", field="picture")
-    if not path.parent.is_dir():
-        raise InvalidArgument(f"picture: there is no folder {str(path.parent)!r}", field="picture")
+        raise InvalidArgument(f"picture: {path.name!r:.60} must end with .png, .svg or .pdf", field="picture")
+    try:
+        found = path.parent.is_dir()
+    except OSError:  # the name is too long
+        found = False
+    if not found:
+        raise InvalidArgument(f"picture: there is no folder {str(path.parent)!r:.60}", field="picture")
     _figure_class()
 
 

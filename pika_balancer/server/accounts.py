@@ -72,13 +72,14 @@ def parse_accounts(text: str, *, limit: int = MAX_JOBS_LIMIT) -> tuple[ServerAcc
         match = re.fullmatch(r"\s*(?:([0-9]{1,6})\s*x\s*)?([0-9]{1,6})\s*", part)
         if match is None:
             raise ConfigError(
-                f"accounts: {text!r} is no list of caps; write 2,1 or 5x6 (five accounts with cap 6)",
+                f"accounts: {text!r:.60} is no list of caps; write 2,1 or 5x6 (five accounts with cap 6)",
                 field="accounts",
             )
         count, cap = int(match[1] or 1), int(match[2])
         if not (1 <= cap <= limit and 1 <= count <= _MOST_ACCOUNTS - len(caps)):
             raise ConfigError(
-                f"accounts: {part.strip()!r}: caps go from 1 to {limit}, for 1 to {_MOST_ACCOUNTS} accounts",
+                f"accounts: {part.strip()!r:.60}: caps go from 1 to {limit}, "
+                f"for 1 to {_MOST_ACCOUNTS} accounts",
                 field="accounts",
             )
         caps += [cap] * count
@@ -148,7 +149,7 @@ class AccountsFile:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             problem = 'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
         # Raised out here: the error of a parser holds the whole text, and its frames the tokens.
-        raise ConfigError(f"accounts file {str(self.path)!r}: {problem}", field="accounts_file")
+        raise ConfigError(f"accounts file {str(self.path)!r:.300}: {problem}", field="accounts_file")
 
     def write(self, accounts: Iterable[ServerAccount]) -> None:
         """Replace the file by these accounts, at once or not at all.

@@ -94,7 +94,7 @@ class Fault:
             problem = "the parameter is a duration of at least 0"
         else:
             return
-        raise ConfigError(f"fault {self.name!r}: {problem}", field="faults")
+        raise ConfigError(f"fault {self.name!r:.60}: {problem}", field="faults")
 
     @property
     def kind(self) -> FaultKind:
@@ -121,7 +121,7 @@ def parse_fault(text: str) -> Fault:
         probability = math.nan
     if name in FAULTS and math.isnan(probability):
         raise ConfigError(
-            f"fault {text!r}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
+            f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
         )
     return Fault(name, probability, parse_duration(param, field="faults") if colon else None)
 

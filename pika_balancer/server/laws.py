@@ -39,7 +39,7 @@ def parse_duration(text: str, *, field: str = "duration") -> float:
     seconds = float(match[1]) * _UNITS[match[2] or ""] if match else math.inf
     if not math.isfinite(seconds):
         raise ConfigError(
-            f"{field}: {text!r} is no duration; write it as 30, 30s, 500ms, 3min or 1h", field=field
+            f"{field}: {text!r:.60} is no duration; write it as 30, 30s, 500ms, 3min or 1h", field=field
         )
     return seconds
 
@@ -61,7 +61,7 @@ def parse_law(text: str) -> Law:
 
 
 def _bad(text: str, problem: str) -> ConfigError:
-    return ConfigError(f"service: {text!r} is no law of service times: {problem}", field="service")
+    return ConfigError(f"service: {text!r:.60} is no law of service times: {problem}", field="service")
 
 
 def _duration(text: str) -> float:

@@ -3,11 +3,14 @@
 import math
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from pika_balancer.errors import InvalidArgument
+
+LARGEST: Final = 1e15
+"""Beyond it lies what nobody means, and where squares and quotients are no numbers any more."""
 
 Validator = Any
 """What attrs calls with (instance, attribute, value); attrs' own type for it is private."""
@@ -32,6 +35,8 @@ def number(
     bounds += [f"at least {least:g}"] if least is not None else []
     bounds += [f"at most {most:g}"] if most is not None else []
     wanted = "a number" + (f" {' and '.join(bounds)}" if bounds else "")
+    least_of_all = 1 / LARGEST if above is not None else 0.0
+    fit = f" from {least_of_all:g} to {LARGEST:g}"
 
     def check(_owner: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
         sound = (
@@ -45,6 +50,10 @@ def number(
         if not sound:
             raise InvalidArgument(
                 f"{attribute.name} must be {wanted}, not {value!r:.40}", field=attribute.name
+            )
+        if value < math.inf and not least_of_all <= value <= LARGEST:
+            raise InvalidArgument(
+                f"{attribute.name} must be a number{fit}, not {value!r:.40}", field=attribute.name
             )
 
     return check

@@ -116,7 +116,7 @@ def read_duration(cell: Any, unit: float) -> float:
         number = float(cell)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number < math.inf:
+    if not 0 <= number * unit < math.inf:
         missing = cell is None or (isinstance(cell, str) and not cell.strip())
         raise ValueError(
             f"duration {'is missing' if missing else f'{cell!r:.40} is no number of at least 0'}"

@@ -201,7 +201,8 @@ class Result:
             pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
         except ImportError as error:
             raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
-        pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), path)
+        with Path(path).open("wb") as file:  # pyarrow itself knows no name that is not UTF-8
+            pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), file)
 
     def _table(self, table: Table) -> Mapping[str, Sequence[Any]]:
         if table == "estimates":

@@ -12,7 +12,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import attrs
 
@@ -47,8 +47,11 @@ _UNITS: Final = {
     "d": 86400.0,
     "days": 86400.0,
 }
+_BEHIND: Final = re.compile(r"(?:_?\(?([a-z]+)\)?)?")
+"""A unit behind the name of a column."""
 _SHOWN: Final = 5
 _NAMED: Final = 12
+_LONGEST_NAME: Final = 1000
 
 Row = tuple[int, Any, Any]
 """Line (or row, from 1), arrival and duration as they stand there; no duration is None."""
@@ -91,7 +94,7 @@ def read_trace(
     with path.open("rb") as file:
         magic = file.read(4)
         if magic == b"PAR1":
-            (rows, units), place = _parquet(path, arrival, duration), "row"
+            (rows, units), place = _parquet(file, path, arrival, duration), "row"
         else:
             (rows, units), place = _csv(magic + file.read(), path, arrival, duration), "line"
     moments = Moments(units[0])
@@ -177,21 +180,26 @@ def _cells(text: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[in
         ) from None
 
 
-def _parquet(path: Path, arrival: str | None, duration: str | None) -> tuple[Iterator[Row], _Units]:
+def _parquet(
+    content: BinaryIO, path: Path, arrival: str | None, duration: str | None
+) -> tuple[Iterator[Row], _Units]:
     try:
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(content)
         names: list[str] = list(file.schema_arrow.names)
         (came, ran), units = _columns(names, arrival, duration, path)
         table = file.read(columns=[names[came], *([names[ran]] if ran >= 0 else [])])
-    except pa.ArrowException as error:
+        arrivals: Iterable[Any] = _values(table.column(0), pa)
+        durations: Iterable[Any] = _values(table.column(1), pa) if ran >= 0 else [None] * len(table)
+    except InvalidArgument:
+        raise
+    # Damage comes as an OSError without a number, and dates that Python does not have as the others.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         fault = str(error).partition("\n")[0].rstrip(".")
         raise InvalidArgument(f"{path} is no Parquet that can be read: {fault:.200}", field="trace") from None
-    arrivals: Iterable[Any] = _values(table.column(0), pa)
-    durations: Iterable[Any] = _values(table.column(1), pa) if ran >= 0 else [None] * len(table)
     missing = "" if ran >= 0 else None
     rows = (
         (number, came, missing if ran is None else ran)
@@ -205,7 +213,8 @@ def _values(column: Any, pa: Any) -> list[Any]:
     for is_kind, make in ((pa.types.is_timestamp, pa.timestamp), (pa.types.is_duration, pa.duration)):
         if is_kind(column.type):
             zone = {"tz": column.type.tz} if make is pa.timestamp else {}
-            column = column.cast(make("us", **zone), safe=False)
+            # Nanoseconds are cut off; but nothing may wrap around because it is too large.
+            column = column.cast(make("us", **zone), safe=column.type.unit != "ns")
     values: list[Any] = column.to_pylist()
     return values
 
@@ -223,7 +232,7 @@ def _columns(
                 f" and {len(header) - _NAMED} more" if len(header) > _NAMED else ""
             )
             raise InvalidArgument(
-                f"{path} has no column {wanted!r}{like}; its columns are {shown}. Name the right one",
+                f"{path} has no column {wanted!r:.60}{like}; its columns are {shown}. Name the right one",
                 field=field,
             )
     none = (-1, None)
@@ -235,7 +244,7 @@ def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tup
     plain = [_snake(name) for name in header]
     for name in (_snake(asked),) if asked is not None else known:
         for place, found in enumerate(plain):
-            match = re.fullmatch(rf"{re.escape(name)}(?:_?\(?([a-z]+)\)?)?", found)
+            match = _BEHIND.fullmatch(found.removeprefix(name)) if found.startswith(name) else None
             if match and (match[1] is None or match[1] in _UNITS):
                 return place, _UNITS.get(match[1] or _unit(found))
     return None
@@ -243,7 +252,7 @@ def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tup
 
 def _snake(name: str) -> str:
     """Return the name of a column as Python would have it: `createdAt`, `Created At` as `created_at`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip()).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip()[:_LONGEST_NAME]).lower()
 
 
 def _unit(name: str) -> str:

@@ -40,6 +40,7 @@ from pika_balancer.store.link import Link
 from pika_balancer.store.refusals import adopted_elsewhere, unknown_channel
 from pika_balancer.store.session import Session
 from pika_balancer.store.share import LocalShare
+from pika_balancer.text import encodable
 
 _PATIENCE: Final = 5.0
 _SHORTEST_TTL: Final = 0.1
@@ -103,8 +104,8 @@ class RedisStore:
             raise InvalidArgument(
                 f"a shared store picks in the server, by name: one of {', '.join(POLICIES)}", field="policy"
             )
-        if not pool or set(pool) & set("{}\n"):
-            raise InvalidArgument("pool must be a name without braces or line breaks", field="pool")
+        if not pool or set(pool) & set("{}\n") or not encodable(pool):
+            raise InvalidArgument("pool must be a name in UTF-8, without braces or line breaks", field="pool")
         self._rule = make_rule(policy)
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - balancing, not cryptography

@@ -120,7 +120,7 @@ def test_a_trace_that_cannot_be_read_is_named(cli: Run, tmp_path: Path, command:
     for name, fault in (("gone.csv", "No such file or directory"), ("", "Is a directory")):
         ran = cli(*command, "--trace", str(tmp_path / name))
         assert (ran.code, ran.out) == (2, "")
-        assert ran.err == f"pika-balancer: {name or tmp_path.name} cannot be read: {fault}\n"
+        assert ran.err == f"pika-balancer: --trace: {(name or tmp_path.name)!r} cannot be read: {fault}\n"
 
 
 def test_a_column_of_another_name_can_be_named(cli: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import read_trace
+from pika_balancer.simulate.arrivals import Trace
 
 # They have no types to check against.
 pa: Any = importlib.import_module("pyarrow")
@@ -107,8 +108,11 @@ def test_dates_before_the_epoch_count_from_the_first_too(tmp_path: Path) -> None
 def test_no_scale_puts_arrivals_beyond_all_time(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("time\n10\n")
-    with pytest.raises(InvalidArgument, match="beyond all time") as caught:
+    with pytest.raises(InvalidArgument, match=r"from 1e-15 to 1e\+15") as caught:
         read_trace(path, time_scale=1e308)
+    assert caught.value.field == "time_scale"
+    with pytest.raises(InvalidArgument, match="beyond all time") as caught:
+        Trace([1e300], 1e15)
     assert caught.value.field == "time_scale"
 
 

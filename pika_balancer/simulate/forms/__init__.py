@@ -327,7 +327,7 @@ def parse_target(text: str, *, field: str = "target") -> Target:
     try:
         return Target(figure, "<", limit)
     except InvalidArgument as error:
-        raise InvalidArgument(f"{field}: {text!r} cannot be: {error}", field=field) from None
+        raise InvalidArgument(f"{field}: {text!r:.60} cannot be: {error}", field=field) from None
 
 
 def format_target(target: Target) -> str:

@@ -109,12 +109,12 @@ def _made(text: str, kind: Kind, rest: str, what: str, field: str) -> Any:
     missing = [one.name for one in kind.fields if (one.required or one.placed) and one.name not in given]
     if missing:
         raise InvalidArgument(
-            f"{field}: {text!r} lacks {' and '.join(missing)}; did you mean {kind.example}?", field=field
+            f"{field}: {text!r:.60} lacks {' and '.join(missing)}; did you mean {kind.example}?", field=field
         )
     try:
         return kind.make(**given)
     except InvalidArgument as error:
-        raise InvalidArgument(f"{field}: {text!r} cannot be: {error}", field=field) from None
+        raise InvalidArgument(f"{field}: {text!r:.60} cannot be: {error}", field=field) from None
 
 
 def format_kind(value: Any, kinds: tuple[Kind, ...]) -> str:
@@ -150,13 +150,17 @@ def _fields(text: str, kind: Kind, rest: str, what: str, field: str) -> dict[str
             one, value = (kind.fields[place] if place < len(kind.fields) else None), name
         if one is None or one.name in given:
             close = nearest(name, known)
-            hint = f"did you mean {close}={value or '…'}?" if close and equals else f"as in {kind.example}"
+            hint = (
+                f"did you mean {close}={value[:40] or '…'}?" if close and equals else f"as in {kind.example}"
+            )
             problem = "twice" if one is not None else "which it does not take"
-            raise InvalidArgument(f"{field}: {text!r} has {part.strip()!r} {problem}; {hint}", field=field)
+            raise InvalidArgument(
+                f"{field}: {text!r:.60} has {part.strip()!r:.60} {problem}; {hint}", field=field
+            )
         try:
             given[one.name] = one.unit.parse(value, field=field)
         except InvalidArgument as error:
-            raise InvalidArgument(f"{error} ({one.name} of {what} {text!r})", field=field) from None
+            raise InvalidArgument(f"{error} ({one.name} of {what} {text!r:.60})", field=field) from None
     return given
 
 

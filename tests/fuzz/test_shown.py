@@ -1,0 +1,111 @@
+"""Names that would steer a terminal or a browser are shown as what they are, wherever they are shown."""
+
+import datetime as dt
+import html.parser
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pika_balancer.cli.dashboard import Look
+from pika_balancer.cli.frame import Frame, Row
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.progress import Bar
+from pika_balancer.cli.terminal import LiveLine, LiveLooks, LiveView
+from pika_balancer.cli.watch import show
+from pika_balancer.models import Account, Job
+from pika_balancer.simulate import Exponential, Poisson, Scenario, SimulatedAccount, simulate
+from pika_balancer.simulate.report import report_of
+from tests.fuzz.corpus import ESCAPES, NAUGHTY
+
+NAMES = [text for text in NAUGHTY if text and not any("\ud800" <= char <= "\udfff" for char in text)]
+PAYLOADS = ("\x1b]", "\x1bP", "\x9b", "\x9d", "\x07", "\x00", "\x7f", "\x0b", "\u202e", "\u2028", "\x1b[2J")
+"""What rich itself never writes in these views."""
+
+
+def check(written: str) -> None:
+    assert "title" in written or "\\x" in written, "nothing of it was shown"
+    assert not [payload for payload in PAYLOADS if payload in written]
+
+
+def look() -> Look:
+    accounts = [Account(name, 3) for name in NAMES]
+    jobs = [
+        Job(name, status=name, channel=name, prompt=name, created="2024-01-15T02:14:40.711Z", error=name)
+        for name in NAMES
+    ]
+    return Look.of(accounts, jobs, dt.datetime(2024, 1, 15, 2, 15, tzinfo=dt.UTC))
+
+
+def terminal() -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, force_terminal=True, width=200, height=400), stream
+
+
+def test_live_views_escape_what_they_show() -> None:
+    console, stream = terminal()
+    with LiveLooks(console, 10) as looks:
+        looks.show(look())
+        looks.show(look(), trouble="".join(ESCAPES))
+    with LiveView(console) as view:
+        rows = tuple(Row(name, 1, 3, 0) for name in NAMES)
+        view.show(Frame(elapsed=1.0, jobs=3, completed=1, waiting=1, rate=1.0, rows=rows, stopping=False))
+    with LiveLine(console) as line:
+        for escape in ESCAPES:
+            line.show(escape)
+    check(stream.getvalue())
+
+
+def test_tables_and_lines_escape_what_they_show(capsys: pytest.CaptureFixture[str]) -> None:
+    console, stream = terminal()
+    bar = Bar(Output(), console, 3)
+    with bar:
+        for escape in ESCAPES:
+            bar.say(escape)
+            bar.result(escape)
+    check(stream.getvalue())
+    out = Output()
+    show(look(), out)
+    for escape in ESCAPES:
+        out.note(escape)
+        out.pairs([(escape, escape)])
+    captured = capsys.readouterr()
+    for written in (captured.out, captured.err):
+        check(written)
+        assert all(char.isprintable() or char == "\n" for char in written)
+    Output(as_json=True).document({name: name for name in NAMES})
+    document = capsys.readouterr().out
+    assert document.isascii()
+    assert json.loads(document) == {name: name for name in NAMES}
+
+
+class Page(html.parser.HTMLParser):
+    """Notes the tags, and what attributes of events there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.events: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.events += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_a_report_shows_names_and_runs_none(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = [name for name in NAMES if len(name) < 100]
+    accounts = tuple(SimulatedAccount(name, 1) for name in names)
+    scenario = Scenario(accounts=accounts, arrivals=Poisson(1.0), service=Exponential(20.0))
+    result = simulate(scenario, jobs=100, seed=1, engine="reference")
+    path = tmp_path / "report.html"
+    report_of(result).write(path)
+    text = path.read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert not page.events
+    assert not [payload for payload in PAYLOADS if payload in text]
+    assert "&lt;script&gt;alert(1)" in text
