@@ -233,6 +233,36 @@ async def test_a_kept_connection_that_dies_under_a_request_does_not_double_it(na
         assert len(server.requests) == 2
 
 
+ROGUE = reply(200, b'{"jobid": "job:rogue", "status": "started"}')
+
+
+@pytest.mark.parametrize("rogue", [ROGUE, ROGUE[:-5], b"HTTP/1.1 101 X\r\nUpgrade: x\r\n\r\n", b"H", b""])
+@pytest.mark.parametrize("read", [True, False])
+async def test_nothing_is_sent_where_something_came_that_nobody_asked_for(rogue: bytes, read: bool) -> None:  # noqa: FBT001 - a case
+    asked_for, sent = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(reply(200, JOB))
+        if connection.number == 0:
+            await asked_for.wait()
+            await connection.send(rogue)
+            sent.set()
+            if not rogue:
+                return
+        await connection.request()
+        await connection.send(reply(200, JOB))
+
+    async with talking(script, timeout=10) as (server, client):
+        await client.create("x")
+        asked_for.set()
+        await sent.wait()
+        await settle(20 if read or not rogue else 0)
+        assert (await client.create("x")).jobid == "job:1"
+        assert (await client.create("x")).jobid == "job:1"
+        assert (server.accepted, server.methods) == (2, ["POST"] * 3)
+
+
 async def test_any_rubbish_from_the_server_gives_a_value_or_one_of_our_errors() -> None:
     rng = random.Random(11)
     good = reply(200, JOB, headers={"Connection": "close"})
