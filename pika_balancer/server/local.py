@@ -29,6 +29,9 @@ from pika_balancer.server.timeline import Timeline
 BODY_LIMIT: Final = 32 * 1024 * 1024
 """Largest request body, in bytes."""
 
+IDLE: Final = 75.0
+"""Seconds after which a connection is closed on which no request has come, be it half of one."""
+
 _STOP_WITHIN: Final = 0.25
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, never bound
 
@@ -136,6 +139,7 @@ class LocalServer:
             allowed_hosts=allowed_hosts,
             max_jobs_limit=max_jobs_limit,
             body_limit=body_limit,
+            clock=clock,
         )
 
     def statistics(self) -> Statistics:
@@ -172,7 +176,7 @@ class LocalServer:
             server = cast("web.Server", runner.server)  # None only before setup()
             # Not `TCPSite`, which offers no way to a protocol of one's own.
             listener = await loop.create_server(
-                lambda: JsonProtocol(server, loop=loop), host, port, backlog=1024
+                lambda: JsonProtocol(server, loop=loop, keepalive_timeout=IDLE), host, port, backlog=1024
             )
             try:
                 yield _base_url(listener.sockets[0])
