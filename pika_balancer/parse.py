@@ -71,6 +71,8 @@ def read_job(body: bytes, *, secrets: Sequence[Secret] = ()) -> Job:
     found = strict.read("the job", body, secrets, dict, _job, deep=True)
     if isinstance(found, InvalidResponse):
         found.jobid = find_jobid(body, secrets)
+    elif not isinstance(found.status, JobStatus):
+        _report(printable(Mask(secrets).words(found.status), 64))
     del body
     return _or_raise(found)
 
@@ -259,7 +261,6 @@ def _status(value: Any, _type: object = None) -> str:
     try:
         return JobStatus(word)
     except ValueError:
-        _report(printable(word, 64))
         return word
 
 
