@@ -32,6 +32,7 @@ BODY_LIMIT: Final = 32 * 1024 * 1024
 IDLE: Final = 75.0
 """Seconds after which a connection is closed on which no request has come, be it half of one."""
 
+_LINGER: Final = 1.0  # for what comes after an answer, be the caller there or gone
 _STOP_WITHIN: Final = 0.25
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, never bound
 
@@ -176,7 +177,10 @@ class LocalServer:
             server = cast("web.Server", runner.server)  # None only before setup()
             # Not `TCPSite`, which offers no way to a protocol of one's own.
             listener = await loop.create_server(
-                lambda: JsonProtocol(server, loop=loop, keepalive_timeout=IDLE), host, port, backlog=1024
+                lambda: JsonProtocol(server, loop=loop, keepalive_timeout=IDLE, lingering_time=_LINGER),
+                host,
+                port,
+                backlog=1024,
             )
             try:
                 yield _base_url(listener.sockets[0])
