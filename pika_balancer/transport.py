@@ -5,6 +5,7 @@
 
 import asyncio
 import errno
+import functools
 import os
 import random
 import selectors
@@ -227,10 +228,10 @@ class _Connector(aiohttp.TCPConnector):
     A request there would be told what nobody asked for as its answer, or be lost with its fate unknown.
     """
 
-    def __init__(self, *, keepalive_timeout: float) -> None:
-        super().__init__(keepalive_timeout=keepalive_timeout)
-        # A new connection may speak first: some servers greet with a refusal.
-        self._seen: weakref.WeakSet[object] = weakref.WeakSet()
+    @functools.cached_property
+    def _seen(self) -> weakref.WeakSet[object]:
+        """Connections that are not new. A new one may speak first: some servers greet with a refusal."""
+        return weakref.WeakSet()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[tracing.Trace], timeout: aiohttp.ClientTimeout
