@@ -17,9 +17,9 @@ CANARIES: Final = (TOKEN, DISCORD, STORED)
 _TESTS: Final = str(Path(__file__).parent)
 
 
-def found_in(value: Any, seen: set[int], depth: int = 0) -> Iterator[str]:
+def found_in(value: Any, seen: set[int], depth: int = 12) -> Iterator[str]:
     """Yield everything textual that can be reached from a value, as a debugger would show it."""
-    if id(value) in seen or depth > 12 or isinstance(value, type | ModuleType | FunctionType | Secret):
+    if id(value) in seen or depth < 0 or isinstance(value, type | ModuleType | FunctionType | Secret):
         return
     seen.add(id(value))
     yield repr(value)
@@ -38,11 +38,14 @@ def found_in(value: Any, seen: set[int], depth: int = 0) -> Iterator[str]:
         names = (slots,) if isinstance(slots, str) else slots
         parts += [getattr(value, name, None) for name in names]
     for part in parts:
-        yield from found_in(part, seen, depth + 1)
+        yield from found_in(part, seen, depth - 1)
 
 
-def leaks(error: BaseException) -> list[str]:
-    """Return every place around an error in which a canary shows: text, facts, pickle, frames, chain."""
+def leaks(error: BaseException, *, depth: int = 12) -> list[str]:
+    """Return every place around an error in which a canary shows: text, facts, pickle, frames, chain.
+
+    `depth` is how many steps from a local variable of a frame are taken at most.
+    """
     texts = [str(error), repr(error), repr(error.args), repr(vars(error))]
     texts += ["".join(traceback.format_exception(error)), pickle.dumps(error).decode("latin-1")]
     # A test's own frames know the tokens; all others are ours or somebody else's.
@@ -55,5 +58,5 @@ def leaks(error: BaseException) -> list[str]:
     seen: set[int] = set()
     for frame in frames:
         for name, value in frame.f_locals.items():
-            texts += [f"{frame.f_code.co_name}.{name}: {text}" for text in found_in(value, seen)]
+            texts += [f"{frame.f_code.co_name}.{name}: {text}" for text in found_in(value, seen, depth)]
     return [text for text in texts if any(canary in text for canary in CANARIES)]
