@@ -5,6 +5,7 @@ Every answer is good in all but what its name says. Wherever a server could repe
 
 import functools
 import gzip
+import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Final, Literal
 
 import attrs
 
-from tests.leaks import TOKEN
+from tests.leaks import STORED, TOKEN
 
 When = Literal["at once", "after the head", "after the request"]
 End = Literal["keep", "close", "reset"]
@@ -20,6 +21,21 @@ End = Literal["keep", "close", "reset"]
 ECHO: Final = f"Bearer {TOKEN}".encode()
 ROGUE: Final = b'{"jobid": "job:rogue", "status": "started", "rogue": {"maxJobs": 1}}'
 """The body of an answer that nobody asked for: nothing in it may ever be believed."""
+REPEATS: Final = json.dumps(
+    {
+        "error": f"refused {TOKEN} and {STORED}",
+        "errorDetails": TOKEN,
+        "discord": STORED,
+        "channel": TOKEN,
+        "jobid": TOKEN,
+        "status": f"as {TOKEN} says",
+        "executingJobs": [TOKEN, STORED],
+        "retryAfter": TOKEN,
+        "code": TOKEN,
+        TOKEN: {STORED: [TOKEN]},
+    }
+).encode()
+"""A body that repeats tokens wherever it can."""
 
 
 @attrs.frozen
@@ -318,6 +334,10 @@ def _about_statuses(body: bytes) -> Iterator[tuple[str, Bad]]:
         status = b"HTTP/1.1 %d " % code + ECHO
         yield f"redirect {code}", Bad(answer(body, b"Location: /elsewhere", status=status))
         yield f"redirect {code} to nowhere", Bad(answer(body, status=status))
+    for code in (200, 307, 400, 401, 402, 404, 418, 422, 429, 500, 504, 596):
+        status = b"HTTP/1.1 %d X" % code
+        yield f"{code} that repeats tokens", Bad(answer(REPEATS, status=status))
+        yield f"{code} that repeats tokens, cut", Bad(answer(REPEATS[:-9], status=status))
     for code in (204, 205, 304):
         status = b"HTTP/1.1 %d X" % code
         yield f"{code} with a body", Bad(answer(body, status=status))
