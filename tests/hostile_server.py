@@ -262,7 +262,8 @@ async def _flood(bad: Bad, connection: Connection, worst: asyncio.Event, answere
 def sound(value: Any, like: Any) -> bool:
     """Return whether a value is what its type promises."""
     if isinstance(like, Job):
-        return isinstance(value, Job) and _texts(value.jobid, value.status)
+        # An empty status is a word that nobody knows: the job counts as running.
+        return isinstance(value, Job) and _texts(value.jobid, value.status or "unknown")
     if isinstance(like, dict):
         return isinstance(value, dict) and all(
             _texts(channel) and account.channel == channel and account.max_jobs in range(1, 11)
