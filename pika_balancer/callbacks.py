@@ -6,18 +6,19 @@ A sender learns only whether it sent a job, never whether somebody knew that job
 """
 
 import asyncio
+import http
 import inspect
 import ipaddress
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from secrets import token_urlsafe
 from typing import Any, Final, Never, cast
 
 import attrs
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -35,11 +36,13 @@ Taker = Callable[[Job], bool]
 
 _LONGEST_URL: Final = 1024
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{16,256}")
+_CONTINUE: Final = "100-continue"
 _STOP_WITHIN: Final = 0.25
 _LINGER: Final = 1.0
 _CAUSES: Final = 3
-# The last is what aiohttp's parser in Python raises, and the compiled one does not.
-_BROKEN_OFF: Final = (OSError, web.RequestPayloadError, HttpProcessingError)
+# The third is what aiohttp's parser in Python raises, and the compiled one does not; the last is what it says
+# of a sender that had gone before anybody began to read.
+_BROKEN_OFF: Final = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ class Callbacks:
     def app(self) -> web.Application:
         """Return an application to mount with `add_subapp`, where `public_url` leads; each call makes one."""
         app = web.Application(middlewares=[self._refuse])
-        app.router.add_post("/{secret}", self._receive)
+        app.router.add_post("/{secret}", self._receive, expect_handler=_expected)
         return app
 
     @asynccontextmanager
@@ -163,21 +166,28 @@ class Callbacks:
             InvalidArgument: All addresses are bound, and without a `public_url` none is the one to tell.
             OSError: The address cannot be bound.
         """
-        runner = web.AppRunner(
-            self.app(),
-            access_log=None,
-            logger=_Discreet(_log),
-            keepalive_timeout=READ_WITHIN,
-            # What nobody will read is not worth unpacking, which can take long.
-            auto_decompress=False,
-            shutdown_timeout=_STOP_WITHIN,
-        )
+        runner = web.AppRunner(self.app(), shutdown_timeout=_STOP_WITHIN)
         try:
             await runner.setup()
-            server = cast("web.Server", runner.server)  # None only before setup()
-            loop = asyncio.get_running_loop()
-            # Not `TCPSite`, which loses the socket if it is cancelled while it begins to serve.
-            listener = await loop.create_server(server, host, port, start_serving=False)
+            loop, server = (
+                asyncio.get_running_loop(),
+                cast("web.Server", runner.server),
+            )  # None before setup()
+
+            def protocol() -> _Protocol:
+                return _Protocol(
+                    server,
+                    loop=loop,
+                    access_log=cast("logging.Logger", None),
+                    logger=cast("logging.Logger", _Discreet(_log)),
+                    keepalive_timeout=READ_WITHIN,
+                    # What nobody will read is not worth unpacking, which can take long.
+                    auto_decompress=False,
+                )
+
+            # Not `TCPSite`, which offers no way to a protocol of one's own, and which loses the socket if it
+            # is cancelled while it begins to serve.
+            listener = await loop.create_server(protocol, host, port, start_serving=False)
             bound = _url(*listener.sockets[0].getsockname()[:2])
             self._bound.append(bound)
             try:
@@ -224,8 +234,7 @@ class Callbacks:
             return await handler(request)
         except web.HTTPException as error:
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            body = {"error": error.reason, "code": error.status}
-            answer = web.json_response(body, status=error.status, headers=allow)
+            answer = _refusal(error.status, error.reason, allow)
         if not request.content.at_eof():
             answer.force_close()
             # A connection cut while the sender still sends would cost it the answer.
@@ -252,6 +261,8 @@ class Callbacks:
 
     async def _read(self, request: web.Request) -> bytes:
         """Return the body, in bounded time and memory; raise the answer to one that cannot be had."""
+        if not _knows_expectation(request):
+            raise self._broken(web.HTTPExpectationFailed, "nothing is expected but 100-continue")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._broken(web.HTTPUnsupportedMediaType, "the body must not be compressed")
         try:
@@ -294,11 +305,47 @@ class _TooLarge(web.HTTPClientError):
     status_code = 413
 
 
+class _Protocol(web.RequestHandler):
+    """aiohttp's connection handler, which answers what is no HTTP in the service's shape, quoting nothing."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the first line
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc)  # logs it; an answer that was under way is cut off
+        if isinstance(exc, UnicodeEncodeError):
+            # Where no route is found, aiohttp quotes an `Expect` that it does not know, and fails at bytes.
+            status = 417
+        answer = _refusal(status, http.HTTPStatus(status).phrase)
+        answer.force_close()
+        return answer
+
+
 class _Discreet(logging.LoggerAdapter[logging.Logger]):
     """aiohttp's log of requests that went wrong, without the bytes that it quotes: perhaps the address."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return f"{msg}: {type(kwargs.pop('exc_info', None)).__name__}", kwargs
+
+
+async def _expected(request: web.Request) -> None:
+    """Let a sender that asks go on with its body. aiohttp's own fails at an expectation of bytes."""
+    if _knows_expectation(request) and request.version > HttpVersion10:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the interim answer is no part of the answer
+
+
+def _knows_expectation(request: web.Request) -> bool:
+    return request.headers.get("Expect", _CONTINUE).lower() == _CONTINUE
+
+
+def _refusal(status: int, error: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": error, "code": status}, status=status, headers=headers)
 
 
 async def _bounded(request: web.Request, limit: int) -> bytes | None:

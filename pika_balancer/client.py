@@ -44,7 +44,8 @@ class PikaClient:
     Args:
         token: The API token; None takes `USEAPI_TOKEN` from the environment.
         base_url: Where the API is; None takes `PIKA_BASE_URL`, else `BASE_URL`.
-        session: A session of yours, which is then never closed here; None makes one when first needed.
+        session: A session of yours, which is then never closed here; None makes one when first needed. One
+            of yours may take what came on a kept connection after the last answer for the next one.
         timeout: Seconds for a whole call: connecting, sending, reading and retries together; above 0.
         retries: How often a failed GET is repeated at most, 0 to 10. Nothing else is ever sent twice.
         cap_range: Lowest and highest `max_jobs` that is sent or believed; 1 to 10 by the contract.

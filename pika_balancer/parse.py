@@ -74,10 +74,13 @@ def read_job(body: bytes, *, secrets: Sequence[Secret] = ()) -> Job:
     found = strict.read("the job", body, secrets, dict, _job, deep=True)
     if isinstance(found, InvalidResponse):
         found.jobid = find_jobid(body, secrets)
-    elif found.error or found.error_details:
-        mask = Mask(secrets)
-        error, details = (text and mask.hide(text) for text in (found.error, found.error_details))
-        found = attrs.evolve(found, error=error, error_details=details)
+    else:
+        if found.error or found.error_details:
+            mask = Mask(secrets)
+            error, details = (text and mask.hide(text) for text in (found.error, found.error_details))
+            found = attrs.evolve(found, error=error, error_details=details)
+        if not isinstance(found.status, JobStatus):
+            _report(printable(Mask(secrets).words(found.status), 64))
     del body
     return _or_raise(found)
 
@@ -266,7 +269,6 @@ def _status(value: Any, _type: object = None) -> str:
     try:
         return JobStatus(word)
     except ValueError:
-        _report(printable(word, 64))
         return word
 
 

@@ -5,15 +5,20 @@
 
 import asyncio
 import errno
+import functools
 import os
 import random
+import selectors
 import ssl
+import weakref
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp import tracing
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.payload import Payload
 from yarl import URL
@@ -123,7 +128,7 @@ class Transport:
             return Closed("this client has been closed; make a new one")
         loop = asyncio.get_running_loop()
         if self._session is None:
-            connector = aiohttp.TCPConnector(keepalive_timeout=_KEEPALIVE)
+            connector = _Connector(keepalive_timeout=_KEEPALIVE)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         if self._session.closed:
             return Closed("the session that was passed in has been closed; pass an open one")
@@ -215,6 +220,40 @@ def _read(path: Path) -> bytes | str:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Sends nothing on a kept connection on which something has come since, be it only its end.
+
+    A request there would be told what nobody asked for as its answer, or be lost with its fate unknown.
+    """
+
+    @functools.cached_property
+    def _seen(self) -> weakref.WeakSet[object]:
+        """Connections that are not new. A new one may speak first: some servers greet with a refusal."""
+        return weakref.WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol not in self._seen:
+                self._seen.add(connection.protocol)
+                return connection
+            if _silent(connection):
+                return connection
+            connection.close()
+
+
+def _silent(connection: Connection) -> bool:
+    """Return whether nothing has come, neither read nor still in the hands of the system."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(transport.get_extra_info("socket"), selectors.EVENT_READ)
+        return not selector.select(0)
 
 
 class _Heard:

@@ -48,6 +48,14 @@ class Connection:
         self.server.requests.append(received)
         return received
 
+    async def rest_of(self, received: Received | None) -> None:
+        """Read what is missing of a request of which only the head has been read, or nothing."""
+        if received is None:
+            await self.request()
+        else:
+            length = int(received.headers.get("content-length", "0"))
+            await self._reader.readexactly(length - len(received.body))
+
     async def send(self, data: bytes) -> None:
         """Send bytes as they are."""
         self._writer.write(data)

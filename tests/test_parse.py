@@ -412,6 +412,19 @@ def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest
     ]
 
 
+def test_an_unknown_status_that_repeats_a_token_is_reported_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parse._report.cache_clear()
+    with caplog.at_level(logging.WARNING, "pika_balancer.wire"):
+        read_job(
+            b'{"jobid": "j", "status": "refused user:1234-canary"}', secrets=(Secret("user:1234-canary"),)
+        )
+    assert [record.getMessage() for record in caplog.records] == [
+        "unknown job status 'refused ***': the job counts as running"
+    ]
+
+
 def test_a_job_that_is_wrong_in_many_ways_tells_all_of_them_and_keeps_its_id() -> None:
     body = {
         "status": 5,

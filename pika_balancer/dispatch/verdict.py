@@ -60,7 +60,8 @@ _TABLE: Final[dict[type[PikaError], Verdict]] = {
     TransportError: Verdict.UNKNOWN,
     PikaError: Verdict.OWN_FAULT,
 }
-_FIRST_SERVER_ERROR: Final = 500
+_REFUSALS: Final = range(300, 500)
+"""Statuses that say of a request that nothing was done about it."""
 
 
 def verdict(error: PikaError) -> Verdict:
@@ -68,6 +69,6 @@ def verdict(error: PikaError) -> Verdict:
     if isinstance(error, TransportError) and not error.maybe_sent:
         return Verdict.NOT_SENT
     if isinstance(error, ApiError) and type(error) not in _TABLE:
-        # A class of answers that says nothing of the kind: below 500 the request was refused.
-        return Verdict.OWN_FAULT if (error.status or 0) < _FIRST_SERVER_ERROR else Verdict.UNKNOWN
+        # A class of answers that says nothing of the kind. A status below 200 is no last word.
+        return Verdict.OWN_FAULT if error.status in _REFUSALS else Verdict.UNKNOWN
     return next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)

@@ -47,6 +47,9 @@ class JsonProtocol(web.RequestHandler):
     ) -> web.StreamResponse:
         """Return the answer to a request that failed outside every handler."""
         self.log_exception(exc_info=exc)
+        if isinstance(exc, UnicodeEncodeError):
+            # Where no route is found, aiohttp quotes an `Expect` that it does not know, and fails at bytes.
+            status = 417
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was under way already")
         answer = error_answer(status, http.HTTPStatus(status).phrase)

@@ -14,10 +14,11 @@ from typing import Any, Final, cast
 
 from aiohttp import HttpVersion10, web
 
+from pika_balancer.clock import Clock
 from pika_balancer.server.accounts import CHANNEL_ID, ServerAccount
 from pika_balancer.server.answers import error_answer, json_answer, refusal_answer
 from pika_balancer.server.errors import Refusal
-from pika_balancer.server.form import too_large
+from pika_balancer.server.form import read_body, too_large
 from pika_balancer.server.jobs import Jobs
 from pika_balancer.server.params import VERBS
 from pika_balancer.server.state import State
@@ -47,6 +48,7 @@ class Handlers:
         allowed_hosts: Collection[str],
         max_jobs_limit: int,
         body_limit: int,
+        clock: Clock,
     ) -> None:
         self._state = state
         self._jobs = jobs
@@ -55,6 +57,7 @@ class Handlers:
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
         self._max_jobs_limit = max_jobs_limit
         self._body_limit = body_limit
+        self._clock = clock
 
     def application(self) -> web.Application:
         """Return a new application with the routes below `PREFIX`."""
@@ -156,7 +159,7 @@ class Handlers:
         return json_answer(200, self._configured(request).as_wire())
 
     async def _put_account(self, request: web.Request) -> web.Response:
-        body = await _json_object(request)
+        body = _json_object(await read_body(request, self._clock))
         account = check_account(
             body,
             path_channel=request.match_info["channel"],
@@ -242,9 +245,9 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int else None
 
 
-async def _json_object(request: web.Request) -> dict[str, Any]:
+def _json_object(text: bytes) -> dict[str, Any]:
     try:
-        body: Any = json.loads(await request.read())
+        body: Any = json.loads(text)
     except (ValueError, RecursionError):
         # Not chained: the message of a parser could quote a Discord token.
         raise Refusal(400, "Request body is not valid JSON") from None

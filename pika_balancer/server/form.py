@@ -3,6 +3,7 @@
 It is multipart/form-data, or urlencoded where no file is in it.
 """
 
+import asyncio
 import re
 import urllib.parse
 from collections.abc import Collection, Iterator
@@ -11,7 +12,11 @@ from typing import Final
 import attrs
 from aiohttp import web
 
+from pika_balancer.clock import Clock, alarm
 from pika_balancer.server.errors import Refusal
+
+READ_WITHIN: Final = 120.0
+"""Seconds within which a body must have arrived whole."""
 
 MAX_PARAMS: Final = 200
 """How many parameters a body may have."""
@@ -48,11 +53,30 @@ def too_large(limit: int) -> Refusal:
     return Refusal(413, f"Request body is larger than {limit} bytes")
 
 
-async def read_form(request: web.Request, *, files: Collection[str], limit: int) -> Form:
+async def read_body(request: web.Request, clock: Clock) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        Refusal: 408 for one that is not here within `READ_WITHIN` seconds of the clock.
+        ConnectionError: The sender has gone.
+    """
+    try:
+        async with asyncio.timeout(None) as window, alarm(window, clock, READ_WITHIN):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, f"Request body did not arrive within {READ_WITHIN:g} s") from None
+    except RuntimeError:
+        # What aiohttp says of a sender that had gone before anybody began to read.
+        raise ConnectionResetError from None
+
+
+async def read_form(request: web.Request, *, files: Collection[str], limit: int, clock: Clock) -> Form:
     """Return the parameters of a submit; those named in `files` become uploads, whatever their file name.
 
     Raises:
-        Refusal: 413 for a body of more than `limit` bytes, 400 for one that cannot be read.
+        Refusal: 413 for a body of more than `limit` bytes, 408 for one that takes too long, 400 for one that
+            cannot be read.
+        ConnectionError: The sender has gone.
     """
     if (request.content_length or 0) > limit:
         raise too_large(limit)
@@ -60,12 +84,13 @@ async def read_form(request: web.Request, *, files: Collection[str], limit: int)
     # a part for a file name that they dislike.
     content_type = request.headers.get("Content-Type", "")
     media_type = content_type.partition(";")[0].strip().lower()
-    boundary = _BOUNDARY.search(content_type)
+    match = _BOUNDARY.search(content_type)
+    boundary = (match[1] or match[2]) if match else None
     if media_type == "application/x-www-form-urlencoded":
-        return _urlencoded(await request.read())
-    if media_type != "multipart/form-data" or boundary is None:
+        return _urlencoded(await read_body(request, clock))
+    if media_type != "multipart/form-data" or not boundary:
         raise Refusal(400, "Request body must be multipart/form-data, with a boundary")
-    return _multipart(await request.read(), boundary[1] or boundary[2], files)
+    return _multipart(await read_body(request, clock), boundary, files)
 
 
 def _urlencoded(body: bytes) -> Form:

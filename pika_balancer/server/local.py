@@ -30,6 +30,10 @@ from pika_balancer.server.timeline import Timeline
 BODY_LIMIT: Final = 32 * 1024 * 1024
 """Largest request body, in bytes."""
 
+IDLE: Final = 75.0
+"""Seconds after which a connection is closed on which no request has come, be it half of one."""
+
+_LINGER: Final = 1.0  # for what comes after an answer, be the caller there or gone
 _STOP_WITHIN: Final = 0.25
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, never bound
 
@@ -138,6 +142,7 @@ class LocalServer:
             allowed_hosts=allowed_hosts,
             max_jobs_limit=max_jobs_limit,
             body_limit=body_limit,
+            clock=clock,
         )
 
     def statistics(self) -> Statistics:
@@ -175,7 +180,11 @@ class LocalServer:
             # Not `TCPSite`, which offers no way to a protocol of one's own. And not served at once: whoever
             # is cancelled while it begins to serve has to have it in hand, to close it.
             listener = await loop.create_server(
-                lambda: JsonProtocol(server, loop=loop), host, port, backlog=1024, start_serving=False
+                lambda: JsonProtocol(server, loop=loop, keepalive_timeout=IDLE, lingering_time=_LINGER),
+                host,
+                port,
+                backlog=1024,
+                start_serving=False,
             )
             try:
                 await listener.start_serving()

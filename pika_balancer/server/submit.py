@@ -51,7 +51,7 @@ class Submits:
         """Answer one job call; raises `Refusal` for bad parameters, unknown channels and full ones."""
         self.state.submits += 1
         path, _, verb = request.path.rpartition("/")
-        form = await read_form(request, files=VERBS[verb].files, limit=self.body_limit)
+        form = await read_form(request, files=VERBS[verb].files, limit=self.body_limit, clock=self.clock)
         order = check_order(verb, form, limit=self.max_jobs_limit, allow_remote=self.allow_remote)
         parent = self._parent(order)
         fault = self.script.draw(self.rng)

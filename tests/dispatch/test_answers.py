@@ -505,7 +505,10 @@ async def test_no_event_and_no_error_shows_a_token(world: World) -> None:
         (WrongLoop(), Verdict.REFUSED),
         (UnexpectedStatus(status=500), Verdict.UNKNOWN),
         (UnexpectedStatus(status=700), Verdict.UNKNOWN),
-        (UnexpectedStatus(status=100), Verdict.OWN_FAULT),
+        (UnexpectedStatus(status=300), Verdict.OWN_FAULT),
+        (UnexpectedStatus(status=499), Verdict.OWN_FAULT),
+        (UnexpectedStatus(status=101), Verdict.UNKNOWN),
+        (UnexpectedStatus(status=0), Verdict.UNKNOWN),
     ],
 )
 def test_the_table_knows_the_rest(error: PikaError, expected: Verdict) -> None:

@@ -5,13 +5,16 @@ import contextlib
 import json
 import logging
 import traceback
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from pika_balancer.server import ConfigError, LocalServer
+from pika_balancer.server import ConfigError, LocalServer, local
 from pika_balancer.server.errors import Refusal
+from pika_balancer.server.form import READ_WITHIN
 from pika_balancer.testing import wait_until
 from tests.server.conftest import PNG, Rig, Upload, form, running
 
@@ -221,6 +224,90 @@ async def test_an_upload_that_breaks_off_takes_nothing_and_is_not_an_error_here(
     assert (await rig.submit()).status == 200
     assert rig.server.statistics().jobs == 1
     assert caplog.records == []
+
+
+HEAD = (
+    b"POST /v1/pika/%s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer any\r\n"
+    b"Content-Type: multipart/form-data; boundary=%s\r\nContent-Length: 1000\r\n"
+)
+
+
+@pytest.mark.parametrize("path", [b"create", b"account/12345678901234567"])
+async def test_a_body_that_does_not_arrive_in_time_is_given_up(rig: Rig, path: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(HEAD % (path, b"XX") + b"\r\n--XX")
+    await wait_until(lambda: rig.clock.sleeping == 1)
+    await rig.clock.advance(READ_WITHIN - 0.1)
+    assert rig.clock.sleeping == 1
+    await rig.clock.advance(0.2)
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read(65_536)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body) == {"error": "Request body did not arrive within 120 s", "code": 408}
+    writer.close()
+    await writer.wait_closed()
+    assert rig.server.statistics().jobs == 0
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /v1/pika/jobs HTTP/1.1\r\nHost: loc"])
+async def test_a_connection_without_a_whole_request_is_closed_after_a_while(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "IDLE", 0.05)
+    async with running() as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(start)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_sender_that_had_gone_before_its_body_was_read_is_no_error_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = LocalServer({"12345678901234567": 1})
+    gone = asyncio.Event()
+
+    @web.middleware
+    async def late(request: web.Request, handler: Any) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        await wait_until(lambda: request.transport is None)
+        request.content._exception = None  # there is none where nobody was told, as between two requests
+        try:
+            response: web.StreamResponse = await handler(request)
+            return response
+        finally:
+            gone.set()
+
+    app = server.app()
+    app.middlewares.insert(0, late)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(HEAD % (b"create", b"XX") + b"\r\n--XX")
+        await gone.wait()
+        writer.close()
+    finally:
+        await runner.cleanup()
+    assert server.statistics().jobs == 0
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("boundary", [b"", b'""', b'"'])
+async def test_a_form_without_a_boundary_is_refused(rig: Rig, boundary: bytes) -> None:
+    raw = await rig.raw(HEAD % (b"create", boundary) + b"\r\n" + b"x" * 1000)
+    assert raw.startswith(b"HTTP/1.1 400 ")
+    assert b"with a boundary" in raw
+
+
+@pytest.mark.parametrize("path", [b"create", b"no/where", b"jobs"])
+async def test_an_expectation_of_bytes_is_refused(rig: Rig, path: bytes) -> None:
+    raw = await rig.raw(HEAD % (path, b"XX") + b"Expect: \xff\r\n\r\n")
+    assert raw.startswith(b"HTTP/1.1 417 ")
+    assert json.loads(raw.partition(b"\r\n\r\n")[2])["code"] == 417
 
 
 async def test_tokens_appear_nowhere_but_in_the_account_calls(caplog: pytest.LogCaptureFixture) -> None:

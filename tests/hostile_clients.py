@@ -1,0 +1,233 @@
+"""Clients that speak to `Callbacks` and the local server as badly as they can, and what must hold.
+
+Whatever comes in, there is an answer below 500 or an end, soon; nothing shows a token or the address; the
+very next caller is served well, and when the client has gone nothing of it is left.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+from yarl import URL
+
+from pika_balancer.callbacks import Callbacks
+from pika_balancer.client import PikaClient
+from pika_balancer.models import Job
+from pika_balancer.server import LocalServer, ServerAccount
+from pika_balancer.testing import ManualClock, wait_until
+from tests.hostile_server import Tally, listening
+from tests.leaks import DISCORD, STORED, TOKEN
+from tests.raw_requests import INJECTED, Ask, Raw
+
+BODY_LIMIT: Final = 100_000
+CHANNEL: Final = "11000000000000000"
+OTHER: Final = "12000000000000000"
+_QUIET: Final = 0.03
+_HANGS: Final = 20.0
+_FLOOD: Final = 2**17
+_PIECE: Final = 50_000
+_DRIPPED: Final = 100
+_STATUS: Final = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
+
+
+@attrs.frozen
+class Victim:
+    """A server under attack."""
+
+    port: int
+    asks: dict[str, Ask]
+    """Good requests, by what they ask for."""
+    secrets: tuple[bytes, ...]
+    """What no answer may show."""
+    check: Callable[[], Awaitable[str]]
+    """Calls it as a good client does, and says what was wrong; nothing if all is well."""
+    kept: Callable[[], int] = lambda: 0
+    """How many connections the good client keeps."""
+
+
+@asynccontextmanager
+async def receiver() -> AsyncGenerator[Victim]:
+    """Run `Callbacks` under attack. Its address has a canary as its secret."""
+    secret = re.sub(r"[^\w-]", "-", TOKEN)
+    told: list[str] = []
+    receiver = Callbacks(secret=secret, body_limit=BODY_LIMIT, clock=ManualClock())
+
+    def take(job: Job) -> bool:
+        told.append(job.jobid)
+        return True
+
+    receiver.subscribe(take)
+    async with receiver.run() as url:
+        path, port = URL(url).raw_path.encode(), URL(url).port or 0
+        body = b'{"jobid": "job:good", "status": "completed"}'
+        good = Ask(b"POST", path, (b"Content-Type: application/json",), body)
+
+        async def check() -> str:
+            before = told.count("job:checked")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(good.with_body(body.replace(b"good", b"checked")).raw(b"Connection: close"))
+                answer = await reader.read()
+            finally:
+                writer.close()
+            if not answer.startswith(b"HTTP/1.1 200 ") or told.count("job:checked") == before:
+                return f"a good callback gets {answer!r:.200}"
+            return ""
+
+        yield Victim(port, {"callback": good}, (secret.encode(),), check)
+
+
+@asynccontextmanager
+async def service() -> AsyncGenerator[Victim]:
+    """Run the local server under attack, with accounts whose Discord tokens are canaries."""
+    accounts = [ServerAccount(CHANNEL, 10, STORED)]
+    accounts += [ServerAccount(str(int(OTHER) + n), 10, f"another {n}") for n in range(9)]
+    clock = ManualClock()
+    server = LocalServer(
+        accounts, token=TOKEN, service="fixed:0s", body_limit=BODY_LIMIT, clock=clock, rng=random.Random(1)
+    )
+    bearer = b"Authorization: Bearer " + TOKEN.encode()
+    json_type = b"Content-Type: application/json"
+    form = b"".join(
+        b'--XX\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % field
+        for field in ((b"prompt", b"a cat"), (b"channel", CHANNEL.encode()), (b"replyRef", b"ref"))
+    )
+    multipart = b"Content-Type: multipart/form-data; boundary=XX"
+    account = json.dumps({"channel": CHANNEL, "discord": DISCORD, "maxJobs": 10}).encode()
+    async with server.run() as base, PikaClient(TOKEN, base_url=base, clock=ManualClock()) as client:
+        root = URL(base).raw_path.encode()
+
+        async def check() -> str:
+            accounts = await client.accounts()
+            job = await client.create("checked")
+            if OTHER not in accounts or job.prompt != "checked":
+                return f"a good client gets {list(accounts)} and {job}"
+            await client.jobs()
+            return "" if (await client.job(job.jobid)).prompt == "checked" else "a job is another"
+
+        def kept() -> int:
+            session = client._transport._session
+            connector = session and session.connector
+            return sum(map(len, connector._conns.values())) if connector else 0
+
+        yield Victim(
+            URL(base).port or 0,
+            {
+                "create": Ask(b"POST", root + b"/create", (bearer, multipart), form + b"--XX--\r\n"),
+                "put account": Ask(
+                    b"POST", root + b"/account/" + CHANNEL.encode(), (bearer, json_type), account
+                ),
+                "jobs": Ask(b"GET", root + b"/jobs", (bearer,)),
+                "file": Ask(b"GET", root + b"/files/job:1/1.mp4", (b"Range: bytes=0-1",)),
+            },
+            (TOKEN.encode(), STORED.encode(), DISCORD.encode()),
+            check,
+            kept,
+        )
+
+
+async def send(victim: Victim, raw: Raw) -> tuple[bytes, bool]:
+    """Send what a client of the bad kind sends; return what came back, and whether the connection ended."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", victim.port)
+    answer = bytearray()
+    ended = False
+    try:
+        with contextlib.suppress(OSError):
+            writer.write(raw.start)
+            if raw.reset:
+                await asyncio.sleep(0)
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
+                return b"", True
+            await _flood(writer, raw)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET):
+                    answer += await reader.read(65_536)
+            writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HANGS):
+                with contextlib.suppress(OSError):
+                    while piece := await reader.read(65_536):
+                        answer += piece
+                ended = True
+    finally:
+        writer.close()
+    return bytes(answer), ended
+
+
+async def _flood(writer: asyncio.StreamWriter, raw: Raw) -> None:
+    sent = 0
+    much = raw.more * (_PIECE // (len(raw.more) or 1) + 1)
+    while raw.more and sent < (_DRIPPED if raw.drip else _FLOOD) and not writer.is_closing():
+        piece = bytes([raw.more[sent % len(raw.more)]]) if raw.drip else much
+        writer.write(piece)
+        sent += len(piece)
+        try:
+            async with asyncio.timeout(_QUIET):
+                await writer.drain()
+        except TimeoutError:
+            return
+        await asyncio.sleep(0)
+
+
+def judged(victim: Victim, answer: bytes, *, ended: bool) -> Iterable[str]:
+    """Yield what is wrong with what came back."""
+    if not ended:
+        yield "the connection stays open"
+    if any(status >= b"500" for status in _STATUS.findall(answer)):
+        yield f"a failure of the server: {answer!r:.200}"
+    if answer and not _STATUS.match(answer):
+        yield f"an answer that is none: {answer!r:.200}"
+    if b"\n" + INJECTED in answer:
+        yield f"a header that was put in: {answer!r:.300}"
+    for secret in victim.secrets:
+        if secret in answer:
+            yield f"shows {secret!r}: {answer!r:.300}"
+
+
+async def attack(
+    victim: Victim, requests: Iterable[tuple[str, Raw]], tally: Tally, *, group: str, at_once: int = 24
+) -> None:
+    """Send all requests, so many at once, and count what comes of them."""
+    left = iter(requests)
+
+    async def work() -> None:
+        for name, raw in left:
+            answer, ended = await send(victim, raw)
+            complaints = list(judged(victim, answer, ended=ended))
+            if wrong := await _checked(victim):
+                complaints.append(wrong)
+            first = _STATUS.search(answer)
+            kind = first[1].decode() if first else "no answer"
+            tally.add(group, kind, f"{name} → {group} {raw!r:.600}", complaints)
+
+    async with listening(tally, names=("pika_balancer", "aiohttp.access")), asyncio.TaskGroup() as tasks:
+        for _ in range(at_once):
+            tasks.create_task(work())
+    try:
+        await wait_until(lambda: served() <= victim.kept())
+    except TimeoutError:
+        tally.escapes.append(f"{served()} connections are served, of which {victim.kept()} are kept")
+
+
+async def _checked(victim: Victim) -> str:
+    try:
+        async with asyncio.timeout(_HANGS):
+            return await victim.check()
+    except Exception as error:  # noqa: BLE001 - whatever a good client meets is the attack's doing
+        return f"a good client fails with {error!r:.200}"
+
+
+def served() -> int:
+    """Return how many connections aiohttp's servers serve now, a kept one of a good client included."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return names.count("RequestHandler.start")
