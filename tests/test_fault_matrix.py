@@ -20,7 +20,7 @@ connection never answered          | Timeout? 0 | Timeout? 0      | Timeout? 0  
 connections reordered              | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
 kept: closed while idle            | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
 kept: reset while idle             | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
-kept: closed unnoticed while idle  | ok 1       | Lost? 0         | Lost? 0         | Lost? 0
+kept: closed unnoticed while idle  | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
 request delayed                    | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
 request drips                      | ok 1       | ok 1 done       | ok 1 done       | ok 1 done
 request drips too slowly           | Timeout? 0 | Timeout? 0      | Timeout? 0      | Timeout? 0
