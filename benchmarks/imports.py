@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.measure import Row, Subject, compare
+from benchmarks.measure import ROUNDS, Row, Subject, compare
 
 
 def process(statement: str) -> Subject:
@@ -18,7 +18,7 @@ def process(statement: str) -> Subject:
     return run
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     return compare(
         "import",

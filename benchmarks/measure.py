@@ -17,6 +17,8 @@ from typing import Final
 
 import attrs
 
+ROUNDS: Final = 15
+"""How often the subjects take turns, unless a question is too long for that or somebody says otherwise."""
 NOISY: Final = 0.2
 """How far an end of the interval may lie from the median, as a fraction of it, where there is no aim."""
 
