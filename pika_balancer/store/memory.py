@@ -151,10 +151,9 @@ class MemoryStore:
         return self._selector.shortage(channel)
 
     def _grant(self, channel: str) -> None:
-        """Serve the line with what has become free on one channel."""
-        while (first := self._line.first(channel)) is not None:
-            if not self._serve(*first):
-                return
+        """Serve the line with the one slot that has become free on a channel."""
+        while (first := self._line.first(channel)) is not None and self._serve(*first):
+            pass
 
     def _grant_all(self) -> None:
         """Serve the line, in order, with whatever is free: one pass, since serving only takes."""
@@ -162,7 +161,8 @@ class MemoryStore:
             self._serve(waiter, wish)
 
     def _serve(self, waiter: _Waiter, wish: str | None) -> bool:
-        """Grant the waiter its wish and take it out of the line; return False if there is no slot for it."""
+        """Grant the waiter its wish if there is a slot; return whether it left the line without one."""
+        lease: Lease | None = None
         if not waiter.done():
             try:
                 lease = self.try_acquire(wish)
@@ -174,7 +174,7 @@ class MemoryStore:
                 waiter.set_result(lease)
         # A waiter that is done already was cancelled, and its task has not yet run to leave by itself.
         self._line.leave(waiter, wish)
-        return True
+        return lease is None
 
     def _give_up(self, waiter: _Waiter, channel: str | None) -> None:
         self._fail(waiter, channel, self._no_capacity(channel))
