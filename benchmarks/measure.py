@@ -22,6 +22,11 @@ ROUNDS: Final = 15
 NOISY: Final = 0.2
 """How far an end of the interval may lie from the median, as a fraction of it, where there is no aim."""
 
+_SCALES: Final[Mapping[str, list[tuple[str, float]]]] = {
+    "s": [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)],
+    "B": [("MB", 1e6), ("kB", 1e3)],
+}
+
 Subject = Callable[[], float]
 """Runs one round of its work and returns seconds per operation."""
 
@@ -163,11 +168,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _amount(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.3g} kB"
-    if unit != "s":
+    if unit not in _SCALES:
         return f"{value:,.0f} {unit}"
-    for name, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {name}"
-    return f"{value / 1e-9:.0f} ns"
+    # From where three digits would make `1e+03` of the smaller one.
+    name, scale = next((each for each in _SCALES[unit] if value >= 0.9995 * each[1]), _SCALES[unit][-1])
+    return f"{value / scale:.3g} {name}"
