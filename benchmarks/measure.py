@@ -160,11 +160,15 @@ def _cells(row: Row) -> list[str]:
     ratio = against = ""
     if row.subject != row.against:
         against = row.against
-        ends = "" if row.low is None or row.high is None else f" ({row.low:.3g}–{row.high:.3g})"
-        ratio = f"{row.ratio:.3g}{ends}" if row.ratio < 1000 else f"{row.ratio:,.0f}"
+        ends = "" if row.low is None or row.high is None else f" ({_times(row.low)}–{_times(row.high)})"
+        ratio = f"{_times(row.ratio)}{ends}"
     aim = " ".join(["" if row.aim is None else f"≤ {row.aim:g}", row.verdict]).strip()
     subject = f"{row.subject} ({row.note})" if row.note else row.subject
     return [row.question, subject, _amount(row.seconds, row.unit), spread, ratio, against, aim]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 
 def _amount(value: float, unit: str) -> str:

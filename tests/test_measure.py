@@ -91,6 +91,7 @@ def test_the_table_shows_amounts_for_people() -> None:
         [
             row(1.5, (1.2, 2.0), aim=2.0),
             attrs.evolve(row(12345.6, None), seconds=1.25),
+            row(999.7, (799.0, 1490.0)),
             attrs.evolve(row(1.0, (1.0, 1.0)), seconds=9.996e-4),
             attrs.evolve(row(1.0, (1.0, 1.0)), seconds=1.57e-7),
             plain,
@@ -102,6 +103,7 @@ def test_the_table_shows_amounts_for_people() -> None:
     assert shown == [
         "| lease | ours | 1 µs | ±10% | 1.5 (1.2–2) | theirs | ≤ 2 met |",
         "| lease | ours | 1.25 s | ±10% | 12,346 | theirs | too noisy |",
+        "| lease | ours | 1 µs | ±10% | 1,000 (799–1,490) | theirs | too noisy |",
         "| lease | ours | 1 ms | ±10% | 1 (1–1) | theirs |  |",
         "| lease | ours | 157 ns | ±10% | 1 (1–1) | theirs |  |",
         "| client | plain | 4.56 MB | exact |  |  |  |",
