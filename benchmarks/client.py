@@ -15,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
-from benchmarks.measure import Row, Subject, compare, count
+from benchmarks.measure import ROUNDS, Row, Subject, compare, count
 from benchmarks.parse import body
 from pika_balancer import PikaClient, Selector
 from pika_balancer.wire import read_accounts
@@ -80,7 +80,7 @@ def weight(make: Callable[[], object]) -> int:
     return size
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

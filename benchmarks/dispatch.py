@@ -21,7 +21,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
-from benchmarks.measure import Row, Subject, compare
+from benchmarks.measure import ROUNDS, Row, Subject, compare
 from pika_balancer import Balancer, Dispatcher, PikaClient, wire
 from pika_balancer.callbacks import Callbacks
 
@@ -168,7 +168,7 @@ async def subjects(url: str) -> AsyncGenerator[dict[str, Work]]:
             }
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     with server() as url, asyncio.Runner() as runner:
         opened = subjects(url)

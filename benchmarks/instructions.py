@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from benchmarks.measure import Row, count, left_out
+from benchmarks.measure import ROUNDS, Row, count, left_out
 from pika_balancer import Account, Balancer, Selector
 
 BASELINE: Final = Path(__file__).with_name("baseline.json")
@@ -187,7 +187,7 @@ def machine(subject: str, times: int) -> int:
     return int(found[1])
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Count and return the rows."""
     before = recorded() or {}
     found: list[Row] = []

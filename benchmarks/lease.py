@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from benchmarks.measure import Row, Subject, compare, count, left_out, peer
+from benchmarks.measure import ROUNDS, Row, Subject, compare, count, left_out, peer
 from pika_balancer import Account, Balancer
 
 SLOTS = 5
@@ -65,7 +65,7 @@ def contended(make: Callable[[], Slot], tasks: int = 50, turns: int = 100) -> Su
     return lambda: asyncio.run(work())
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     makers = {"Semaphore": semaphore, "lease": lease, "lease with timeout": lease_in_time}
     alone = compare(

@@ -17,8 +17,15 @@ from typing import Final
 
 import attrs
 
+ROUNDS: Final = 15
+"""How often the subjects take turns, unless a question is too long for that or somebody says otherwise."""
 NOISY: Final = 0.2
 """How far an end of the interval may lie from the median, as a fraction of it, where there is no aim."""
+
+_SCALES: Final[Mapping[str, list[tuple[str, float]]]] = {
+    "s": [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)],
+    "B": [("MB", 1e6), ("kB", 1e3)],
+}
 
 Subject = Callable[[], float]
 """Runs one round of its work and returns seconds per operation."""
@@ -153,19 +160,20 @@ def _cells(row: Row) -> list[str]:
     ratio = against = ""
     if row.subject != row.against:
         against = row.against
-        ends = "" if row.low is None or row.high is None else f" ({row.low:.3g}–{row.high:.3g})"
-        ratio = f"{row.ratio:.3g}{ends}" if row.ratio < 1000 else f"{row.ratio:,.0f}"
+        ends = "" if row.low is None or row.high is None else f" ({_times(row.low)}–{_times(row.high)})"
+        ratio = f"{_times(row.ratio)}{ends}"
     aim = " ".join(["" if row.aim is None else f"≤ {row.aim:g}", row.verdict]).strip()
     subject = f"{row.subject} ({row.note})" if row.note else row.subject
     return [row.question, subject, _amount(row.seconds, row.unit), spread, ratio, against, aim]
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
+
+
 def _amount(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.3g} kB"
-    if unit != "s":
+    if unit not in _SCALES:
         return f"{value:,.0f} {unit}"
-    for name, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {name}"
-    return f"{value / 1e-9:.0f} ns"
+    # From where three digits would make `1e+03` of the smaller one.
+    name, scale = next((each for each in _SCALES[unit] if value >= 0.9995 * each[1]), _SCALES[unit][-1])
+    return f"{value / scale:.3g} {name}"

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks.measure import Row, Subject, compare
+from benchmarks.measure import ROUNDS, Row, Subject, compare
 from pika_balancer import Account
 from pika_balancer.wire import read_accounts
 
@@ -44,7 +44,7 @@ def of(read: Callable[[bytes], object], data: bytes, count: int) -> Subject:
     return run
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     found: list[Row] = []
     for count in SIZES:

@@ -8,7 +8,7 @@ import random
 import time
 
 from benchmarks import litellm
-from benchmarks.measure import Row, Subject, compare, count
+from benchmarks.measure import ROUNDS, Row, Subject, compare, count
 from pika_balancer import Account, Lease, Selector
 
 SIZES = (10, 100, 1000, 10_000)
@@ -70,7 +70,7 @@ def pair(accounts: int, pairs: int, policy: str = "random") -> Subject:
     return run
 
 
-def rows(rounds: int = 15) -> list[Row]:
+def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
     pairs = 50_000
     against_floor = compare(

@@ -1,12 +1,11 @@
 """How many jobs per second does the simulator simulate, against its peers and the same loop in C?
 
 Five accounts of cap 6, load 25, loss, a random account with room: each subject simulates that and is timed
-per job. SimPy is written as its manual shows; Ciw (bring it yourself: `pip install ciw`) as five nodes behind
-a router; the loop in C is `loop.c` beside this file, compiled here. What is missing is left out, with a word.
+per job. SimPy is written as its manual shows; Ciw as five nodes behind a router; the loop in C is `loop.c`
+beside this file, compiled here. What is missing is left out, with a word.
 """
 
 import importlib
-import importlib.util
 import random
 import shutil
 import subprocess
@@ -16,12 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Row, Subject, compare
+import attrs
+
+from benchmarks.measure import Row, Subject, compare, count, left_out, peer
 from pika_balancer.simulate import Exponential, Loss, Poisson, Queue, Retry, Scenario, simulate
 
 LOAD, ACCOUNTS, CAP = 25.0, 5, 6
 OURS = "simulate"
-ROUNDS = 5
+JOBS = 2_000_000
+PEAKS = (10**6, 10**8)
+ROUNDS = 9
+"""Fewer than elsewhere, since each is long."""
 
 _ANSWER = """
 import resource, sys, time
@@ -135,31 +139,32 @@ def _plausible(who: str, refused: float, jobs: int) -> None:
 
 
 def whole_process(jobs: int) -> tuple[float, int]:
-    """Return seconds and peak of memory, in kB, of a process that imports the simulator and asks it once."""
+    """Return seconds and peak of memory, in bytes, of a process that asks the simulator once."""
     command = [sys.executable, "-c", _ANSWER, str(jobs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own literals
     seconds, memory = done.stdout.split()
-    return float(seconds), int(memory)
+    return float(seconds), int(memory) * 1024
 
 
-def rows(rounds: int = 15) -> list[Row]:
-    """Measure and return the rows: medians of at most five rounds, since each is long."""
-    rounds = min(rounds, ROUNDS)
-    question, jobs = "simulate", 5_000_000
+def rows(rounds: int = ROUNDS) -> list[Row]:
+    """Measure and return the rows."""
+    question, jobs = "simulate", JOBS
     loss = ours(jobs, Loss())
     subjects: dict[str, Subject] = {OURS: loss}
+    missing: list[Row] = []
     for name, make in (("simpy", in_simpy), ("ciw", in_ciw)):
-        if importlib.util.find_spec(name) is None:
-            print(f"{name} is not installed and left out", file=sys.stderr)
+        if peer(name) is None:
+            why = f"{name} is not installed; pip install 'pika-balancer[bench]'"
+            missing.append(left_out(question, name, why))
         else:
             subjects[name] = make(30_000)
+    found = compare(question, subjects, OURS, rounds=rounds) + missing
+    name = "the loop in C"
     with tempfile.TemporaryDirectory() as folder:
         loop = in_c(jobs, Path(folder))
         if loop is None:
-            print("there is no C compiler; its loop is left out", file=sys.stderr)
-        found = compare(question, subjects, OURS, rounds=rounds)
-        if loop is not None:
-            name = "the loop in C"
+            found.append(left_out(question, name, "there is no C compiler"))
+        else:
             found += compare(question, {name: loop, OURS: loss}, name, rounds=rounds, aims={OURS: 2.0})
     others: dict[str, Subject] = {
         f"{OURS}, queue": ours(jobs, Queue()),
@@ -170,6 +175,5 @@ def rows(rounds: int = 15) -> list[Row]:
     found += compare(question, {OURS: loss} | others, OURS, rounds=rounds)[1:]
     answer = "a process and its first answer"
     found += compare(question, {answer: lambda: whole_process(100_000)[0]}, answer, rounds=rounds)
-    for count in (10**6, 10**7, 10**8):
-        print(f"peak of memory, {count:,} jobs: {whole_process(count)[1] / 1024:.0f} MB", file=sys.stderr)
-    return found
+    few, many = (count(question, f"peak of memory, {n:,} jobs", whole_process(n)[1], "B") for n in PEAKS)
+    return [*found, few, attrs.evolve(many, against=few.subject, ratio=many.seconds / few.seconds)]

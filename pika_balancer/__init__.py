@@ -20,10 +20,9 @@ The map, from the centre outwards; imports point inward only:
     server, testing, cli        the same API on this machine; helpers for tests; the commands
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
-from pika_balancer.balancer import Balancer
-from pika_balancer.client import PikaClient
 from pika_balancer.errors import (
     AccountBlocked,
     ApiError,
@@ -58,6 +57,8 @@ from pika_balancer.policy import POLICIES
 from pika_balancer.selector import Selector
 
 if TYPE_CHECKING:
+    from pika_balancer.balancer import Balancer
+    from pika_balancer.client import PikaClient
     from pika_balancer.dispatch import Dispatcher, JobHandle
 
 __version__ = "0.1.0"
@@ -106,10 +107,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # Only when asked for: whoever embeds the selector alone does not wait for what carries jobs.
-    if name in {"Dispatcher", "JobHandle"}:
-        from pika_balancer import dispatch  # noqa: PLC0415 - see above
+_LATER: Final = {
+    "Balancer": "balancer",
+    "Dispatcher": "dispatch",
+    "JobHandle": "dispatch",
+    "PikaClient": "client",
+}
+"""Where the names of the asynchronous ring come from, once they are asked for: whoever embeds the selector or
+simulates does not wait for an HTTP library."""
 
-        return getattr(dispatch, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

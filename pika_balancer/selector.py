@@ -100,9 +100,12 @@ class Selector:
         if left <= 0:
             self._close(self._books[row])
         self._serial = serial = self._serial + 1
-        # What Lease(self, row, serial) makes, at half its cost.
+        # What Lease(self, row, serial) makes, at half its cost; all in one line would make a tuple first.
         lease = _NEW(Lease)
-        lease.grantor, lease.row, lease.id, lease.held = self, row, serial, True
+        lease.grantor = self
+        lease.row = row
+        lease.id = serial
+        lease.held = True
         return lease
 
     def release(self, lease: Lease) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 import pytest
 
@@ -143,6 +143,32 @@ async def test_a_lease_goes_back_to_the_balancer_that_granted_it_even_on_a_share
     gc.collect()
     await settle()
     assert (store.snapshot().in_flight, first.statistics().leaked) == (0, 0)
+
+
+async def test_a_release_passes_over_who_left_in_that_tick_or_failed_and_serves_one() -> None:
+    failing = False
+
+    def policy(candidates: Sequence[object]) -> list[float]:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise ZeroDivisionError
+        return [1.0] * len(candidates)
+
+    store = MemoryStore(accounts(1), policy=policy)
+    held = await store.acquire(None, None)
+    cancelled, failed, served, waiting = [asyncio.create_task(store.acquire(None, None)) for _ in range(4)]
+    await settle()
+    cancelled.cancel()
+    failing = True
+    store.release(held)
+    await settle()
+    assert cancelled.cancelled()
+    assert isinstance(failed.exception(), ZeroDivisionError)
+    assert (served.done(), waiting.done()) == (True, False)
+    store.release(served.result())
+    store.release(await waiting)
+    assert store.snapshot().in_flight == 0
 
 
 async def test_adopting_again_does_not_make_a_job_younger() -> None:

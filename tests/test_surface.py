@@ -221,17 +221,45 @@ def run(script: str) -> str:
 
 
 def test_importing_the_package_brings_nothing_heavy() -> None:
-    loaded = run("import sys, pika_balancer; print('\\n'.join(sys.modules))").split()
+    loaded = run("import sys\nfrom pika_balancer import *\nprint('\\n'.join(sys.modules))").split()
     heavy = {"rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client", "argparse", "hdrh"}
     assert not {name for name in loaded if name.split(".")[0] in heavy}
     assert not {name for name in loaded if own(name) in {"cli", "server", "testing"}}
+
+
+def test_the_asynchronous_ring_comes_when_it_is_asked_for() -> None:
+    said = run(
+        "import sys, pika_balancer as p\n"
+        "waits = lambda: sorted({'aiohttp', 'asyncio', 'cattrs'} - sys.modules.keys())\n"
+        "print(waits(), set(p.__all__) <= set(dir(p)), hasattr(p, 'nonsense'))\n"
+        "p.Selector([p.Account('1', 1)]).try_acquire(); print(waits())\n"
+        "p.Balancer; print(waits())\n"
+        "from pika_balancer import *; print(waits(), PikaClient is p.PikaClient, Dispatcher is p.Dispatcher)"
+    )
+    assert said.splitlines() == [
+        "['aiohttp', 'asyncio', 'cattrs'] True False",
+        "['aiohttp', 'asyncio', 'cattrs']",
+        "['aiohttp', 'cattrs']",
+        "[] True True",
+    ]
+
+
+def test_commands_that_need_no_network_do_not_wait_for_its_library() -> None:
+    said = run(
+        "import sys\n"
+        "from pika_balancer.cli import main\n"
+        "assert main(['--version']) == 0\n"
+        "assert main(['simulate', '--help']) == main(['plan', '--help']) == 0\n"
+        "print({'aiohttp', 'cattrs'} & sys.modules.keys())"
+    )
+    assert said.endswith("set()\n")
 
 
 def test_the_package_imports_without_any_extra() -> None:
     missing = ("rich", "redis", "numpy", "numba", "matplotlib", "prometheus_client", "hdrh")
     run(
         f"import sys\nfor name in {missing!r}: sys.modules[name] = None\n"
-        "import pika_balancer, pika_balancer.testing, pika_balancer.server, pika_balancer.cli"
+        "import pika_balancer.testing, pika_balancer.server, pika_balancer.cli\nfrom pika_balancer import *"
     )
 
 

@@ -110,7 +110,8 @@ def _run(arguments: list[str]) -> int:
     if first not in (*COMMANDS, "-h", "--help", "--version"):
         what = "name a command first" if first is None or first.startswith("-") else "no such command"
         raise Usage(f"{what}; there are {', '.join(COMMANDS)}; see `{_PROG} --help`")
-    parser = build_parser([first] if first in COMMANDS else COMMANDS)
+    needed = [first] if first in COMMANDS else [] if first == "--version" else COMMANDS
+    parser = build_parser(needed)
     try:
         args, strangers = parser.parse_known_args(arguments)
     except SystemExit as done:  # after --help and --version

@@ -63,7 +63,7 @@ def register(subparsers: Subparsers) -> None:
         "long they took to be accepted and to end. Durations are measured from the moment at which a job was "
         "meant to start, so that a server that stalls cannot hide behind the jobs that it kept from being "
         "sent. "
-        "Needs the extra `bench`.",
+        "Needs the extra `load`, and for a picture `plot`.",
         examples="  pika-balancer bench --rate 200/s --duration 30s\n"
         "  pika-balancer bench --closed 50 --accounts 5x6 --service fixed:100ms --json\n"
         "  pika-balancer bench --rate 100/s --vs policy=least_loaded --seed 7 --picture bench.png\n"

@@ -285,8 +285,8 @@ class Report:
         rows = [
             (
                 ratio.figure,
-                f"{ratio.median:.2f}",
-                f"{ratio.low:.2f}–{ratio.high:.2f}",
+                f"{ratio.median:.3f}",
+                f"{ratio.low:.3f}–{ratio.high:.3f}",
                 "differs" if ratio.differs else "cannot tell",
             )
             for ratio in found
@@ -351,10 +351,14 @@ class Watch:
 
 
 def span(seconds: float) -> str:
-    """Return a duration as people read it, with three digits: `4.12 ms`, `1.50 s`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"  # noqa: PLR2004 - no 1e+03
+    """Return a duration as people read it, with three digits: `973 µs`, `4.12 ms`, `1.5 s`."""
+    # From where three digits would make `1e+03` of the smaller unit.
+    if seconds >= 999.5:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.9995 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return "0 ms"
 
 
 def _loop(setting: Setting) -> str:

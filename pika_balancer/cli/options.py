@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
 from pika_balancer.cli.exits import Interrupted, Usage
-from pika_balancer.client import BASE_URL, PikaClient
 from pika_balancer.models import Secret
 from pika_balancer.text import printable
 
 if TYPE_CHECKING:
+    from pika_balancer.client import PikaClient
     from pika_balancer.store.redis import RedisStore
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
@@ -60,15 +60,16 @@ def add_command(
     return parser
 
 
-def add_service(
-    parser: argparse.ArgumentParser, *, otherwise: str = f"PIKA_BASE_URL, else {BASE_URL}"
-) -> None:
+def add_service(parser: argparse.ArgumentParser, *, otherwise: str | None = None) -> None:
     """Add the options that say which service to talk to, and as whom.
 
     Args:
         parser: Gets them.
-        otherwise: Which service it is without `--base-url`, for the help.
+        otherwise: Which service it is without `--base-url`, for the help; None for the real one.
     """
+    from pika_balancer.client import BASE_URL  # noqa: PLC0415 - slow to import, and not all commands need it
+
+    otherwise = otherwise or f"PIKA_BASE_URL, else {BASE_URL}"
     group = parser.add_argument_group("service")
     group.add_argument("--base-url", metavar="URL", help=f"where the API is (default: {otherwise})")
     group.add_argument(
@@ -81,13 +82,15 @@ def add_service(
 
 
 @contextlib.asynccontextmanager
-async def connect(args: argparse.Namespace) -> AsyncGenerator[PikaClient]:
+async def connect(args: argparse.Namespace) -> "AsyncGenerator[PikaClient]":
     """Open a client for the service that the options name.
 
     Raises:
         InvalidArgument: There is no token, or the base URL cannot work.
         Interrupted: The command was cancelled inside.
     """
+    from pika_balancer.client import PikaClient  # noqa: PLC0415 - slow to import, and not all commands need it
+
     if args.token is None and not os.environ.get("USEAPI_TOKEN"):
         raise Usage("no API token: set USEAPI_TOKEN, or name the file that holds it with --token-file")
     try:

@@ -13,7 +13,6 @@ import attrs
 from pika_balancer.cli.exits import MissingExtra, Usage
 from pika_balancer.cli.options import above_zero
 from pika_balancer.errors import InvalidArgument, InvalidResponse
-from pika_balancer.parse import read_accounts
 from pika_balancer.policy import POLICIES
 from pika_balancer.simulate import forms
 from pika_balancer.simulate.arrivals import Arrivals
@@ -205,6 +204,8 @@ def read_accounts_option(text: str) -> tuple[SimulatedAccount, ...]:
     """Read accounts: their caps, or the name of a file with an account map, `-` for stdin."""
     if text != "-" and not text.endswith(".json"):
         return reads(forms.parse_accounts, "accounts")(text)
+    from pika_balancer.parse import read_accounts  # noqa: PLC0415 - slow to import, for few command lines
+
     name = "stdin" if text == "-" else Path(text).name
     try:
         body = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()

@@ -1,4 +1,4 @@
-"""Load on a service, and what it measures, as the command `bench` does it; needs the extra `bench`.
+"""Load on a service, and what it measures, as the command `bench` does it; needs the extra `load`.
 
 arrivals    when jobs are to start          latency     durations as a histogram
 tally       what is measured of each job, and what it adds up to

@@ -1,4 +1,4 @@
-"""Latencies, kept as a histogram of constant size and with three exact digits; needs the extra `bench`."""
+"""Latencies, kept as a histogram of constant size and with three exact digits; needs the extra `load`."""
 
 import importlib
 import math

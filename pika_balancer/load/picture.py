@@ -63,10 +63,11 @@ def draw(path: Path, sides: Sequence[tuple[str, Tally]], *, slots: int) -> None:
     most = max((side.ended.count for _, side in sides), default=1)
     ticks = [place for place in _TICKS if place <= max(10, most)]
     by_percentile.set_xticks(ticks, [_TICKS[place] for place in ticks])
-    by_percentile.minorticks_off()
     if any(side.accepted.max > 0 for _, side in sides):  # there is no logarithm of nothing
         by_percentile.set_yscale("log")
+        by_percentile.yaxis.set_major_locator(_module("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
         by_percentile.yaxis.set_major_formatter("{x:g}")
+    by_percentile.minorticks_off()
     bound = ", lower bounds: some had not ended" if any(side.unfinished for _, side in sides) else ""
     by_percentile.set_title(f"Time from the intended start, by percentile of jobs{bound}")
     by_percentile.set_xlabel("share of jobs that took no longer")
@@ -83,9 +84,8 @@ def draw(path: Path, sides: Sequence[tuple[str, Tally]], *, slots: int) -> None:
         axes.grid(visible=True, color="#dddddd", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
-    for axes in (over_time, under_way):
-        # Room above for the legend.
-        axes.set_ylim(0, 1.3 * max(axes.get_ylim()[1], 1e-3))
+    for axes in (by_percentile, over_time, under_way):
+        _make_room(axes)
     figure.savefig(path, dpi=110)
 
 
@@ -101,13 +101,26 @@ def _line(axes: Any, points: Sequence[Point], name: str, scale: float = 1.0, **s
     axes.plot([at for at, _ in known], [scale * value for _, value in known], lw=1.4, **style)
 
 
+def _make_room(axes: Any) -> None:
+    """Leave the upper part of the panel to the legend."""
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low, high * (high / low) ** 0.3)
+    else:
+        axes.set_ylim(0, 1.3 * max(high, 1e-3))
+
+
 def _label(side: str, what: str) -> str:
     return f"{side}: {what}" if side else what
 
 
 def _figure_class() -> Any:
+    # The class itself, not pyplot: no window system, and nothing of the caller's is changed.
+    return _module("matplotlib.figure").Figure
+
+
+def _module(name: str) -> Any:
     try:
-        # The class itself, not pyplot: no window system, and nothing of the caller's is changed.
-        return importlib.import_module("matplotlib.figure").Figure
+        return importlib.import_module(name)
     except ImportError as error:
         raise ImportError("pictures need an extra: pip install 'pika-balancer[plot]'") from error

@@ -293,7 +293,19 @@ def test_setting_tells_itself_in_the_words_of_vs() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.00412, "4.12 ms"), (0.0, "0 ms"), (1.5, "1.5 s"), (125.0, "125 s"), (4000.0, "4000 s")],
+    [
+        (0.0, "0 ms"),
+        (9.73e-7, "0 ms"),
+        (9.996e-7, "1 µs"),
+        (0.00041, "410 µs"),
+        (0.00412, "4.12 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1 s"),
+        (1.5, "1.5 s"),
+        (125.0, "125 s"),
+        (999.6, "1000 s"),
+        (4000.0, "4000 s"),
+    ],
 )
 def test_spans(seconds: float, text: str) -> None:
     assert span(seconds) == text
