@@ -284,11 +284,8 @@ class Selector:
         books = self._books_of(channel)
         return shortage_of([] if books is None or books.removed else [books], channel)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the bound method, so that a copy draws from its own copy of the chance."""
-        return {name: value for name, value in vars(self).items() if name != "_chance"}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Bind the method anew, so that a copy draws from its own copy of the chance."""
         vars(self).update(state)
         self._chance = self._rng.random
 

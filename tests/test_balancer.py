@@ -4,10 +4,13 @@ import asyncio
 import gc
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
+from pika_balancer import events
 from pika_balancer.balancer import Balancer
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapacity, PikaError, UnknownChannel
 from pika_balancer.models import Account, Lease
@@ -76,12 +79,38 @@ async def test_a_timeout_that_is_none_is_refused_even_while_slots_are_free(timeo
     with pytest.raises(InvalidArgument):
         await balancer.drain(timeout=timeout)
     assert balancer.snapshot().in_flight == 0
+    async with balancer.lease(timeout=sys.float_info.max) as lease:
+        assert lease.held
 
 
 async def test_a_policy_beside_a_store_of_ones_own_is_refused() -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        Balancer(accounts(1), store=MemoryStore(), policy="weighted")
-    assert caught.value.field == "store"
+    either: list[dict[str, Any]] = [{"policy": "weighted"}, {"rng": random.Random(1)}]
+    for options in either:
+        with pytest.raises(InvalidArgument) as caught:
+            Balancer(accounts(1), store=MemoryStore(), **options)
+        assert caught.value.field == "store"
+
+
+async def test_a_balancer_over_a_client_is_made_of_what_it_was_given() -> None:
+    clock, told, source = ManualClock(50.0), list[events.Event](), Source(5, 1)
+
+    async def picks(**options: Any) -> str:
+        async with await Balancer.from_client(Source(*[1] * 20), **options) as balancer:
+            return "".join([(await balancer.acquire()).channel for _ in range(20)])
+
+    assert await picks(rng=random.Random(3)) == await picks(rng=random.Random(3))
+    assert await picks(rng=random.Random(3)) != await picks(rng=random.Random(4))
+    async with await Balancer.from_client(
+        source, policy="weighted", clock=clock, observer=told.append
+    ) as balancer:
+        assert [e.probability for e in balancer.explain().values()] == pytest.approx([5 / 6, 1 / 6])
+        await balancer.rest("0", 10)
+        await balancer.refresh()
+        assert [event.at for event in told] == [50.0, 50.0]
+        assert source.reads == 2
+    store = MemoryStore()
+    async with await Balancer.from_client(source, store=store) as balancer:
+        assert (balancer.store, store.snapshot().capacity) == (store, 6)
 
 
 async def test_an_empty_map_fails_at_once_instead_of_waiting_for_ever() -> None:
@@ -100,7 +129,9 @@ async def test_an_unknown_channel_fails_at_once() -> None:
 async def test_one_context_used_twice_at_once_is_refused_and_gives_back() -> None:
     balancer = Balancer(accounts(2))
     context = balancer.lease()
+    assert context.channel == ""
     async with context:
+        assert context.channel == "0"
         with pytest.raises(InvalidArgument):
             await context.__aenter__()
         assert balancer.snapshot().in_flight == 1
@@ -177,7 +208,9 @@ async def test_adopting_again_does_not_make_a_job_younger() -> None:
     lease = await balancer.adopt("0", "job:a")
     await clock.advance(60)
     assert await balancer.adopt("0", "job:a") is lease
-    assert balancer.statistics().holders[0].age == 60
+    (holder,) = balancer.statistics().holders
+    assert holder.age == 60
+    assert holder.place.endswith(" in test_adopting_again_does_not_make_a_job_younger")
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
@@ -282,8 +315,9 @@ async def test_an_abandoned_block_gives_its_slot_back() -> None:
 async def test_a_strangers_lease_is_refused() -> None:
     ours, theirs = Balancer(accounts(1)), Balancer(accounts(1))
     lease = await theirs.acquire()
-    with pytest.raises(ForeignLease):
+    with pytest.raises(ForeignLease) as caught:
         await ours.release(lease)
+    assert caught.value.channel == "0"
     await theirs.release(lease)
     await theirs.release(lease)
 
@@ -358,10 +392,11 @@ async def test_a_cancelled_release_still_reaches_the_store() -> None:
 async def test_a_lease_dropped_on_a_far_store_comes_back_too() -> None:
     store = FarStore(1)
     balancer = Balancer(accounts(1), store=store)
-    await balancer.acquire()
-    gc.collect()
-    await settle()
-    assert (balancer.statistics().leaked, store.snapshot().in_flight) == (1, 0)
+    for times in (1, 2):
+        await balancer.acquire()
+        gc.collect()
+        await settle()
+        assert (balancer.statistics().leaked, store.snapshot().in_flight) == (times, 0)
 
 
 async def test_refresh_keeps_counts_and_serves_the_line() -> None:

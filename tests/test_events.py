@@ -57,18 +57,21 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
     assert facts[2] == {"at": 105.0, "channel": "a", "lease_id": second.id, "waited": 3.0}
     assert facts[4] == {"at": 105.0, "channel": "a", "seconds": 7}
     assert facts[5] == {"at": 105.0, "channel": None, "waited": 0.0, "why": "NoCapacity"}
+    assert facts[6] == facts[7] == {"at": 105.0, "channel": "a"}
     assert facts[8] == {"at": 105.0, "channel": "a", "jobid": "job:1"}
+    assert facts[9] == {"at": 105.0, "channel": "a", "lease_id": "job:1", "held": 0.0}
     assert facts[10] == {"at": 105.0, "channel": None, "accounts": 2}
 
 
 async def test_a_waiter_that_is_cancelled_is_told_as_unserved() -> None:
     told = list[Event]()
     async with Balancer([Account("a", 1)], observer=told.append) as balancer, balancer.lease():
-        waiting = asyncio.ensure_future(balancer.acquire())
+        waiting = asyncio.ensure_future(balancer.acquire("a"))
         await settle()
         waiting.cancel()
         await settle()
     assert words(told) == ["Acquired", "Unserved", "Released"]
+    assert told[1].channel == "a"
 
 
 async def test_a_leak_is_told_with_its_place_and_then_as_released(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,6 +83,7 @@ async def test_a_leak_is_told_with_its_place_and_then_as_released(caplog: pytest
         assert words(told) == ["Acquired", "Leaked", "Released"]
         [leak] = [event for event in told if isinstance(event, Leaked)]
         assert "test_events.py" in leak.place
+        assert (leak.channel, leak.lease_id) == ("a", 1)
     [record] = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "pika_balancer")
     assert "dropped without a release" in record.message
@@ -172,6 +176,8 @@ async def test_what_two_balancers_adopted_is_freed_once_and_leaks_nowhere() -> N
         assert await two.adopt("a", "job:1") is shared
         assert list(one.adopted()) == list(two.adopted()) == ["job:1"]
         await two.release(shared)
+        await one.release(shared)
+        assert words(told) == ["Adopted", "Released"]
         assert one.statistics().holders == ()
         assert one.adopted() == {}
         del shared

@@ -40,6 +40,10 @@ def paths(read: Any, body: bytes | str, **options: Any) -> list[str]:
         read(body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass"), **options)
     assert caught.value.faults
     assert str(caught.value.faults[0]) in caught.value.message
+    more = len(caught.value.faults) - 1
+    assert caught.value.message.endswith(
+        f" (and {more} more, see `faults`)" if more else str(caught.value.faults[0])
+    )
     return [str(fault) for fault in caught.value.faults]
 
 
@@ -491,6 +495,11 @@ def test_the_id_of_an_accepted_job_is_found_in_a_broken_body(body: bytes, jobid:
 def test_a_whole_discord_token_in_a_job_is_cut_to_its_ends() -> None:
     job = read_job(json.dumps({"jobid": "j", "discord": TOKEN}).encode())
     assert job.discord == "MTA…000"
+    shown = {
+        hint: read_job(json.dumps({"jobid": "j", "discord": hint}).encode()).discord
+        for hint in ("x" * 9, "x" * 10)
+    }
+    assert shown == {"x" * 9: "x" * 9, "x" * 10: "xxx…xxx"}
 
 
 def test_the_list_of_jobs_is_read() -> None:
@@ -508,6 +517,7 @@ def test_the_list_of_jobs_is_read() -> None:
 def test_an_answer_without_content_may_be_empty_or_an_object_but_no_page() -> None:
     read_nothing(b"")
     read_nothing(b'{"channel": "1"}')
+    assert paths(read_nothing, b'{"a": NaN}') == ["$.a: is NaN or infinite, which JSON does not have"]
     assert paths(read_nothing, b"<html>login</html>") == [
         "$: is HTML or XML where JSON was expected; check the base URL"
     ]

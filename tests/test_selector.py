@@ -103,15 +103,16 @@ def test_a_second_release_does_nothing() -> None:
     assert selector.release(first) is True
     assert selector.release(first) is False
     assert selector.in_flight("0") == 1
-    assert second.held
-    assert not first.held
+    assert (first.held, second.held) == (False, True)
+    assert (first.id, second.id, take(selector).id) == (1, 2, 3)
 
 
 def test_a_strangers_lease_is_refused_and_stays_held() -> None:
     ours, theirs = Selector(accounts(1)), Selector(accounts(1))
     lease = take(theirs)
-    with pytest.raises(ForeignLease):
+    with pytest.raises(ForeignLease) as caught:
         ours.release(lease)
+    assert caught.value.channel == "0"
     assert lease.held
     assert (ours.in_flight(), theirs.in_flight()) == (0, 1)
     theirs.release(lease)
@@ -120,9 +121,10 @@ def test_a_strangers_lease_is_refused_and_stays_held() -> None:
 
 
 def test_releasing_what_is_no_lease_says_so() -> None:
-    with pytest.raises(InvalidArgument, match="NoneType") as caught:
-        Selector(accounts(1)).release(None)  # type: ignore[arg-type]  # what a caller without a type checker does
-    assert caught.value.field == "lease"
+    for wrong, name in ((None, "NoneType"), ("0", "str")):
+        with pytest.raises(InvalidArgument, match=name) as caught:
+            Selector(accounts(1)).release(wrong)  # type: ignore[arg-type]  # as callers without a type checker do
+        assert caught.value.field == "lease"
 
 
 def test_a_pinned_acquire_takes_that_channel_or_nothing() -> None:
@@ -131,7 +133,7 @@ def test_a_pinned_acquire_takes_that_channel_or_nothing() -> None:
     assert selector.try_acquire("0") is None
     with pytest.raises(UnknownChannel, match="'7'") as caught:
         selector.try_acquire("7")
-    assert caught.value.channel == "7"
+    assert (caught.value.field, caught.value.channel) == ("channel", "7")
 
 
 def test_a_lower_cap_for_one_call_counts_and_a_higher_one_does_not() -> None:
@@ -145,8 +147,9 @@ def test_a_lower_cap_for_one_call_counts_and_a_higher_one_does_not() -> None:
         assert selector.try_acquire(max_jobs=99) is not None
     assert selector.try_acquire(max_jobs=99) is None
     for wrong in (0, -1, True, 1.5):
-        with pytest.raises(InvalidArgument):
+        with pytest.raises(InvalidArgument) as caught:
             selector.try_acquire(max_jobs=wrong)  # type: ignore[arg-type]  # wrong on purpose
+        assert caught.value.field == "max_jobs"
 
 
 def test_an_update_keeps_the_count_and_drains_a_lowered_cap() -> None:
@@ -210,6 +213,7 @@ def test_pause_and_resume() -> None:
     assert selector.try_acquire() is None
     selector.resume("0")
     assert take(selector).channel == "0"
+    assert [account.paused for account in selector.snapshot().accounts] == [False, False]
 
 
 def test_a_rest_ends_at_its_moment_and_not_before() -> None:
@@ -217,6 +221,8 @@ def test_a_rest_ends_at_its_moment_and_not_before() -> None:
     selector.rest("0", until=10.0)
     assert selector.try_acquire() is None
     assert selector.try_acquire(now=9.999) is None
+    assert selector.snapshot(now=9.999).accounts[0].resting_until == 10.0
+    assert copy.deepcopy(selector).snapshot(now=10.0).accounts[0].resting_until is None
     assert selector.try_acquire(now=10.0) is not None
 
 
@@ -232,15 +238,17 @@ def test_the_longest_rest_counts_and_resume_ends_it() -> None:
     selector.resume("0")
     assert selector.try_acquire(now=6.0) is not None
     for never in (math.inf, math.nan):
-        with pytest.raises(InvalidArgument):
+        with pytest.raises(InvalidArgument) as caught:
             selector.rest("0", until=never)
+        assert caught.value.field == "until"
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 def test_what_is_said_of_an_unknown_channel_is_refused(verb: str) -> None:
     selector = Selector(accounts(1))
-    with pytest.raises(UnknownChannel):
+    with pytest.raises(UnknownChannel) as caught:
         getattr(selector, verb)("9")
+    assert caught.value.channel == "9"
     with pytest.raises(UnknownChannel):
         selector.rest("9", until=1.0)
 
@@ -253,10 +261,12 @@ def test_adopted_jobs_take_slots_even_past_the_cap() -> None:
     assert selector.in_flight("0") == 2
     selector.release(first)
     assert selector.try_acquire() is None
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument) as caught:
         selector.adopt("9", "job:b")
-    with pytest.raises(InvalidArgument):
+    assert (caught.value.field, caught.value.channel) == ("key", "9")
+    with pytest.raises(InvalidArgument) as caught:
         selector.adopt("0", "")
+    assert caught.value.field == "key"
     assert selector.adopt("0", "job:a") is not first
 
 
@@ -282,6 +292,8 @@ def test_a_key_or_channel_that_is_no_string_is_refused_by_name() -> None:
         with pytest.raises(InvalidArgument) as caught:
             call()
         assert caught.value.field == field
+    with pytest.raises(InvalidArgument, match="not int; a time limit"):
+        selector.in_flight(600)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_policy_that_acquires_by_itself_cannot_pass_a_cap() -> None:
@@ -290,8 +302,9 @@ def test_a_policy_that_acquires_by_itself_cannot_pass_a_cap() -> None:
         return [1.0] * len(candidates)
 
     selector = Selector(accounts(1), policy=greedy)
-    with pytest.raises(InvalidArgument, match="by itself"):
+    with pytest.raises(InvalidArgument, match="by itself") as caught:
         selector.try_acquire()
+    assert caught.value.field == "policy"
     assert selector.in_flight("0") == 1
     assert selector.try_acquire() is None
 
@@ -317,6 +330,10 @@ def test_an_account_that_left_with_nothing_running_leaves_no_token_behind() -> N
     selector = Selector([Account("0", 1, Secret("canary-token"))])
     lease = take(selector)
     assert lease.account.discord is not None
+    selector.update([])
+    assert lease.account.discord is not None
+    assert selector.explain()["0"].why == "removed"
+    selector.update([Account("0", 1, Secret("canary-token"))])
     selector.release(lease)
     selector.update([])
     assert lease.account.discord is None
@@ -336,6 +353,7 @@ def test_explain_says_why_and_reserves_nothing() -> None:
         ("resting", False, 1, 0.0),
         ("eligible", True, 1, 0.5),
     ]
+    assert [e.channel for e in told.values()] == list(told) == list("01234")
     assert selector.snapshot() == before
     assert selector.explain(now=7.0)["3"].eligible
 
@@ -387,14 +405,33 @@ def test_shortage_tells_full_resting_and_never_apart() -> None:
         assert nothing.reason == "never"
 
 
+def test_a_shortage_on_one_channel_is_that_of_its_account_alone() -> None:
+    selector = Selector(accounts(1, 1))
+    take(selector, "0")
+    told = selector.shortage("0")
+    assert told is not None
+    assert (told.reason, "'0'" in told.message) == ("full", True)
+    assert selector.shortage("1") is None
+    selector.rest("1", until=5.0)
+    assert selector.shortage("1", now=4.0) is not None
+    assert selector.shortage("1", now=5.0) is None
+    selector.update(accounts(1))
+    gone, never = selector.shortage("1"), selector.shortage("9")
+    assert gone is not None
+    assert never is not None
+    assert gone.reason == never.reason == "never"
+
+
 def test_accounts_that_are_no_accounts_are_refused_and_nothing_changes() -> None:
     selector = Selector(accounts(1, 1))
     take(selector, "0")
     before = selector.snapshot()
-    with pytest.raises(InvalidArgument, match="comes twice"):
+    with pytest.raises(InvalidArgument, match="comes twice") as caught:
         selector.update([Account("5"), Account("5")])
-    with pytest.raises(InvalidArgument, match=r"accounts\.values\(\)"):
+    assert (caught.value.field, caught.value.channel) == ("accounts", "5")
+    with pytest.raises(InvalidArgument, match=r"not str; .*accounts\.values\(\)") as caught:
         selector.update({"0": Account("0")})  # type: ignore[dict-item]  # the usual slip
+    assert caught.value.field == "accounts"
     assert selector.snapshot() == before
 
 

@@ -370,6 +370,8 @@ async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make)
     waiters = [wait(store), wait(store, "0")]
     await quiet(store)
     store.dismiss(lambda: Closed("over"))
+    if isinstance(store, MemoryStore):  # at once, whenever their tasks come to know of it
+        assert store._line.size == 0
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(error) for error in errors] == [Closed, Closed]
     assert errors[0] is not errors[1]

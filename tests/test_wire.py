@@ -103,6 +103,7 @@ def test_each_documented_error_becomes_its_own_class(
         (599, ServiceError),
         (596, AccountBlocked),
         (504, LostTrack),
+        (300, UnexpectedStatus),
         (301, UnexpectedStatus),
         (307, UnexpectedStatus),
         (403, UnexpectedStatus),
@@ -417,9 +418,16 @@ def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
         "replyUrl": Secret("http://h/"),
     }
     assert dict(prepared.fields)["channel"] == "1"
-    for values in ({"reply_ref": ""}, {"reply_url": "x" * 1025}):
-        with pytest.raises(InvalidArgument):
-            wire.amend(prepared, values)
+    assert wire.amend(prepared, {"reply_ref": "new"}).channel == "1"
+    secret = wire.submit("encrypt_image", {"message": Upload("m.png", b"m"), "prompt": "x"})
+    for submit, field, value in (
+        (prepared, "reply_ref", ""),
+        (prepared, "reply_url", "x" * 1025),
+        (secret, "message", "text"),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            wire.amend(submit, {field: value})
+        assert caught.value.field == field
 
 
 def test_the_documented_limits_themselves_are_allowed() -> None:
@@ -438,10 +446,13 @@ def test_an_account_is_set_with_json() -> None:
     assert encoded is not None
     assert encoded[0] == "application/json"
     assert json.loads(encoded[1]) == {"channel": "5", "discord": TOKEN, "maxJobs": 3}
-    with pytest.raises(InvalidArgument):
-        wire.set_account("5", None, 3)
-    with pytest.raises(InvalidArgument):
-        wire.set_account("5", Secret(TOKEN), None)
+    for token, cap, field in ((None, 3, "discord"), (Secret(TOKEN), None, "max_jobs")):
+        with pytest.raises(InvalidArgument, match=field) as caught:
+            wire.set_account("5", token, cap)
+        assert caught.value.field == field
+    with pytest.raises(InvalidArgument, match="jobid") as caught:
+        wire.get_job("")
+    assert caught.value.field == "jobid"
 
 
 @settings(deadline=None)
@@ -492,6 +503,8 @@ def test_only_a_get_may_be_repeated() -> None:
         ("a", "text", "image/png", "content"),
         ("a", b"x", "image/png\r\nX: y", "content_type"),
         ("a", b"x", "png", "content_type"),
+        ("a", b"x", "", "content_type"),
+        ("a", b"x", "im\u00e4ge/png", "content_type"),
     ],
 )
 def test_an_upload_that_cannot_be_sent_is_refused(
@@ -500,3 +513,113 @@ def test_an_upload_that_cannot_be_sent_is_refused(
     with pytest.raises(InvalidArgument) as caught:
         Upload(filename, content, content_type)
     assert caught.value.field == field
+
+
+def test_each_call_says_what_it_asks_of_whom() -> None:
+    asked = [
+        wire.get_accounts(),
+        wire.get_account("5"),
+        wire.set_account("5", Secret("x"), 1),
+        wire.remove_account("5"),
+        wire.get_jobs(),
+        wire.get_job("job:1"),
+        wire.submit("animate", {"image": Upload("a", b"a"), "channel": "5"}),
+        wire.submit("button", {"jobid": "job:1"}),
+    ]
+    facts = operator.attrgetter("method", "path", "channel", "jobid", "json")
+    assert [facts(request) for request in asked] == [
+        ("GET", "/account", None, None, False),
+        ("GET", "/account/5", "5", None, False),
+        ("POST", "/account/5", "5", None, True),
+        ("DELETE", "/account/5", "5", None, False),
+        ("GET", "/jobs", None, None, False),
+        ("GET", "/jobs/?jobid=job%3A1", None, "job:1", False),
+        ("POST", "/animate", "5", None, False),
+        ("POST", "/button", None, None, False),
+    ]
+    assert [request.encode("B") is None for request in asked] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert asked[2].secrets == (Secret("x"),)
+    assert [request.read for request in asked[2:4]] == [wire.read_nothing] * 2
+    assert [request.read for request in asked[5:]] == [wire.read_job] * 3
+    assert wire.get_account("a/b").path == "/account/a%2Fb"
+
+
+def test_a_range_of_caps_of_the_callers_own_holds_both_ways() -> None:
+    all_of_them, one = b'{"5": {"maxJobs": 11}}', b'{"maxJobs": 11}'
+    assert wire.get_accounts((1, 11)).read(all_of_them)["5"].max_jobs == 11
+    assert wire.get_account("5", (1, 11)).read(one).max_jobs == 11
+    assert dict(wire.set_account("5", Secret("x"), 11, (1, 11)).fields)["maxJobs"] == 11
+    assert dict(wire.submit("create", {"prompt": "x", "max_jobs": 11}, (1, 11)).fields)["maxJobs"] == 11
+    requests: list[tuple[wire.Request[Any], bytes]] = [
+        (wire.get_accounts((1, 10)), all_of_them),
+        (wire.get_account("5", (1, 10)), one),
+    ]
+    for request, body in requests:
+        with pytest.raises(InvalidResponse):
+            request.read(body)
+    for low, high, words in ((1, 10, "from 1 to 10"), (12, None, "of at least 12")):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            wire.whole("max_jobs", 11, low, high)
+        assert caught.value.field == "max_jobs"
+    assert [wire.whole("n", n, 3, 5) for n in (3, 5)] == [3, 5]
+    assert wire.whole("n", 3, 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        ("https://host", "https://host"),
+        ("HTTP://host:8080/v1/", "HTTP://host:8080/v1"),
+        ("http://[::1]:80/", "http://[::1]:80"),
+        ("http://host/a/b//", "http://host/a/b"),
+        ("ftp://host", None),
+        ("http://", None),
+        ("http:///path", None),
+        ("http://host:0", None),
+        ("http://host:99999", None),
+        ("http://a..b", None),
+        ("http://" + "a" * 64, None),
+        ("http://user@host", None),
+        ("http://host?q", None),
+        ("http://host#f", None),
+        ("http://host\\path", None),
+        ("http://host ", None),
+        ("http://h\u00f6st", None),
+        (" http://host", None),
+        (b"http://host", None),
+        (None, None),
+    ],
+)
+def test_a_base_url_is_one_below_which_a_path_can_stand(text: Any, base: str | None) -> None:
+    assert wire.base_url(text) == base
+
+
+def test_a_file_becomes_an_upload_and_an_empty_one_names_its_field() -> None:
+    assert wire.upload("image", "cat.png", b"x") == Upload("cat.png", b"x", "application/octet-stream")
+    with pytest.raises(InvalidArgument, match="image is empty") as caught:
+        wire.upload("image", "cat.png", b"")
+    assert caught.value.field == "image"
+
+
+def test_a_token_that_only_the_caller_knows_is_not_shown_in_a_broken_answer_either() -> None:
+    def broken(request: wire.Request[Any], tree: object) -> InvalidResponse:
+        answer = Answer(200, {}, json.dumps(tree).encode())
+        error = wire.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))
+        assert isinstance(error, InvalidResponse)
+        return error
+
+    asked = wire.get_job("job:2")
+    assert broken(asked, {"jobid": "job:1", API_TOKEN: {}, "status": 5}).jobid == "job:1"
+    assert broken(asked, []).jobid == "job:2"
+    assert broken(CREATE, {"jobid": TOKEN, "status": 5}).jobid is None
+    assert broken(CREATE, {"jobid": API_TOKEN, "status": 5}).jobid is None
+    assert "['***']" in broken(wire.get_accounts(), {API_TOKEN: 5}).message

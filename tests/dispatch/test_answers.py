@@ -189,6 +189,7 @@ async def test_a_refused_token_or_subscription_stops_everything(
 ) -> None:
     async with begin(world, 1) as dispatcher:
         first = await dispatcher.submit("create", prompt="runs already")
+        assert repr(dispatcher) == "<Dispatcher open, 1 jobs>"
         waiting = [spawn(dispatcher.run("create", prompt="waits")) for _ in range(3)]
         await world.until(lambda: len(world.balancer.statistics().waiters) == 3)
         world.service.script.append(Answer(status, {"error": "no", "code": status}))
@@ -202,7 +203,9 @@ async def test_a_refused_token_or_subscription_stops_everything(
         assert (await first).status == "completed"
         assert len(world.service.posts) == 2
         assert world.in_flight() == 0
-        assert len(world.told("Stopped")) == 1
+        [stopped] = world.told("Stopped")
+        assert (stopped.at, stopped.why) == (world.told("Refused")[0].at, str(errors[0]))
+        assert repr(dispatcher) == "<Dispatcher over, 0 jobs>"
 
 
 async def test_a_token_that_is_refused_while_jobs_run_hands_them_back_with_their_slots(world: World) -> None:
@@ -219,6 +222,7 @@ async def test_a_token_that_is_refused_while_jobs_run_hands_them_back_with_their
         assert len(world.service.gets) == asked, "a refused token is not tried over and over"
         records = await dispatcher.drain(0)
         assert [record["jobid"] for record in records] == [handle.jobid]
+        assert [event.error for event in world.told("LetGo")] == ["Unauthorized"]
 
 
 @pytest.mark.parametrize(

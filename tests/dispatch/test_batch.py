@@ -69,6 +69,8 @@ async def test_one_jobs_fault_is_its_own_outcome_and_a_refusal_ends_all(world: W
         with pytest.raises(Unauthorized):
             await collect()
         assert [type(outcome.error) for outcome in outcomes] == [BadRequest, InvalidArgument, InvalidArgument]
+        fields = [getattr(outcome.error, "field", None) for outcome in outcomes]
+        assert fields == [None, "promt", "jobs"]
         assert len(world.service.posts) == 2
 
 

@@ -206,11 +206,12 @@ async def test_a_callback_ends_a_job_and_the_poll_that_says_the_same_is_ignored(
         assert world.service.posts[0][1]["replyUrl"] == letters.reply_url
         job = Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref)
         world.service.end_all()
+        await world.clock.advance(3)
         assert letters.deliver(job)
         assert not letters.deliver(job)
         assert await handle == job
         await world.pass_time(40)
-        assert [event.told_by for event in world.told(Ended)] == ["callback"]
+        assert [(event.told_by, event.elapsed) for event in world.told(Ended)] == [("callback", 3.0)]
         assert (world.in_flight(), world.service.gets[1:]) == (0, [])
         with pytest.raises(InvalidArgument):
             await dispatcher.submit("create", prompt="x", reply_url="http://elsewhere/")
