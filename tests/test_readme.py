@@ -21,7 +21,8 @@ from benchmarks.__main__ import QUESTIONS
 from tests.redis_servers import Servers
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SCRIPT = [text for language, text in BLOCKS if language == "js"]
@@ -105,6 +106,22 @@ def test_the_two_commands_work_in_a_clean_copy(tmp_path: Path) -> None:
     tests = shell(SHELL[1], bare | lent | once, cwd=copy)
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "tests collected" in tests.stdout
+
+
+def test_every_attack_that_is_named_can_be_had() -> None:
+    named = re.findall(r"`python (?:-W error )?-m (tests\.\w+)([^`]*)`", README)
+    assert len(named) == 8
+    asked = {
+        (module, options): subprocess.Popen(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for module, options in named
+    }
+    for (module, options), process in asked.items():
+        told, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, module
+        for word in options.split():
+            assert word in told or word.isdigit(), (module, word)
 
 
 def quicker(snippet: str) -> str:

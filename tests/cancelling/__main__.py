@@ -1,5 +1,6 @@
 """`python -W error -m tests.cancelling [NAME …]`: run the scenarios, and print how often each struck."""
 
+import argparse
 import asyncio
 import sys
 import time
@@ -39,4 +40,6 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(sys.argv[1:])))
+    parser = argparse.ArgumentParser(prog="python -m tests.cancelling", description=__doc__)
+    parser.add_argument("name", nargs="*", help="only scenarios with this in their name")
+    sys.exit(bool(main(parser.parse_args().name)))
