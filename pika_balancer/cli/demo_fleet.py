@@ -12,7 +12,7 @@ import attrs
 
 from pika_balancer.cli.crew import Crew, Ended
 from pika_balancer.cli.crew_member import Share
-from pika_balancer.cli.demo import START_WITHIN, Report, pause_between_looks, seen_by, watched
+from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, seen_by, watched
 from pika_balancer.cli.embedded import embedded_server
 from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, MissingExtra
 from pika_balancer.cli.fleet import count

@@ -14,7 +14,7 @@ import pytest
 
 from pika_balancer import POLICIES, Account, Balancer, Job, PikaClient
 from pika_balancer.cli import workload as workload_room
-from pika_balancer.cli.demo import Report, Seen, pause_between_looks
+from pika_balancer.cli.demo_report import Report, Seen, pause_between_looks
 from pika_balancer.cli.frame import Frame, PlainView, Row
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.workload import Workload

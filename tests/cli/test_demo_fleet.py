@@ -19,8 +19,8 @@ from pika_balancer import Account, PikaClient
 from pika_balancer.cli import demo_fleet
 from pika_balancer.cli.crew import Crew, Ended, Member
 from pika_balancer.cli.crew_member import Share, Standing, work
-from pika_balancer.cli.demo import Seen
 from pika_balancer.cli.demo_fleet import FleetReport
+from pika_balancer.cli.demo_report import Seen
 from pika_balancer.cli.embedded import embedded_server
 from pika_balancer.cli.frame import Frame, PlainView
 from pika_balancer.cli.output import Output
