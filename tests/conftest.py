@@ -1,6 +1,7 @@
-"""A mock of aiohttp's client that works with the aiohttp that is installed."""
+"""A mock of aiohttp's client that works with the aiohttp that is installed, and servers for a store."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from functools import partial
 from unittest.mock import Mock
 
@@ -9,6 +10,22 @@ import pytest
 from aioresponses import aioresponses, core
 
 from tests.redis_servers import Servers, running
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace nothing while a test runs that is marked with `no_cover`.
+
+    pytest-cov pauses its collector then; in a process of xdist another one, beneath it, takes over.
+    """
+    if item.get_closest_marker("no_cover") is None:
+        return (yield)
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
 
 
 @pytest.fixture

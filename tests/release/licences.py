@@ -57,7 +57,7 @@ WORDS: Final = {
     "The Unlicense (Unlicense)": "Unlicense",
 }
 """Other words for them, of classifiers and of the free text of older metadata."""
-ASK: Final = {"python-dateutil": "Apache-2.0 OR BSD-3-Clause"}
+ASK: Final = {"Ciw": "MIT", "python-dateutil": "Apache-2.0 OR BSD-3-Clause"}
 """What metadata do not tell in words that a program understands: people looked it up in the files."""
 
 

@@ -9,7 +9,14 @@ from tests.soak.weight import OBJECTS_AT_MOST
 if TYPE_CHECKING:
     from tests.soak.whole import Soak
 
-MAY_BE_SENT_AGAIN: Final = {"ChannelFull", "RateLimited", "AccountBlocked", "ConnectFailed", "RequestTimeout"}
+MAY_BE_SENT_AGAIN: Final = {
+    "NotFound",
+    "ChannelFull",
+    "RateLimited",
+    "AccountBlocked",
+    "ConnectFailed",
+    "RequestTimeout",
+}
 """Errors that say for certain that the service does not have the job, and may have it later.
 
 A `RequestTimeout` among them ran out before anything was sent, as it does on a busy machine; one that ran out
