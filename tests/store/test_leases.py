@@ -202,7 +202,7 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     owed = alive.release(granted)
     assert owed is not None
     await owed
-    dead._lane._task = None  # it comes back to life, to clear up after itself
+    dead._lane._task = dead._lane.away_since = None  # it comes back to life, to clear up after itself
     stuck.cancel()
     await asyncio.wait([stuck])
 
