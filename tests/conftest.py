@@ -1,5 +1,6 @@
 """A mock of aiohttp's client that works with the aiohttp that is installed, and servers for a store."""
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from functools import partial
@@ -10,6 +11,11 @@ import pytest
 from aioresponses import aioresponses, core
 
 from tests.redis_servers import Servers, running
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one more than there are processors: whoever waits for a process leaves one idle."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -14,6 +14,8 @@ from tests.hostile_clients import receiver, service
 from tests.hostile_server import CALLS, MAX_BODY, Stage, Tally, Trial, each
 from tests.raw_json import SAMPLES
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 SEED = 7
 PEAK = 48 * MAX_BODY
 """Bytes that may be in use at once for one answer, the server's own among them."""

@@ -11,6 +11,8 @@ from tests.cancelling.surface import public_coroutines
 from tests.cancelling.turn import AGAIN, HOWS, IN_SHORT, Scenario, at_every_await
 from tests.redis_servers import Servers
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 ALL = list(
     {scenario: None for registered in SCENARIOS.values() for scenario in registered} | dict.fromkeys(INSIDE)
 )

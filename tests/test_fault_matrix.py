@@ -8,8 +8,12 @@ if the error knows the job. Only a GET is sent again, twice here, and only for a
 import asyncio
 import gc
 
+import pytest
+
 from pika_balancer.testing import wait_until
 from tests.fault_matrix import CALLS, COLUMNS, ROWS, grid, matrix, open_files, public_calls
+
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 EXPECTED = """
 fault                              | GET        | delete_account  | put_account     | submit

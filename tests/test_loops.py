@@ -25,6 +25,8 @@ from tests.pools import Pool
 from tests.redis_servers import Servers
 from tests.test_cancellation import make, storm
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 ACCOUNTS = [Account("100000000000000001", max_jobs=2)]
 
 REPRESENTATIVE = {

@@ -53,6 +53,8 @@ from tests.canaries import API, DISCORD, PASSWORD, PATH, REPLY_URL, WEBHOOK, as_
 from tests.raw_server import Connection, RawServer, reply
 from tests.redis_servers import Servers, free_port
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 PACKAGE: Final = Path(pika_balancer.__file__).parent
 CHANNEL: Final = "1100000000000000001"
 SAID: Final = (

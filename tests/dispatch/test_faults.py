@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import aiohttp
 import attrs
+import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, JobHandle, PikaClient, PikaError
 from pika_balancer.callbacks import Callbacks
@@ -46,6 +47,8 @@ from pika_balancer.testing import (
     wait_until,
 )
 from tests.fault_matrix import ONE, ROWS, Hasty, Row, Server, Sizes, grid, open_files, short, strike
+
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 TIMEOUT: Final = 4.0
 POLL_EVERY: Final = 3.0

@@ -23,6 +23,8 @@ from pika_balancer.simulate import run as engines
 from tests.cli.conftest import CANARY, Ran, Service
 from tests.fuzz.corpus import MEGABYTE, NAUGHTY
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 
 def can_be_given(text: str) -> bool:
     try:

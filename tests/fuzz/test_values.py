@@ -20,6 +20,8 @@ from tests.fuzz import targets
 from tests.fuzz.seeds import FOUND, cases, mutated
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+
 STRIDES = {
     "parse": 71, "wire": 97, "request": 3, "callbacks": 29, "trace": 3, "jobfile": 5, "journal": 17,
     "records": 2, "forms": 29, "units": 5,

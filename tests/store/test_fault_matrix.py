@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import attrs
+import pytest
 
 from pika_balancer import Account, PikaError
 from pika_balancer.models import Lease, Orphan
@@ -21,6 +22,8 @@ from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, wait_until
 from pika_balancer.testing.faults import Injection, StreamFault
 from tests.pools import Pool
 from tests.redis_servers import Servers
+
+pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 ONE, TWO = "1001", "1002"
 CAPS: Final = {ONE: 3, TWO: 2}
