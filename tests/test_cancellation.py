@@ -94,6 +94,7 @@ async def storm(balancer: Balancer, workers: int, cancels: int, chance: random.R
     await asyncio.gather(*(worker() for _ in range(workers)))
 
 
+@pytest.mark.no_cover  # a hundred thousand times the same few lines
 async def test_a_storm_of_cancellations_loses_no_slot() -> None:
     balancer = make(*CAPS)
     await storm(balancer, workers=40, cancels=100_000, chance=random.Random(7))

@@ -241,6 +241,7 @@ def test_rubbish_is_told_and_never_crashes(content: bytes, name: str) -> None:
         assert lines(content, name)
 
 
+@pytest.mark.no_cover  # the same line again and again
 def test_hundred_thousand_lines_are_no_burden() -> None:
     text = "\n".join(f'{{"prompt": "cat {number}"}}' for number in range(100_000))
     assert len(lines(text)) == 100_000

@@ -47,7 +47,7 @@ class Worker:
         while why != "enough":
             self.stopped.clear()
             dispatcher = await self._entered()
-            for handle in await dispatcher.resume(records):
+            for handle in await dispatcher.resume(self._unended(records)):
                 self._spawn(self._follow(handle, self.soak.ledger.entries[handle.reply_ref]))
             callers = [asyncio.create_task(self._call(dispatcher)) for _ in range(CALLERS)]
             why = await self._until(callers)
@@ -57,6 +57,17 @@ class Worker:
             await asyncio.gather(*self.followers)
             self.mine = {ref: entry for ref, entry in self.mine.items() if entry.open}
         self.soak.left += records
+
+    def _unended(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the records without those of jobs whose end was told on a way in that came to nothing."""
+        goes_on = list[dict[str, Any]]()
+        for record in records:
+            entry = self.soak.ledger.entries.get(record["reply_ref"])
+            if entry is not None and entry.open:
+                goes_on.append(record)
+            elif entry is not None:
+                entry.told.append(entry.ends[-1])
+        return goes_on
 
     async def _entered(self) -> Dispatcher:
         """Return a dispatcher that has counted what executes; on a busy machine that may take a few tries."""
