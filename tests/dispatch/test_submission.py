@@ -10,6 +10,7 @@ from pika_balancer import (
     Closed,
     ConnectFailed,
     Job,
+    PikaError,
     PromptRejected,
     RateLimited,
     SubmissionUnknown,
@@ -69,6 +70,8 @@ async def test_a_job_that_is_refused_for_good_is_told_as_failed(world: World) ->
         with pytest.raises(PromptRejected):
             await dispatcher.submit("create", prompt="a cat")
         assert [(event.error, event.status) for event in world.told(Failed)] == [("PromptRejected", 422)]
+        [refused] = world.told(Refused)
+        assert (refused.error, refused.status, refused.again) == ("PromptRejected", 422, False)
 
 
 async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
@@ -273,3 +276,44 @@ async def test_a_job_whose_submitter_has_left_is_not_told_as_to_be_sent_again(wo
         assert [event.again for event in world.told(Refused)] == [False]
         await world.until(lambda: world.in_flight() == 0)
         assert len(world.service.posts) == 1
+
+
+async def test_a_store_that_can_neither_pause_nor_rest_an_account_fails_no_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise PikaError("the store is away")
+
+    async with begin(world, 1, 1) as dispatcher:
+        for name in ("pause", "rest"):
+            monkeypatch.setattr(world.balancer.store, name, fail)
+        world.service.script.extend([Answer(596), Answer(429)])
+        await dispatcher.submit("create", prompt="a cat")
+        assert [event.error for event in world.told(Refused)] == ["AccountBlocked", "RateLimited"]
+        assert len(world.service.posts) == 3
+
+
+async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(world: World) -> None:
+    async with begin(world, 1, poll_every=1.0, resubmit_after=1.0) as dispatcher:
+        world.service.script.append(Answer(200, drop=True))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(10, lambda: bool(world.told(Refused)))
+        await world.until(running.done)
+        assert (await running).reply_ref.endswith(".2")
+
+
+async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_with_the_first_that_can(
+    world: World,
+) -> None:
+    async with begin(world, 1, poll_every=1.0, lost_for=5.0) as dispatcher:
+        world.service.script.append(Answer(500))
+        world.service.down = 503
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(9.5)
+        assert not running.done()
+        await world.pass_time(1, running.done)
+        with pytest.raises(SubmissionUnknown) as caught:
+            await running
+        assert (caught.value.slot_held, world.in_flight()) == (True, 1)
+        world.service.down = None
+        await world.pass_time(2, lambda: world.in_flight() == 0)
