@@ -128,7 +128,8 @@ async def test_a_job_in_doubt_is_sent_again_under_another_reference_only() -> No
     assert handle.refs == [handle.reply_ref] == ["r"]
     for expected in ("r.2", "r.3"):
         handle.doubt = NotFound()
-        handle.renew()
+        for _ in range(2):  # the second time there is no doubt any more
+            handle.renew()
         assert (handle.reply_ref, handle.key) == (expected, f"ref {expected}")
     assert handle.refs == ["r", "r.2", "r.3"]
 
@@ -208,4 +209,11 @@ def test_a_wrong_record_is_refused_with_its_place(change: dict[str, Any] | None,
     wrong: Any = "text" if change is None else RECORD | change
     with pytest.raises(InvalidArgument, match=f"^record 1: {problem}") as caught:
         read_records([RECORD, wrong])
+    assert caught.value.field == "records"
+
+
+def test_what_is_no_list_of_records_is_refused_as_one() -> None:
+    wrong: Any = 5
+    with pytest.raises(InvalidArgument, match="must be a list") as caught:
+        read_records(wrong)
     assert caught.value.field == "records"
