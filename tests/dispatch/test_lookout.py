@@ -174,10 +174,10 @@ async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_ti
         for _ in range(2):
             await here.balancer.adopt(ONE, key)
             await here.lookout.look()
-            world.clock._now += LOST_FOR - 0.1
+            world.clock._now += LOST_FOR - 0.5
             await here.lookout.look()
             assert here.counted == [key]
-            world.clock._now += 0.1
+            world.clock._now += 0.5
             await here.lookout.look()
             assert here.counted == []
 
