@@ -102,7 +102,8 @@ async def test_a_gate_that_is_shut_ends_all_waits_with_the_first_reason() -> Non
 
 
 async def test_a_handle_tells_what_is_known_of_its_job() -> None:
-    handle = JobHandle("create", "r", "5")
+    handle = JobHandle("create", "r")
+    handle.channel = "5"
     assert (handle.status, handle.key, handle.done, handle.over) == ("unknown", "ref r", False, False)
     assert repr(handle) == "<JobHandle create 'r' on '5': unknown>"
     handle.jobid = "job:1"
