@@ -1,8 +1,6 @@
 """The parts of a dispatcher that stand by themselves: rests, the way in, one job's handle and its record."""
 
 import asyncio
-import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,19 +11,9 @@ from pika_balancer.dispatch.health import Health
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
+from tests.dispatch.conftest import Loaded
 
 # --- rests -------------------------------------------------------------------------------------------------
-
-
-class Loaded(random.Random):
-    """Chance that always falls on one end of a range."""
-
-    def __init__(self, end: Callable[[float, float], float]) -> None:
-        super().__init__()
-        self.end = end
-
-    def uniform(self, a: float, b: float) -> float:
-        return self.end(a, b)
 
 
 def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_most() -> None:
