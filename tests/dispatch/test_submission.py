@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from pika_balancer import (
     PikaError,
     PromptRejected,
     RateLimited,
+    ServiceError,
     SubmissionUnknown,
     TransportError,
     Unauthorized,
 )
 from pika_balancer.events import Failed, Refused, Uncertain
-from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
+from tests.dispatch.conftest import ONE, TWO, Answer, Letters, Loaded, World, begin
 
 
 def spawn(work: Any) -> "asyncio.Task[Any]":
@@ -202,17 +204,17 @@ async def test_a_client_that_breaks_is_no_proof_that_nothing_was_sent(
         assert len(script.calls) == 1
 
 
-async def test_what_cannot_be_sent_waits_longer_each_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("end", "usual"), [(min, 0.5), (max, 1.5)])
+async def test_what_cannot_be_sent_waits_twice_as_long_each_time_give_or_take_half(
+    world: World, monkeypatch: pytest.MonkeyPatch, end: Callable[[float, float], float], usual: float
 ) -> None:
     script = Script(world, monkeypatch, *unreachable(4))
     async with begin(world, 1) as dispatcher:
+        dispatcher._submitter._rng = Loaded(end)
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(40, running.done)
         pauses = [later - earlier for earlier, later in zip(script.calls, script.calls[1:], strict=False)]
-        assert len(pauses) == 4
-        for pause, usual in zip(pauses, (1, 2, 4, 8), strict=True):
-            assert 0.5 * usual <= pause <= 1.5 * usual + 0.5
+        assert pauses == [usual, 2 * usual, 4 * usual, 8 * usual]
         await running
 
 
@@ -302,18 +304,23 @@ async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(worl
         assert (await running).reply_ref.endswith(".2")
 
 
+@pytest.mark.parametrize(("poll_every", "given_up"), [(1.0, 10.0), (4.0, 17.0)])
 async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_with_the_first_that_can(
-    world: World,
+    world: World, poll_every: float, given_up: float
 ) -> None:
-    async with begin(world, 1, poll_every=1.0, lost_for=5.0) as dispatcher:
+    async with begin(world, 1, poll_every=poll_every, lost_for=5.0) as dispatcher:
         world.service.script.append(Answer(500))
         world.service.down = 503
         running = spawn(dispatcher.submit("create", prompt="a cat"))
-        await world.pass_time(9.5)
+        await world.until(lambda: bool(world.told(Uncertain)))
+        await world.pass_time(given_up - 0.5)
         assert not running.done()
-        await world.pass_time(1, running.done)
+        await world.pass_time(0.5, running.done)
         with pytest.raises(SubmissionUnknown) as caught:
             await running
-        assert (caught.value.slot_held, world.in_flight()) == (True, 1)
+        error = caught.value
+        assert (error.verb, error.reply_ref, error.status) == ("create", world.service.refs[0], 500)
+        assert (error.channel, error.slot_held, type(error.__cause__)) == (ONE, True, ServiceError)
+        assert world.in_flight() == 1
         world.service.down = None
-        await world.pass_time(2, lambda: world.in_flight() == 0)
+        await world.pass_time(5, lambda: world.in_flight() == 0)
