@@ -14,13 +14,18 @@ class Looks:
         self.clock = ManualClock()
         self.seen: list[tuple[float, str]] = []
         self.works = True
+        self.under_way = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.poller = Poller(self.look, every=every, rng=Loaded(min), clock=self.clock)
 
     async def look(self, key: str) -> bool:
         self.seen.append((self.clock.now(), key))
-        await self.gate.wait()
+        self.under_way += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.under_way -= 1
         return self.works
 
 
@@ -68,6 +73,7 @@ async def test_a_closed_poller_looks_at_nothing_however_much_was_due() -> None:
     looks.gate.clear()
     await looks.clock.advance(8.0)
     await looks.poller.close()
+    assert looks.under_way == 0
     looks.poller.add("late")
     await looks.clock.advance(100.0)
     assert (len(looks.seen), looks.clock.sleeping) == (AT_ONCE, 0)

@@ -302,6 +302,8 @@ async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(worl
         await world.pass_time(10, lambda: bool(world.told(Refused)))
         await world.until(running.done)
         assert (await running).reply_ref.endswith(".2")
+        [refused] = world.told(Refused)
+        assert (refused.error, refused.status, refused.again) == ("ConnectionLost", None, True)
 
 
 @pytest.mark.parametrize(("poll_every", "given_up"), [(1.0, 10.0), (4.0, 17.0)])
