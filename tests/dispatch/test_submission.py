@@ -320,6 +320,8 @@ async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_wit
         await world.pass_time(0.5, running.done)
         with pytest.raises(SubmissionUnknown) as caught:
             await running
+        [uncertain] = world.told(Uncertain)
+        assert (uncertain.error, uncertain.status) == ("ServiceError", 500)
         error = caught.value
         assert (error.verb, error.reply_ref, error.status) == ("create", world.service.refs[0], 500)
         assert (error.channel, error.slot_held, type(error.__cause__)) == (ONE, True, ServiceError)
