@@ -1,5 +1,6 @@
 """One look at what executes, by itself: what it asks, what it counts, and what it leaves to others."""
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from pika_balancer.dispatch.handle import REFERENCE
 from pika_balancer.dispatch.lookout import Lookout
 from pika_balancer.models import Orphan
 from pika_balancer.store import MemoryStore
+from pika_balancer.testing import settle
 from tests.dispatch.conftest import ONE, TWO, World
 
 LOST_FOR = 180.0
@@ -223,3 +225,21 @@ async def test_jobs_that_fill_a_channel_are_looked_at_until_they_have_ended(worl
         await here.balancer.release(lease)
         world.service.end_all()
         await world.pass_time(3, lambda: here.counted == [])
+
+
+async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_has_found(
+    world: World,
+) -> None:
+    async with watch(world) as here:
+        now = world.clock.now()
+        await here.lookout.look()
+        seeking = [asyncio.create_task(here.lookout.complete(now + later)) for later in (0.0, 20.0)]
+        await settle()
+        assert not seeking[0].done()
+        await world.pass_time(5, seeking[0].done)
+        assert not seeking[1].done()
+        await world.pass_time(40, seeking[1].done)
+        assert here.lookout.complete_since > now + 20
+        looks = len(world.service.gets)
+        await world.clock.advance(60)
+        assert (len(world.service.gets), world.clock.sleeping) == (looks, 0)
