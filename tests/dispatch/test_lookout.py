@@ -1,7 +1,6 @@
 """One look at what executes, by itself: what it asks, what it counts, and what it leaves to others."""
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from pika_balancer.dispatch.lookout import Lookout
 from pika_balancer.models import Orphan
 from pika_balancer.store import MemoryStore
 from pika_balancer.testing import settle
-from tests.dispatch.conftest import ONE, TWO, World
+from tests.dispatch.conftest import ONE, TWO, Loaded, World
 
 LOST_FOR = 180.0
 NAMELESS = Orphan("lease:1", None, ONE, LOST_FOR, 1)
@@ -28,6 +27,11 @@ class Inherited(MemoryStore):
         super().__init__(accounts, **options)
         self.left: list[Orphan] = []
         self.given_up: list[Orphan] = []
+        self.outlives = False
+
+    @property
+    def shared(self) -> bool:
+        return self.outlives
 
     async def orphans(self) -> Sequence[Orphan]:
         return tuple(self.left)
@@ -92,7 +96,7 @@ async def watch(world: World, cap: int = 5) -> AsyncGenerator[Watch]:
             refused=lambda _error: False,
             lost_for=LOST_FOR,
             every=15.0,
-            rng=random.Random(1),
+            rng=Loaded(max),
             clock=world.clock,
         )
         yield Watch(world, store, balancer, lookout, known, claimed, seen)
@@ -243,3 +247,19 @@ async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_h
         looks = len(world.service.gets)
         await world.clock.advance(60)
         assert (len(world.service.gets), world.clock.sleeping) == (looks, 0)
+
+
+async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_asked_first(
+    world: World,
+) -> None:
+    async with watch(world) as here:
+        here.store.outlives = True
+        here.lookout.begin()
+        await world.clock.advance(60)
+        assert world.service.gets == []
+    async with watch(world) as here:
+        await here.lookout.watch(ONE, world.service.take())
+        await world.clock.advance(2.25)
+        assert world.service.gets == []
+        await world.clock.advance(0.25)
+        await world.until(lambda: len(world.service.gets) == 2)
