@@ -1,7 +1,7 @@
 """One look at what executes, by itself: what it asks, what it counts, and what it leaves to others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -76,7 +76,9 @@ def plain(path: str) -> str:
 
 
 @asynccontextmanager
-async def watch(world: World, cap: int = 5) -> AsyncGenerator[Watch]:
+async def watch(
+    world: World, cap: int = 5, end: Callable[[float, float], float] = max
+) -> AsyncGenerator[Watch]:
     store = Inherited([Account(ONE, cap), Account(TWO, cap)], clock=world.clock)
     known, seen, claimed = set[str](), list[str](), dict[str, bool | PikaError]()
 
@@ -96,7 +98,7 @@ async def watch(world: World, cap: int = 5) -> AsyncGenerator[Watch]:
             refused=lambda _error: False,
             lost_for=LOST_FOR,
             every=15.0,
-            rng=Loaded(max),
+            rng=Loaded(end),
             clock=world.clock,
         )
         yield Watch(world, store, balancer, lookout, known, claimed, seen)
@@ -257,9 +259,12 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
         here.lookout.begin()
         await world.clock.advance(60)
         assert world.service.gets == []
-    async with watch(world) as here:
-        await here.lookout.watch(ONE, world.service.take())
-        await world.clock.advance(2.25)
-        assert world.service.gets == []
-        await world.clock.advance(0.25)
-        await world.until(lambda: len(world.service.gets) == 2)
+    for end, first in ((min, 1.6), (max, 2.4)):
+        async with watch(world, end=end) as here:
+            world.service.end_all()
+            world.service.gets.clear()
+            await here.lookout.watch(ONE, world.service.take())
+            await world.clock.advance(first - 0.125)
+            assert world.service.gets == []
+            await world.clock.advance(0.25)
+            await world.until(lambda: len(world.service.gets) == 2)
