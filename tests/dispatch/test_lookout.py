@@ -54,6 +54,8 @@ class Watch:
     """What becomes of a claim, by the job's id; False unless told otherwise."""
     seen: list[str]
     """The jobs that were claimed, in order."""
+    refused: list[PikaError]
+    """Why looks failed; each ends them."""
 
     @property
     def counted(self) -> list[str]:
@@ -80,6 +82,7 @@ async def watch(
     world: World, cap: int = 5, end: Callable[[float, float], float] = max
 ) -> AsyncGenerator[Watch]:
     store = Inherited([Account(ONE, cap), Account(TWO, cap)], clock=world.clock)
+    refused = list[PikaError]()
     known, seen, claimed = set[str](), list[str](), dict[str, bool | PikaError]()
 
     async def claim(job: Job) -> bool:
@@ -89,19 +92,23 @@ async def watch(
             raise answer
         return answer
 
+    def refuse(error: PikaError) -> bool:
+        refused.append(error)
+        return True
+
     async with Balancer(store=store, clock=world.clock) as balancer:
         lookout = Lookout(
             world.client,
             balancer,
             known=known.__contains__,
             claim=claim,
-            refused=lambda _error: False,
+            refused=refuse,
             lost_for=LOST_FOR,
             every=15.0,
             rng=Loaded(end),
             clock=world.clock,
         )
-        yield Watch(world, store, balancer, lookout, known, claimed, seen)
+        yield Watch(world, store, balancer, lookout, known, claimed, seen, refused)
         await lookout.close()
 
 
@@ -268,3 +275,12 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
             assert world.service.gets == []
             await world.clock.advance(0.25)
             await world.until(lambda: len(world.service.gets) == 2)
+
+
+async def test_a_look_that_is_refused_is_the_last_and_its_error_is_told(world: World) -> None:
+    async with watch(world) as here:
+        world.service.down = 401
+        await here.lookout.watch(ONE, world.service.take())
+        await world.pass_time(3, lambda: bool(here.refused))
+        await world.clock.advance(60)
+        assert ([error.status for error in here.refused], len(world.service.gets)) == ([401], 1)
