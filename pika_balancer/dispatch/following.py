@@ -140,7 +140,7 @@ class Following:
 
     async def take_over(self, record: Mapping[str, Any]) -> JobHandle:
         """Return a handle for a job of which there is a record, with its slot counted."""
-        handle = JobHandle(record["verb"], record["reply_ref"], record["channel"])
+        handle = JobHandle(record["verb"], record["reply_ref"])
         handle.sent = True
         jobid = record["jobid"]
         lease = await self.lookout.adopt(record["channel"], jobid or handle.key)

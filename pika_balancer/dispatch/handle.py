@@ -27,11 +27,11 @@ class JobHandle:
     Made by a `Dispatcher`, never by hand.
     """
 
-    def __init__(self, verb: str, reply_ref: str, channel: str | None = None) -> None:
+    def __init__(self, verb: str, reply_ref: str) -> None:
         self.verb = verb
         self.reply_ref = reply_ref
         self.refs = [reply_ref]
-        self.channel = channel
+        self.channel: str | None = None
         self.jobid: str | None = None
         self.job: Job | None = None
         self.lease: Lease | None = None

@@ -130,6 +130,17 @@ class Service:
             await runner.cleanup()
 
 
+class Loaded(random.Random):
+    """Chance that always falls on one end of a range."""
+
+    def __init__(self, end: Callable[[float, float], float]) -> None:
+        super().__init__()
+        self.end = end
+
+    def uniform(self, a: float, b: float) -> float:
+        return self.end(a, b)
+
+
 class World:
     """Everything that a test plays with."""
 

@@ -307,6 +307,7 @@ async def test_a_504_with_an_id_is_followed(world: World) -> None:
         world.service.script.append(Answer(504, {"error": "lost", "jobid": jobid}))
         handle = await dispatcher.submit("create", prompt="a cat")
         assert (handle.jobid, world.in_flight()) == (jobid, 1)
+        assert handle.job == Job(jobid, channel=ONE, reply_ref=world.service.refs[0])
         world.service.end_all()
         await world.pass_time(20, lambda: handle.done)
         assert (await handle).status == "completed"

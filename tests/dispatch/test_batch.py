@@ -9,6 +9,7 @@ import pytest
 
 from pika_balancer import BadRequest, InvalidArgument, Unauthorized
 from pika_balancer.dispatch import Outcome
+from pika_balancer.models import Secret
 from tests.dispatch.conftest import Answer, World, begin
 
 
@@ -62,15 +63,19 @@ async def test_one_jobs_fault_is_its_own_outcome_and_a_refusal_ends_all(world: W
         ]
         outcomes: list[Outcome] = []
 
+        batch = dispatcher.map(jobs, concurrency=1)
+
         async def collect() -> None:
-            async for outcome in dispatcher.map(jobs, concurrency=1):
-                outcomes.append(outcome)  # noqa: PERF401 - it ends in an error
+            async for outcome in batch:
+                outcomes.append(outcome)
+                assert (batch.progress.failed, batch.progress.running) == (len(outcomes), 0)
 
         with pytest.raises(Unauthorized):
             await collect()
         assert [type(outcome.error) for outcome in outcomes] == [BadRequest, InvalidArgument, InvalidArgument]
         fields = [getattr(outcome.error, "field", None) for outcome in outcomes]
         assert fields == [None, "promt", "jobs"]
+        assert [outcome.request for outcome in outcomes] == jobs[:3]
         assert len(world.service.posts) == 2
 
 
@@ -95,6 +100,50 @@ async def test_a_slow_source_holds_up_no_outcome(world: World) -> None:
         await world.pass_time(20, second.done)
         with pytest.raises(StopAsyncIteration):
             await anext(batch)
+
+
+async def test_a_source_that_is_left_while_it_takes_its_time_is_closed(world: World) -> None:
+    closed: list[str] = []
+
+    async def jobs() -> AsyncIterator[dict[str, Any]]:
+        try:
+            yield {"prompt": "first"}
+            await asyncio.Event().wait()
+        finally:
+            closed.append("closed")
+
+    async with begin(world, 3) as dispatcher:
+        async with aclosing(dispatcher.map(jobs())) as batch:
+            first = spawn(anext(batch))
+            await world.until(lambda: len(world.service.posts) == 1)
+            world.service.end_all()
+            await world.pass_time(20, first.done)
+        assert closed == ["closed"]
+
+
+async def test_as_many_jobs_are_read_as_there_are_slots(world: World) -> None:
+    read: list[int] = []
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            read.append(number)
+            yield {"prompt": f"cat {number}"}
+
+    async with begin(world, 1) as dispatcher, aclosing(dispatcher.map(jobs())) as batch:
+        first = spawn(anext(batch))
+        await world.until(lambda: len(world.service.posts) == 1)
+        assert read == [0]
+        world.service.end_all()
+        await world.pass_time(20, first.done)
+
+
+async def test_a_secret_in_a_job_comes_back_hidden_with_its_outcome(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        world.service.script.append(Answer(400))
+        [outcome] = await _collect(dispatcher.map([{"prompt": "a cat", "reply_url": "http://canary/"}]))
+        assert isinstance(outcome.request["reply_url"], Secret)
+        assert outcome.request["prompt"] == "a cat"
+        assert isinstance(outcome.error, BadRequest)
 
 
 async def test_who_leaves_early_leaves_sent_jobs_to_the_dispatcher_and_sends_no_more(world: World) -> None:

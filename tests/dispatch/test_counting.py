@@ -201,7 +201,7 @@ async def test_a_job_that_somebody_else_counts_on_another_channel_is_not_taken_o
     record = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE, "jobid": "job:1"}
     async with begin(world, 1, 1) as dispatcher, Balancer(store=world.balancer.store) as beside:
         await beside.adopt(TWO, "job:1")
-        with pytest.raises(InvalidArgument) as caught:
+        with pytest.raises(InvalidArgument, match="the job 'job:1' is counted on another") as caught:
             await dispatcher.resume([record])
         assert (caught.value.field, dispatcher.handles) == ("records", ())
         assert (world.in_flight(ONE), world.in_flight(TWO)) == (0, 1)

@@ -53,6 +53,26 @@ async def test_a_button_waits_for_the_channel_of_its_job(world: World) -> None:
             await dispatcher.submit("button", jobid="job:unknown")
 
 
+async def test_a_button_on_a_job_in_care_asks_nobody_for_its_channel(world: World) -> None:
+    async with begin(world, 1, 2) as dispatcher:
+        parent = await dispatcher.submit("create", prompt="a cat", channel=TWO)
+        asked = list(world.service.gets)
+        button = await dispatcher.submit("button", jobid=parent.jobid)
+        assert (button.channel, world.service.gets) == (TWO, asked)
+
+
+async def test_a_dispatcher_shows_how_it_stands(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
+        await dispatcher.submit("create", prompt="a cat")
+        assert repr(dispatcher) == "<Dispatcher open, 1 jobs>"
+        draining = spawn(dispatcher.drain())
+        await settle()
+        assert repr(dispatcher) == "<Dispatcher over, 1 jobs>"
+        await dispatcher.close()
+        assert repr(dispatcher) == "<Dispatcher closed, 0 jobs>"
+        assert len(await draining) == 1
+
+
 async def test_a_handle_tells_each_change_of_status_and_ends_with_the_job(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")

@@ -1,8 +1,6 @@
 """The parts of a dispatcher that stand by themselves: rests, the way in, one job's handle and its record."""
 
 import asyncio
-import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,19 +11,9 @@ from pika_balancer.dispatch.health import Health
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
+from tests.dispatch.conftest import Loaded
 
 # --- rests -------------------------------------------------------------------------------------------------
-
-
-class Loaded(random.Random):
-    """Chance that always falls on one end of a range."""
-
-    def __init__(self, end: Callable[[float, float], float]) -> None:
-        super().__init__()
-        self.end = end
-
-    def uniform(self, a: float, b: float) -> float:
-        return self.end(a, b)
 
 
 def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_most() -> None:
@@ -102,7 +90,8 @@ async def test_a_gate_that_is_shut_ends_all_waits_with_the_first_reason() -> Non
 
 
 async def test_a_handle_tells_what_is_known_of_its_job() -> None:
-    handle = JobHandle("create", "r", "5")
+    handle = JobHandle("create", "r")
+    handle.channel = "5"
     assert (handle.status, handle.key, handle.done, handle.over) == ("unknown", "ref r", False, False)
     assert repr(handle) == "<JobHandle create 'r' on '5': unknown>"
     handle.jobid = "job:1"
@@ -128,7 +117,8 @@ async def test_a_job_in_doubt_is_sent_again_under_another_reference_only() -> No
     assert handle.refs == [handle.reply_ref] == ["r"]
     for expected in ("r.2", "r.3"):
         handle.doubt = NotFound()
-        handle.renew()
+        for _ in range(2):  # the second time there is no doubt any more
+            handle.renew()
         assert (handle.reply_ref, handle.key) == (expected, f"ref {expected}")
     assert handle.refs == ["r", "r.2", "r.3"]
 
@@ -208,4 +198,11 @@ def test_a_wrong_record_is_refused_with_its_place(change: dict[str, Any] | None,
     wrong: Any = "text" if change is None else RECORD | change
     with pytest.raises(InvalidArgument, match=f"^record 1: {problem}") as caught:
         read_records([RECORD, wrong])
+    assert caught.value.field == "records"
+
+
+def test_what_is_no_list_of_records_is_refused_as_one() -> None:
+    wrong: Any = 5
+    with pytest.raises(InvalidArgument, match="must be a list") as caught:
+        read_records(wrong)
     assert caught.value.field == "records"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,14 +11,16 @@ from pika_balancer import (
     Closed,
     ConnectFailed,
     Job,
+    PikaError,
     PromptRejected,
     RateLimited,
+    ServiceError,
     SubmissionUnknown,
     TransportError,
     Unauthorized,
 )
 from pika_balancer.events import Failed, Refused, Uncertain
-from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
+from tests.dispatch.conftest import ONE, TWO, Answer, Letters, Loaded, World, begin
 
 
 def spawn(work: Any) -> "asyncio.Task[Any]":
@@ -69,6 +72,8 @@ async def test_a_job_that_is_refused_for_good_is_told_as_failed(world: World) ->
         with pytest.raises(PromptRejected):
             await dispatcher.submit("create", prompt="a cat")
         assert [(event.error, event.status) for event in world.told(Failed)] == [("PromptRejected", 422)]
+        [refused] = world.told(Refused)
+        assert (refused.error, refused.status, refused.again) == ("PromptRejected", 422, False)
 
 
 async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
@@ -199,17 +204,17 @@ async def test_a_client_that_breaks_is_no_proof_that_nothing_was_sent(
         assert len(script.calls) == 1
 
 
-async def test_what_cannot_be_sent_waits_longer_each_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("end", "usual"), [(min, 0.5), (max, 1.5)])
+async def test_what_cannot_be_sent_waits_twice_as_long_each_time_give_or_take_half(
+    world: World, monkeypatch: pytest.MonkeyPatch, end: Callable[[float, float], float], usual: float
 ) -> None:
     script = Script(world, monkeypatch, *unreachable(4))
     async with begin(world, 1) as dispatcher:
+        dispatcher._submitter._rng = Loaded(end)
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(40, running.done)
         pauses = [later - earlier for earlier, later in zip(script.calls, script.calls[1:], strict=False)]
-        assert len(pauses) == 4
-        for pause, usual in zip(pauses, (1, 2, 4, 8), strict=True):
-            assert 0.5 * usual <= pause <= 1.5 * usual + 0.5
+        assert pauses == [usual, 2 * usual, 4 * usual, 8 * usual]
         await running
 
 
@@ -273,3 +278,53 @@ async def test_a_job_whose_submitter_has_left_is_not_told_as_to_be_sent_again(wo
         assert [event.again for event in world.told(Refused)] == [False]
         await world.until(lambda: world.in_flight() == 0)
         assert len(world.service.posts) == 1
+
+
+async def test_a_store_that_can_neither_pause_nor_rest_an_account_fails_no_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise PikaError("the store is away")
+
+    async with begin(world, 1, 1) as dispatcher:
+        for name in ("pause", "rest"):
+            monkeypatch.setattr(world.balancer.store, name, fail)
+        world.service.script.extend([Answer(596), Answer(429)])
+        await dispatcher.submit("create", prompt="a cat")
+        assert [event.error for event in world.told(Refused)] == ["AccountBlocked", "RateLimited"]
+        assert len(world.service.posts) == 3
+
+
+async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(world: World) -> None:
+    async with begin(world, 1, poll_every=1.0, resubmit_after=1.0) as dispatcher:
+        world.service.script.append(Answer(200, drop=True))
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(10, lambda: bool(world.told(Refused)))
+        await world.until(running.done)
+        assert (await running).reply_ref.endswith(".2")
+        [refused] = world.told(Refused)
+        assert (refused.error, refused.status, refused.again) == ("ConnectionLost", None, True)
+
+
+@pytest.mark.parametrize(("poll_every", "given_up"), [(1.0, 10.0), (4.0, 17.0)])
+async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_with_the_first_that_can(
+    world: World, poll_every: float, given_up: float
+) -> None:
+    async with begin(world, 1, poll_every=poll_every, lost_for=5.0) as dispatcher:
+        world.service.script.append(Answer(500))
+        world.service.down = 503
+        running = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: bool(world.told(Uncertain)))
+        await world.pass_time(given_up - 0.5)
+        assert not running.done()
+        await world.pass_time(0.5, running.done)
+        with pytest.raises(SubmissionUnknown) as caught:
+            await running
+        [uncertain] = world.told(Uncertain)
+        assert (uncertain.error, uncertain.status) == ("ServiceError", 500)
+        error = caught.value
+        assert (error.verb, error.reply_ref, error.status) == ("create", world.service.refs[0], 500)
+        assert (error.channel, error.slot_held, type(error.__cause__)) == (ONE, True, ServiceError)
+        assert world.in_flight() == 1
+        world.service.down = None
+        await world.pass_time(5, lambda: world.in_flight() == 0)

@@ -98,7 +98,8 @@ def test_names_in_an_address_arrive_whole(name: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(TEXT, TEXT, st.one_of(st.none(), TEXT))
 async def test_a_record_is_taken_over_as_it_was(ref: str, channel: str, jobid: str | None) -> None:
-    handle = JobHandle("create", ref, channel)
+    handle = JobHandle("create", ref)
+    handle.channel = channel
     handle.jobid = jobid
     record = json.loads(json.dumps(handle.record()))
     assert read_records([record]) == [handle.record()]
