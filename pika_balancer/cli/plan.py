@@ -11,13 +11,13 @@ from pika_balancer.cli.gauge import Gauge, interruptible
 from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.scenario import (
-    Work,
     add_jobs,
     add_run,
     add_trouble,
     extras,
     read_accounts_option,
     reads,
+    scenario_of,
     work_of,
 )
 from pika_balancer.cli.simulate import show_table
@@ -102,7 +102,8 @@ async def run(args: argparse.Namespace) -> int:
     with interruptible(), extras():
         try:
             work = work_of(args)
-            scenario = scenario_of(args, work)
+            accounts = args.accounts or (SimulatedAccount("1", args.account_cap),)
+            scenario = scenario_of(args, work, accounts)
             found = _planned(args, scenario, looks)
             found = attrs.evolve(found, warnings=(*work.notes, *found.warnings))
             if args.report is not None:
@@ -116,24 +117,6 @@ async def run(args: argparse.Namespace) -> int:
     if not args.json:
         show(found, scenario, out)
     return NO_CAPACITY if found.answer is None else OK
-
-
-def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
-    """Return the scenario by the options, with these jobs.
-
-    Raises:
-        InvalidArgument: The options make none.
-    """
-    return Scenario(
-        accounts=args.accounts or (SimulatedAccount("1", args.account_cap),),
-        arrivals=work.arrivals,
-        service=work.service,
-        when_full=args.when_full,
-        policy=args.policy,
-        slowdown=args.slowdown,
-        poll_period=args.poll,
-        faults=args.faults,
-    )
 
 
 def show(found: Plan, scenario: Scenario, out: Output) -> None:

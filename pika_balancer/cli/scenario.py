@@ -18,7 +18,7 @@ from pika_balancer.simulate import forms
 from pika_balancer.simulate.arrivals import Arrivals
 from pika_balancer.simulate.laws import Law
 from pika_balancer.simulate.report import FORMS, drawable, form_of
-from pika_balancer.simulate.scenario import Failures, SimulatedAccount, accounts_of
+from pika_balancer.simulate.scenario import Failures, Scenario, SimulatedAccount, accounts_of
 from pika_balancer.simulate.trace import read_trace
 
 T = TypeVar("T")
@@ -177,6 +177,31 @@ def work_of(args: argparse.Namespace) -> Work:
             field="service",
         )
     return Work(recording.arrivals, service, recording.notes)
+
+
+def scenario_of(
+    args: argparse.Namespace,
+    work: Work,
+    accounts: Sequence[SimulatedAccount],
+    *,
+    warm_up: float | None = None,
+) -> Scenario:
+    """Return the scenario by the options, with these jobs and accounts.
+
+    Raises:
+        InvalidArgument: The options make none.
+    """
+    return Scenario(
+        accounts=accounts,
+        arrivals=work.arrivals,
+        service=work.service,
+        when_full=args.when_full,
+        policy=args.policy,
+        slowdown=args.slowdown,
+        poll_period=args.poll,
+        faults=args.faults,
+        warm_up=warm_up,
+    )
 
 
 def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:

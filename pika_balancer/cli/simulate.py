@@ -14,7 +14,6 @@ from pika_balancer.cli.gauge import Gauge, Stop, interruptible, stopping
 from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.scenario import (
-    Work,
     accounts_by,
     add_jobs,
     add_run,
@@ -22,6 +21,7 @@ from pika_balancer.cli.scenario import (
     extras,
     read_accounts_option,
     reads,
+    scenario_of,
     work_of,
     writable,
 )
@@ -116,7 +116,7 @@ async def run(args: argparse.Namespace) -> int:
         raise Usage("--processes share replications: state --replications")
     with stopping() as stop, extras():
         work = work_of(args)
-        scenario = scenario_of(args, work)
+        scenario = scenario_of(args, work, accounts_by(args), warm_up=args.warm_up)
         stop.check()
         run_it = _simulated if args.replications == 1 else _replicated
         result = run_it(args, scenario, length_of(args, scenario), stop)
@@ -132,25 +132,6 @@ async def run(args: argparse.Namespace) -> int:
     if not args.json:
         show(result, out)
     return INTERRUPTED if stop.asked else OK
-
-
-def scenario_of(args: argparse.Namespace, work: Work) -> Scenario:
-    """Return the scenario by the options, with these jobs.
-
-    Raises:
-        InvalidArgument: The options make none.
-    """
-    return Scenario(
-        accounts=accounts_by(args),
-        arrivals=work.arrivals,
-        service=work.service,
-        when_full=args.when_full,
-        policy=args.policy,
-        slowdown=args.slowdown,
-        poll_period=args.poll,
-        faults=args.faults,
-        warm_up=args.warm_up,
-    )
 
 
 def length_of(args: argparse.Namespace, scenario: Scenario) -> int | None:
