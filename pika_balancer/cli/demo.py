@@ -7,7 +7,7 @@ import secrets
 from typing import Final
 
 from pika_balancer.balancer import Balancer
-from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, watched
+from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, server_of, watched
 from pika_balancer.cli.exits import Interrupted
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
 from pika_balancer.cli.output import Output
@@ -16,7 +16,7 @@ from pika_balancer.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
 from pika_balancer.policy import POLICIES
-from pika_balancer.server import LAW_FORMS, LocalServer, parse_accounts, parse_law
+from pika_balancer.server import LAW_FORMS, parse_accounts, parse_law
 
 _ACCOUNTS: Final = "5,3,2"
 _SERVICE: Final = "uniform:15s,45s"
@@ -127,15 +127,7 @@ async def _perform(
     clock = SystemClock()
     token = Secret(secrets.token_urlsafe(24))
     mean = args.service.mean / args.speed
-    # Two sources of chance, so that what one side draws does not shift the other's.
-    server = LocalServer(
-        args.accounts,
-        token=token.reveal(),
-        service=args.service,
-        speed=args.speed,
-        rng=random.Random(f"server {seed}"),  # noqa: S311 - service times, not cryptography
-        clock=clock,
-    )
+    server = server_of(args, token, seed, clock)
     async with server.run() as base_url, PikaClient(token, base_url=base_url, clock=clock) as client:
         balancer = await Balancer.from_client(
             client,

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import random
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Final
@@ -12,7 +11,14 @@ import attrs
 
 from pika_balancer.cli.crew import Crew, Ended
 from pika_balancer.cli.crew_member import Share
-from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, seen_by, watched
+from pika_balancer.cli.demo_report import (
+    START_WITHIN,
+    Report,
+    pause_between_looks,
+    seen_by,
+    server_of,
+    watched,
+)
 from pika_balancer.cli.embedded import embedded_server
 from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, MissingExtra
 from pika_balancer.cli.fleet import count
@@ -20,7 +26,6 @@ from pika_balancer.cli.output import Output
 from pika_balancer.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
-from pika_balancer.server import LocalServer
 from pika_balancer.store.redis import RedisStore
 
 _PROCESSES: Final = 3
@@ -43,14 +48,7 @@ async def perform(
     token = Secret(secrets.token_urlsafe(24))
     mean = args.service.mean / args.speed
     processes: int = args.processes or _PROCESSES
-    server = LocalServer(
-        args.accounts,
-        token=token.reveal(),
-        service=args.service,
-        speed=args.speed,
-        rng=random.Random(f"server {seed}"),  # noqa: S311 - service times, not cryptography
-        clock=clock,
-    )
+    server = server_of(args, token, seed, clock)
     async with _address(args, out, pool) as url, _onlooker(url, pool) as store:
         # Before anything else is started: a store that is not there is told at once.
         await store.fleet()

@@ -1,6 +1,8 @@
 """What the demo shows, with one process as with several, and how it went by the server's count."""
 
+import argparse
 import asyncio
+import random
 from typing import Any, Final, Protocol
 
 import attrs
@@ -9,7 +11,9 @@ from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK
 from pika_balancer.cli.frame import PlainView, View
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.workload import Workload
-from pika_balancer.server import Statistics
+from pika_balancer.clock import Clock
+from pika_balancer.models import Secret
+from pika_balancer.server import LocalServer, Statistics
 
 _LOOKS_PER_JOB: Final = 20
 _LOOKS_PER_SECOND: Final = 250
@@ -18,6 +22,18 @@ _LONGEST_PAUSE: Final = 1.0
 
 START_WITHIN: Final = 0.75
 """The part of a job's mean time over which the workers start."""
+
+
+def server_of(args: argparse.Namespace, token: Secret, seed: int, clock: Clock) -> LocalServer:
+    """Return the server by the options; its chance is its own, so that what others draw does not shift it."""
+    return LocalServer(
+        args.accounts,
+        token=token.reveal(),
+        service=args.service,
+        speed=args.speed,
+        rng=random.Random(f"server {seed}"),  # noqa: S311 - service times, not cryptography
+        clock=clock,
+    )
 
 
 class Shown(Protocol):
