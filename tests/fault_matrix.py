@@ -17,7 +17,7 @@ import datetime as dt
 import inspect
 import random
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -348,20 +348,27 @@ async def _measure(name: str) -> Sizes:
 async def matrix(rows: Sequence[Row], calls: Collection[str]) -> dict[str, dict[str, str]]:
     """Return what the calls end in, by the name of the fault and the name of the call."""
     sizes = {name: await _measure(name) for name in calls}
+    return await filled(rows, sizes, lambda row, name: cell(row, name, sizes[name]))
+
+
+async def filled(
+    rows: Sequence[Row], columns: Iterable[str], ending: Callable[[Row, str], Awaitable[str]]
+) -> dict[str, dict[str, str]]:
+    """Return what is in each cell, a few of them worked out at once; what fails says which cell it was."""
     limit = asyncio.Semaphore(AT_ONCE)
 
-    async def one(row: Row, name: str) -> str:
+    async def one(row: Row, column: str) -> str:
         async with limit:
             try:
-                return await cell(row, name, sizes[name])
+                return await ending(row, column)
             except AssertionError as error:
-                raise AssertionError(f"{row.name}, {name}: {error}") from error
+                raise AssertionError(f"{row.name}, {column}: {error}") from error
 
-    cells = [(row, name) for row in rows for name in sizes]
-    found = await asyncio.gather(*(one(row, name) for row, name in cells))
+    cells = [(row, column) for row in rows for column in columns]
+    found = await asyncio.gather(*(one(row, column) for row, column in cells))
     table: dict[str, dict[str, str]] = {row.name: {} for row in rows}
-    for (row, name), text in zip(cells, found, strict=True):
-        table[row.name][name] = text
+    for (row, column), text in zip(cells, found, strict=True):
+        table[row.name][column] = text
     return table
 
 

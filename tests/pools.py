@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from pika_balancer.models import Lease
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.redis_servers import Server
@@ -127,3 +128,13 @@ async def advance(clock: ManualClock, seconds: float, *stores: object) -> None:
             await clock.advance(0)
             await quiet(*stores)
             return
+
+
+async def give_back(*leases: Lease) -> None:
+    """Release leases of shared stores, and wait until the server knows."""
+    for lease in leases:
+        store = lease.grantor
+        assert isinstance(store, RedisStore)
+        owed = store.release(lease)
+        if owed is not None:
+            await owed

@@ -46,7 +46,7 @@ from pika_balancer.testing import (
     settle,
     wait_until,
 )
-from tests.fault_matrix import ONE, ROWS, Hasty, Row, Server, Sizes, grid, open_files, short, strike
+from tests.fault_matrix import ONE, ROWS, Hasty, Row, Server, Sizes, filled, grid, open_files, short, strike
 
 pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
@@ -57,7 +57,6 @@ SERVICE: Final = "fixed:12s"
 """A job outlasts its submit, and two looks after that, as real ones do by far."""
 TURNS: Final = 25
 """Turns of the loop in which whatever was sent is answered."""
-AT_ONCE: Final = 40
 
 
 @attrs.define
@@ -278,21 +277,9 @@ async def cell(row: Row, column: str, sizes: Sizes) -> str:
 async def matrix(names: Sequence[str]) -> dict[str, dict[str, str]]:
     rows = [row for row in ROWS if row.name in names]
     sizes = await sizes_of()
-    limit = asyncio.Semaphore(AT_ONCE)
-
-    async def one(row: Row, column: str) -> str:
-        async with limit:
-            try:
-                return await cell(row, column, sizes[ASKED.get(column, "create")])
-            except AssertionError as error:
-                raise AssertionError(f"{row.name}, {column}: {error}") from error
-
-    cells = [(row, column) for row in rows for column in COLUMNS]
-    found = await asyncio.gather(*(one(row, column) for row, column in cells))
-    table: dict[str, dict[str, str]] = {row.name: {} for row in rows}
-    for (row, column), text in zip(cells, found, strict=True):
-        table[row.name][column] = text
-    return table
+    return await filled(
+        rows, COLUMNS, lambda row, column: cell(row, column, sizes[ASKED.get(column, "create")])
+    )
 
 
 EXPECTED = """

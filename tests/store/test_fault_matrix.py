@@ -20,7 +20,7 @@ from pika_balancer.store.fleet import Fleet
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, wait_until
 from pika_balancer.testing.faults import Injection, StreamFault
-from tests.pools import Pool
+from tests.pools import Pool, give_back
 from tests.redis_servers import Servers
 
 pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
@@ -76,15 +76,6 @@ class World:
         await dead.adopt(ONE, "job:dead")
         await dead.acquire(TWO, None)
         await dead.close()
-
-
-async def give_back(*leases: Lease) -> None:
-    for lease in leases:
-        store = lease.grantor
-        assert isinstance(store, RedisStore)
-        owed = store.release(lease)
-        if owed is not None:
-            await owed
 
 
 async def nothing(here: World) -> None:

@@ -13,10 +13,9 @@ import valkey.asyncio
 
 from pika_balancer import Account, Balancer, InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.events import Event, StoreAway, StoreBack
-from pika_balancer.models import Lease
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
-from tests.pools import Pool, quiet
+from tests.pools import Pool, give_back, quiet
 from tests.redis_servers import Server, free_port, make
 
 SECRET = "canary-hunter2"  # not a password of anything
@@ -36,15 +35,6 @@ async def own_pool(server: Server) -> AsyncGenerator[Pool]:
     pool = Pool(server)
     yield pool
     await pool.end()
-
-
-async def give_back(*leases: Lease) -> None:
-    for lease in leases:
-        store = lease.grantor
-        assert isinstance(store, RedisStore)
-        owed = store.release(lease)
-        if owed is not None:
-            await owed
 
 
 async def test_nobody_there_is_told_in_time_and_without_credentials(caplog: pytest.LogCaptureFixture) -> None:
