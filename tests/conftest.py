@@ -7,14 +7,32 @@ from functools import partial
 from unittest.mock import Mock
 
 import aiohttp
+import hypothesis
 import pytest
 from aioresponses import aioresponses, core
 
+from tests import depth
 from tests.redis_servers import Servers, running
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that say how much to test."""
+    group = parser.getgroup("pika_balancer")
+    group.addoption("--deep", action="store_true", help="run long tests at their full size")
+    group.addoption("--random", action="store_true", help="let Hypothesis draw new examples on each run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the depth and the source of Hypothesis examples before any test module is imported."""
+    config.addinivalue_line("markers", "deep: this test has a full size; `--deep` runs it")
+    depth.choose(deep=config.getoption("--deep"))
+    hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+    hypothesis.settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("random" if config.getoption("--random") else "fixed")
+
+
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one more than there are processors: whoever waits for a process leaves one idle."""
+    """Return one more than there are processors: a test that waits for a process leaves one idle."""
     return (os.cpu_count() or 1) + 1
 
 
