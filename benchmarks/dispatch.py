@@ -22,8 +22,9 @@ import aiohttp
 from aiohttp import web
 
 from benchmarks.measure import ROUNDS, Row, Subject, compare
-from pika_balancer import Balancer, Dispatcher, PikaClient, wire
-from pika_balancer.callbacks import Callbacks
+from pika_balancer import Balancer, Dispatcher, PikaClient
+from pika_balancer.client import requests
+from pika_balancer.dispatch.webhook import Webhook
 
 CONCURRENCY: Final = 32
 JOBS: Final = 320
@@ -59,7 +60,7 @@ def bare_post(session: aiohttp.ClientSession, url: str, reply_url: str | None = 
     async def post() -> Any:
         ref = f"bare.{next(numbers):032x}"
         values = {"prompt": "a cat", "channel": next(channels), "reply_ref": ref, "reply_url": reply_url}
-        content_type, body = wire.submit("create", values).encode("0" * 32) or ("", b"")
+        content_type, body = requests.submit("create", values).encode("0" * 32) or ("", b"")
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
         async with session.post(f"{url}/create", data=body, headers=headers) as response:
             response.raise_for_status()
@@ -151,7 +152,7 @@ async def subjects(url: str) -> AsyncGenerator[dict[str, Work]]:
         await Balancer.from_client(client) as balancer,
         await Balancer.from_client(client) as other,
     ):
-        callbacks, ended = Callbacks(), Ended()
+        callbacks, ended = Webhook(), Ended()
         async with (
             callbacks.run(),
             receiver(ended) as reply_url,

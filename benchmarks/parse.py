@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.measure import ROUNDS, Row, Subject, compare
 from pika_balancer import Account
-from pika_balancer.wire import read_accounts
+from pika_balancer.client.requests import read_accounts
 
 SIZES = (100, 10_000)
 AIM = 3.0

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from benchmarks.measure import Row, Subject, compare, left_out, peer
 from pika_balancer import Account, Balancer
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 SLOTS: Final = 8
 TURNS: Final = 100

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import semaphores
 from benchmarks.measure import ROUNDS, Row, Subject, compare, left_out, peer
 from pika_balancer import Account, Balancer
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 TURNS = 400
 TASKS = 64

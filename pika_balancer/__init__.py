@@ -24,7 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 from pika_balancer.errors import (
-    AccountBlocked,
+    AccountSuspended,
     ApiError,
     BadRequest,
     ChannelFull,
@@ -53,12 +53,12 @@ from pika_balancer.errors import (
     WrongLoop,
 )
 from pika_balancer.models import Account, Attachment, Job, JobStatus, Lease, Secret, Snapshot
-from pika_balancer.policy import POLICIES
-from pika_balancer.selector import Selector
+from pika_balancer.selection.policy import POLICIES
+from pika_balancer.selection.selector import Selector
 
 if TYPE_CHECKING:
-    from pika_balancer.balancer import Balancer
-    from pika_balancer.client import PikaClient
+    from pika_balancer.balancer.balancer import Balancer
+    from pika_balancer.client.client import PikaClient
     from pika_balancer.dispatch import Dispatcher, JobHandle
 
 __version__ = "0.1.0"
@@ -66,7 +66,7 @@ __version__ = "0.1.0"
 __all__ = [
     "POLICIES",
     "Account",
-    "AccountBlocked",
+    "AccountSuspended",
     "ApiError",
     "Attachment",
     "BadRequest",

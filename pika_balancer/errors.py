@@ -26,7 +26,7 @@ from typing import Final, Literal
 
 import attrs
 
-from pika_balancer.text import printable
+from pika_balancer._util.text import printable
 
 Reason = Literal["full", "resting", "never"]
 """Why nothing can be had: full now, resting until a known moment, or never (no accounts, all paused)."""
@@ -205,7 +205,7 @@ class LostTrack(ApiError):
     """504: queued upstream but lost from sight; the job still takes a slot for about three minutes."""
 
 
-class AccountBlocked(ApiError):
+class AccountSuspended(ApiError):
     """596: the Discord account has a pending moderation message; it rests until a person resets it."""
 
 

@@ -103,7 +103,7 @@ class Adopted(Event):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class Rested(Event):
+class CoolingDown(Event):
     """An account gets no new job for a while."""
 
     level: ClassVar[int] = logging.INFO
@@ -149,7 +149,7 @@ class RefreshFailed(Event):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class Lost(Event):
+class LeaseRevoked(Event):
     """A lease that is held here is not counted any more: while the store was away, or by a repair."""
 
     level: ClassVar[int] = logging.ERROR
@@ -278,7 +278,7 @@ class Failed(JobEvent):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class LetGo(JobEvent):
+class Detached(JobEvent):
     """A job is followed no more, because its dispatcher ends; it runs on and keeps its slot."""
 
     level: ClassVar[int] = logging.INFO

@@ -29,6 +29,7 @@ from pika_balancer.errors import InvalidArgument, PikaError, WrongLoop
 from pika_balancer.events import (
     Acquired,
     Adopted,
+    CoolingDown,
     Ended,
     Event,
     Failed,
@@ -37,7 +38,6 @@ from pika_balancer.events import (
     RefreshFailed,
     Refused,
     Released,
-    Rested,
     Stopped,
     Submitted,
     Uncertain,
@@ -90,7 +90,7 @@ _WORDS: Final[Mapping[str, frozenset[str]]] = {
 """By label, the values that are told apart. Class names of errors from elsewhere could be any number."""
 
 
-class Books(Protocol):
+class SnapshotSource(Protocol):
     """What is read from a balancer; its `statistics()` returns one."""
 
     @property
@@ -107,7 +107,7 @@ class Books(Protocol):
 class Watchable(Protocol):
     """Whatever keeps such books; `Balancer` does."""
 
-    def statistics(self) -> Books:
+    def statistics(self) -> SnapshotSource:
         """Return the books at this moment."""
         ...
 
@@ -125,7 +125,7 @@ _COUNTS: Final[Mapping[type[Event], _Count]] = {
     Released: _Count("releases", "Slots given back, leaks included."),
     Leaked: _Count("leaks", "Leases that were dropped without a release and taken back."),
     Adopted: _Count("adoptions", "Running jobs that were counted by their ids."),
-    Rested: _Count("rests", "Times that an account was given a rest."),
+    CoolingDown: _Count("rests", "Times that an account was given a rest."),
     Paused: _Count("pauses", "Times that an account was paused."),
     RefreshFailed: _Count("refresh_failures", "Reads of the account map that failed.", ()),
     Submitted: _Count("submits_accepted", "Jobs that the service took."),
@@ -152,7 +152,7 @@ _GAUGES: Final = (
     _Gauge("in_flight", "Slots taken.", lambda account: account.in_flight),
     _Gauge("max_jobs", "The cap.", lambda account: None if account.removed else account.max_jobs),
     _Gauge("paused", "Whether it is paused until resumed.", lambda account: account.paused),
-    _Gauge("resting", "Whether it rests for a while.", lambda account: account.resting_until is not None),
+    _Gauge("resting", "Whether it rests for a while.", lambda account: account.cooldown_until is not None),
 )
 """By account; None is left out: an account that only drains has no cap any more."""
 
@@ -251,7 +251,7 @@ def _label(name: str, value: Any) -> str:
     return str(value) if value in _WORDS[name] else _OTHER
 
 
-def _gauges(books: Books | None) -> Iterator[Metric]:
+def _gauges(books: SnapshotSource | None) -> Iterator[Metric]:
     yield _gauge("up", "Whether the event loop of the balancer answered this scrape.", books is not None)
     yield _gauge("waiting", "How many wait for a slot.", None if books is None else len(books.waiters))
     accounts = () if books is None else books.snapshot.accounts
@@ -270,10 +270,10 @@ def _gauge(
     return GaugeMetricFamily(f"{_PREFIX}_{name}", words, value=value, labels=labels)
 
 
-def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | None]) -> Books | None:
+def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | None]) -> SnapshotSource | None:
     """Return the books, read in the loop's own thread; None if that cannot be had in time."""
 
-    def read() -> Books | None:
+    def read() -> SnapshotSource | None:
         try:
             found = balancer()
             return None if found is None else found.statistics()
@@ -285,7 +285,7 @@ def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | No
         return read()
     if not loop.is_running():
         return None
-    answer: Future[Books | None] = Future()
+    answer: Future[SnapshotSource | None] = Future()
 
     def tell() -> None:
         # Not if the patience has run out: nobody wants to know any more.

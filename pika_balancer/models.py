@@ -24,7 +24,7 @@ __all__ = [
     "Lease",
     "Orphan",
     "Secret",
-    "Shortage",
+    "Unavailability",
     "Snapshot",
     "guarded",
     "hidden",
@@ -204,7 +204,7 @@ class Lease:
     """Whether the slot is still taken; False once released."""
 
     @property
-    def lost(self) -> bool:
+    def revoked(self) -> bool:
         """Whether the store stopped counting it without a release, which only a shared store can."""
         return False
 
@@ -253,7 +253,7 @@ class AccountState:
     """Jobs that hold a slot; above `max_jobs` only by adoption or after the cap was lowered."""
     paused: bool
     """Whether it is paused until resumed."""
-    resting_until: float | None
+    cooldown_until: float | None
     """When its rest ends, on the clock whose `now` was passed in; None when it does not rest."""
     removed: bool
     """Whether the account is gone from the map and only drains."""
@@ -299,7 +299,7 @@ class Explanation:
 
 
 @attrs.frozen
-class Shortage:
+class Unavailability:
     """Why nothing can be had right now."""
 
     reason: Reason

@@ -18,8 +18,8 @@ from typing import Final
 import attrs
 from yarl import URL
 
-from pika_balancer.callbacks import Callbacks
-from pika_balancer.client import PikaClient
+from pika_balancer.client.client import PikaClient
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.models import Job
 from pika_balancer.server import LocalServer, ServerAccount
 from pika_balancer.testing import ManualClock, wait_until
@@ -58,7 +58,7 @@ async def receiver() -> AsyncGenerator[Victim]:
     """Run `Callbacks` under attack. Its address has a canary as its secret."""
     secret = re.sub(r"[^\w-]", "-", TOKEN)
     told: list[str] = []
-    receiver = Callbacks(secret=secret, body_limit=BODY_LIMIT, clock=ManualClock())
+    receiver = Webhook(secret=secret, body_limit=BODY_LIMIT, clock=ManualClock())
 
     def take(job: Job) -> bool:
         told.append(job.jobid)

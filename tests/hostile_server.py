@@ -19,8 +19,8 @@ from typing import Any, Final, Self
 
 import attrs
 
-from pika_balancer.client import PikaClient
-from pika_balancer.dispatch.verdict import Verdict, verdict
+from pika_balancer.client.client import PikaClient
+from pika_balancer.dispatch.submitter import SubmitOutcome, submit_outcome
 from pika_balancer.errors import ConnectFailed, InvalidArgument, PikaError
 from pika_balancer.models import Account, Job
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -37,7 +37,7 @@ _DEPTH: Final = 2
 _FLOODED: Final = 0.2
 _DRIPPED: Final = 200
 _LONGEST_MESSAGE: Final = 1500
-_UNDECIDED: Final = (Verdict.UNKNOWN, Verdict.LOST)
+_UNDECIDED: Final = (SubmitOutcome.UNKNOWN, SubmitOutcome.LOST)
 
 
 @attrs.frozen
@@ -280,10 +280,10 @@ def _texts(*values: Any) -> bool:
 
 def _certainty(trial: Trial, error: PikaError, *, reached: bool) -> Iterator[str]:
     """Yield why an error says too much of a submit that may have been accepted."""
-    meaning = verdict(error)
+    meaning = submit_outcome(error)
     if meaning in _UNDECIDED:
         return
-    if meaning is Verdict.NOT_SENT:
+    if meaning is SubmitOutcome.NOT_SENT:
         if reached or isinstance(error, ConnectFailed):
             yield f"counts as not sent: {error!r}"
     elif error.status not in range(300, 600) or not re.match(

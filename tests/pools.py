@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pika_balancer.models import Lease
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.redis_servers import Server
 
@@ -76,24 +76,26 @@ class Pool:
 
 async def quiet(*stores: object) -> None:
     """Return once everything that was under way between the stores and their server has arrived."""
-    shared = [store for store in stores if isinstance(store, RedisStore) and store._lane._task is not None]
+    shared = [
+        store for store in stores if isinstance(store, RedisStore) and store._pipeline._task is not None
+    ]
     await settle(5)
     # What one hears may make another speak.
     for _ in range(2):
         for store in shared:
-            await wait_until(lambda store=store: store._lane.is_idle)  # type: ignore[misc]  # a bound loop variable
+            await wait_until(lambda store=store: store._pipeline.is_idle)  # type: ignore[misc]  # a bound loop variable
             await _all_heard(store)
             await settle(3)
 
 
 async def _all_heard(store: RedisStore) -> None:
     """Return once every message has arrived that the server has sent to the store so far."""
-    listener, link = store._session._listener, store._link
-    if not listener.is_listening:
+    subscriber, connection = store._session._subscriber, store._connection
+    if not subscriber.is_listening:
         return
     mark = os.urandom(8).hex()
     heard = asyncio.Event()
-    usual: Callable[[str], object] = listener._heard
+    usual: Callable[[str], object] = subscriber._heard
 
     def hear(text: str) -> None:
         if text == mark:
@@ -101,18 +103,18 @@ async def _all_heard(store: RedisStore) -> None:
         else:
             usual(text)
 
-    listener._heard = hear
+    subscriber._heard = hear
     try:
-        channel = f"{link._prefix}to:{store._session._process}"
-        command = "SPUBLISH" if link.is_cluster else "PUBLISH"
+        channel = f"{connection._prefix}to:{store._session._process}"
+        command = "SPUBLISH" if connection.is_cluster else "PUBLISH"
         try:
-            await link._client.execute_command(command, channel, mark)
-        except link._away:
+            await connection._client.execute_command(command, channel, mark)
+        except connection._away:
             # A connection of before the server was started anew.
-            await link._client.execute_command(command, channel, mark)
+            await connection._client.execute_command(command, channel, mark)
         await asyncio.wait_for(heard.wait(), 10)
     finally:
-        listener._heard = usual
+        subscriber._heard = usual
 
 
 async def advance(clock: ManualClock, seconds: float, *stores: object) -> None:

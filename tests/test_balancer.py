@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pika_balancer import events
-from pika_balancer.balancer import Balancer
+from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapacity, PikaError, UnknownChannel
 from pika_balancer.models import Account, Lease
 from pika_balancer.store import MemoryStore
@@ -104,7 +104,7 @@ async def test_a_balancer_over_a_client_is_made_of_what_it_was_given() -> None:
         source, policy="weighted", clock=clock, observer=told.append
     ) as balancer:
         assert [e.probability for e in balancer.explain().values()] == pytest.approx([5 / 6, 1 / 6])
-        await balancer.rest("0", 10)
+        await balancer.cool_down("0", 10)
         await balancer.refresh()
         assert [event.at for event in told] == [50.0, 50.0]
         assert source.reads == 2
@@ -216,7 +216,7 @@ async def test_adopting_again_does_not_make_a_job_younger() -> None:
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 async def test_a_rest_without_a_length_is_refused(seconds: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        await Balancer(accounts(1)).rest("0", seconds)
+        await Balancer(accounts(1)).cool_down("0", seconds)
     assert caught.value.field == "seconds"
 
 
@@ -325,12 +325,12 @@ async def test_a_strangers_lease_is_refused() -> None:
 async def test_pause_rest_resume_adopt_and_update_reach_the_store() -> None:
     clock = ManualClock()
     balancer = Balancer(accounts(1), clock=clock)
-    await balancer.rest("0", seconds=10)
+    await balancer.cool_down("0", seconds=10)
     waiter = asyncio.create_task(balancer.acquire())
     await clock.advance(10)
     await balancer.release(await waiter)
     await balancer.pause("0")
-    told = balancer.shortage()
+    told = balancer.why_unavailable()
     assert told is not None
     assert told.reason == "never"
     await balancer.resume("0")
@@ -635,5 +635,5 @@ async def test_a_real_clock_ends_a_wait() -> None:
     async with balancer.lease():
         with pytest.raises(NoCapacity):
             await balancer.acquire(timeout=0.01)
-        await balancer.rest("0", 0.01)
-    await wait_until(lambda: balancer.shortage() is None)
+        await balancer.cool_down("0", 0.01)
+    await wait_until(lambda: balancer.why_unavailable() is None)

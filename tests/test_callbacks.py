@@ -28,11 +28,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from pika_balancer.callbacks import READ_WITHIN, Callbacks, Statistics
-from pika_balancer.client import PikaClient
+from pika_balancer.client.client import PikaClient
+from pika_balancer.client.responses import read_job
+from pika_balancer.dispatch.webhook import READ_WITHIN, Statistics, Webhook
 from pika_balancer.errors import ChannelFull, InvalidArgument, InvalidResponse
 from pika_balancer.models import Job, Secret
-from pika_balancer.parse import read_job
 from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 
 SECRET = "canary-of-the-address_0"
@@ -54,7 +54,7 @@ class Reply:
 class Rig:
     """A receiver that runs, and what its first subscriber was told."""
 
-    receiver: Callbacks
+    receiver: Webhook
     url: str
     told: list[Job]
     session: aiohttp.ClientSession
@@ -121,7 +121,7 @@ async def rig(*, mounted: bool = False, takes: bool = True, **options: Any) -> A
     told: list[Job] = []
     async with AsyncExitStack() as last, AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        receiver = Callbacks(secret=SECRET, **options)
+        receiver = Webhook(secret=SECRET, **options)
         if mounted:
             app = web.Application(client_max_size=16)
             app.add_subapp("/pika", receiver.app())
@@ -188,7 +188,7 @@ async def test_the_sender_cannot_tell_known_jobs_from_unknown_ones_and_duplicate
 
 
 async def test_a_callback_that_nobody_waits_for_is_answered_too() -> None:
-    receiver = Callbacks()
+    receiver = Webhook()
     async with receiver.run() as url, aiohttp.ClientSession() as session:
         async with session.post(url, data=GOOD) as response:
             assert (response.status, await response.json()) == (200, {})
@@ -574,7 +574,7 @@ async def test_whatever_breaks_a_body_off_it_is_refused(error: Exception) -> Non
         return response
 
     app = web.Application(middlewares=[breaks])
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     app.add_subapp("/pika", receiver.app())
     told = {"error": "the body broke off, or its chunks are broken", "code": 400}
     async with (
@@ -677,7 +677,7 @@ async def test_a_subscriber_that_raises_is_logged_without_values_and_the_others_
 
             return raises
 
-        first = Callbacks()
+        first = Webhook()
         for error in (ValueError(f"canary {SECRET}"), TimeoutError(), ChannelFull("every slot is taken")):
             first.subscribe(take(error))
         told: list[Job] = []
@@ -709,7 +709,7 @@ async def test_a_subscriber_that_only_raises_leaves_the_callback_unmatched() -> 
 
 
 async def test_whoever_ends_its_subscription_is_asked_no_more_even_within_a_call() -> None:
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     asked: list[str] = []
     ends: dict[str, Callable[[], None]] = {}
 
@@ -755,7 +755,7 @@ async def test_what_cannot_take_a_job_is_refused() -> None:
 
     for wrong in (waits, None, "take"):
         with pytest.raises(InvalidArgument) as caught:
-            Callbacks().subscribe(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            Webhook().subscribe(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert caught.value.field == "take"
 
 
@@ -773,7 +773,7 @@ async def test_what_cannot_take_a_job_is_refused() -> None:
     ],
 )
 async def test_the_reply_url_is_made_of_the_public_one(public: str, told: str) -> None:
-    receiver = Callbacks(public, secret=SECRET)
+    receiver = Webhook(public, secret=SECRET)
     assert receiver.reply_url == told + SECRET
     async with receiver.run() as url:
         assert url == receiver.reply_url == told + SECRET
@@ -805,21 +805,21 @@ async def test_the_reply_url_is_made_of_the_public_one(public: str, told: str) -
 )
 def test_a_public_url_that_cannot_be_called_is_refused(public: Any) -> None:
     with pytest.raises(InvalidArgument, match="public_url") as caught:
-        Callbacks(public)
+        Webhook(public)
     assert caught.value.field == "public_url"
     assert "canary" not in caught.value.message
 
 
 def test_a_reply_url_may_be_as_long_as_the_service_takes_it() -> None:
     base = "https://worker.example/"
-    receiver = Callbacks(base + "x" * (1024 - len(base) - 1 - len(SECRET)), secret=SECRET)
+    receiver = Webhook(base + "x" * (1024 - len(base) - 1 - len(SECRET)), secret=SECRET)
     assert len(receiver.reply_url) == 1024
     with pytest.raises(InvalidArgument, match="more than 1024 characters"):
-        Callbacks(base + "x" * (1024 - len(base) - len(SECRET)), secret=SECRET)
+        Webhook(base + "x" * (1024 - len(base) - len(SECRET)), secret=SECRET)
 
 
 async def test_without_a_public_url_it_is_known_while_it_runs() -> None:
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     with pytest.raises(InvalidArgument, match=r"pass public_url, or ask within") as caught:
         _ = receiver.reply_url
     assert caught.value.field == "public_url"
@@ -835,27 +835,27 @@ async def test_without_a_public_url_it_is_known_while_it_runs() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])  # noqa: S104 - the case
 async def test_to_bind_all_addresses_takes_a_public_url(host: str) -> None:
     with pytest.raises(InvalidArgument, match="public_url has to say") as caught:
-        async with Callbacks().run(host):
+        async with Webhook().run(host):
             pass
     assert caught.value.field == "public_url"
-    async with Callbacks("https://worker.example", secret=SECRET).run(host) as url:
+    async with Webhook("https://worker.example", secret=SECRET).run(host) as url:
         assert url == f"https://worker.example/{SECRET}"
 
 
 async def test_a_port_can_be_chosen_and_one_that_is_taken_is_an_error() -> None:
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     async with receiver.run() as url:
         port = URL(url).port
         assert port
         with pytest.raises(OSError, match="in use"):
-            async with Callbacks().run(port=port):
+            async with Webhook().run(port=port):
                 pass
     async with receiver.run("localhost", port) as again:
         assert URL(again).port == port
 
 
 async def test_an_ipv6_address_is_bracketed() -> None:
-    async with Callbacks(secret=SECRET).run("::1") as url, aiohttp.ClientSession() as session:
+    async with Webhook(secret=SECRET).run("::1") as url, aiohttp.ClientSession() as session:
         assert url.startswith("http://[::1]:")
         async with session.post(url, data=GOOD) as response:
             assert response.status == 200
@@ -869,7 +869,7 @@ async def test_mounted_it_reads_what_a_middleware_around_it_has_read_already() -
         return response
 
     app = web.Application(middlewares=[reads])
-    receiver = Callbacks(secret=SECRET, body_limit=len(GOOD))
+    receiver = Webhook(secret=SECRET, body_limit=len(GOOD))
     told: list[Job] = []
     receiver.subscribe(keeping(told))
     app.add_subapp("/a", receiver.app())
@@ -913,7 +913,7 @@ async def test_the_end_is_quick_whatever_is_under_way() -> None:
 
 
 async def test_a_receiver_runs_again_and_keeps_its_counts_and_subscribers() -> None:
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     told: list[Job] = []
     receiver.subscribe(keeping(told))
     async with aiohttp.ClientSession() as session:
@@ -928,13 +928,13 @@ async def test_a_receiver_runs_again_and_keeps_its_counts_and_subscribers() -> N
 
 
 def test_the_secret_is_drawn_anew_for_each_receiver() -> None:
-    urls = {Callbacks("https://worker.example").reply_url for _ in range(10)}
+    urls = {Webhook("https://worker.example").reply_url for _ in range(10)}
     assert len(urls) == 10
     assert min(map(len, urls)) >= len("https://worker.example/") + 43
 
 
 def test_a_secret_may_be_given_as_one() -> None:
-    assert Callbacks("https://h", secret=Secret(SECRET)).reply_url == f"https://h/{SECRET}"
+    assert Webhook("https://h", secret=Secret(SECRET)).reply_url == f"https://h/{SECRET}"
 
 
 @pytest.mark.parametrize(
@@ -943,7 +943,7 @@ def test_a_secret_may_be_given_as_one() -> None:
 )
 def test_a_secret_that_is_none_is_refused_and_not_shown(secret: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        Callbacks(secret=secret)
+        Webhook(secret=secret)
     assert caught.value.field == "secret"
     last = list(traceback.walk_tb(caught.value.__traceback__))[-1][0]
     seen = {name: value for name, value in last.f_locals.items() if name != "self"}
@@ -953,17 +953,17 @@ def test_a_secret_that_is_none_is_refused_and_not_shown(secret: Any) -> None:
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
 def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        Callbacks(body_limit=limit)
+        Webhook(body_limit=limit)
     assert caught.value.field == "body_limit"
 
 
 async def test_the_secret_shows_in_no_representation_and_cannot_be_pickled() -> None:
-    receiver = Callbacks(secret=SECRET)
+    receiver = Webhook(secret=SECRET)
     assert repr(receiver) == "<Callbacks at no known address, subscribers: 0>"
     async with receiver.run() as url:
         assert repr(receiver) == f"<Callbacks at {url.removesuffix('/' + SECRET)}, subscribers: 0>"
         assert SECRET not in repr(vars(receiver))
-    assert "https://h/p," in repr(Callbacks("https://h/p"))
+    assert "https://h/p," in repr(Webhook("https://h/p"))
     for copies in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="cannot be pickled"):
             copies(receiver)
@@ -1011,7 +1011,7 @@ async def test_no_log_at_any_level_shows_the_address(caplog: pytest.LogCaptureFi
     finally:
         loop.set_debug(False)
     texts = [record.getMessage() + repr(vars(record)) for record in caplog.records]
-    assert {record.name for record in caplog.records} >= {"asyncio", "pika_balancer.callbacks"}
+    assert {record.name for record in caplog.records} >= {"asyncio", "pika_balancer.dispatch.webhook"}
     assert not [text for text in texts if SECRET in text]
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
     told = {record.getMessage() for record in caplog.records}
@@ -1207,18 +1207,18 @@ ONE = "100000000000000001"
 @asynccontextmanager
 async def reporting(
     *, mounted: bool, **options: Any
-) -> AsyncGenerator[tuple[PikaClient, Callbacks, list[Job]]]:
+) -> AsyncGenerator[tuple[PikaClient, Webhook, list[Job]]]:
     """Run the local server, a client of it, and a receiver that it can reach; the list has what was told."""
     told: list[Job] = []
     async with AsyncExitStack() as stack:
         if mounted:
             free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            receiver = Callbacks(f"http://127.0.0.1:{free.getsockname()[1]}/pika")
+            receiver = Webhook(f"http://127.0.0.1:{free.getsockname()[1]}/pika")
             app = web.Application()
             app.add_subapp("/pika", receiver.app())
             await stack.enter_async_context(serving(app, free))
         else:
-            receiver = Callbacks()
+            receiver = Webhook()
             await stack.enter_async_context(receiver.run())
         receiver.subscribe(keeping(told))
         server = LocalServer({ONE: 10}, **options)
@@ -1268,7 +1268,7 @@ async def test_a_callback_that_comes_before_the_submits_own_answer_is_told_at_on
 
     app = web.Application()
     app.router.add_post("/create", submit)
-    receiver = Callbacks()
+    receiver = Webhook()
     told: list[Job] = []
     receiver.subscribe(keeping(told))
     async with receiver.run() as reply_url, serving(app) as base, PikaClient("x", base_url=base) as client:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from pika_balancer.balancer import Balancer
+from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.models import Account
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import all_obtainable

@@ -18,8 +18,9 @@ import pytest
 from aioresponses import aioresponses
 from yarl import URL
 
-from pika_balancer import client as client_module
-from pika_balancer.client import PikaClient
+from pika_balancer.client import client as client_module
+from pika_balancer.client.client import PikaClient
+from pika_balancer.client.requests import Upload
 from pika_balancer.errors import (
     Closed,
     ConnectFailed,
@@ -36,7 +37,6 @@ from pika_balancer.errors import (
 )
 from pika_balancer.models import Account, JobStatus, Secret
 from pika_balancer.testing import ManualClock, settle, wait_until
-from pika_balancer.wire import Upload
 
 SAMPLES = Path(__file__).parent / "samples"
 BASE = "https://pika.test/v1/pika"
@@ -489,7 +489,7 @@ async def test_retries_are_told_to_the_debug_log(
             task = asyncio.create_task(client.jobs())
             await finish(clock, task)
     (record,) = caplog.records
-    assert record.name == "pika_balancer.client"
+    assert record.name == "pika_balancer.client.client"
     assert record.getMessage() == "GET /jobs failed: ServiceError; retry 1 in 0.16 s"
 
 

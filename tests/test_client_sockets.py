@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pika_balancer import transport as transport_module
-from pika_balancer.client import PikaClient
+from pika_balancer.client import transport as transport_module
+from pika_balancer.client.client import PikaClient
+from pika_balancer.client.requests import Upload
 from pika_balancer.errors import (
     ChannelFull,
     Closed,
@@ -33,7 +34,6 @@ from pika_balancer.errors import (
 )
 from pika_balancer.models import Secret
 from pika_balancer.testing import ManualClock, settle, wait_until
-from pika_balancer.wire import Upload
 from tests.leaks import CANARIES, DISCORD, STORED, TOKEN, found_in, leaks
 from tests.raw_server import Connection, RawServer, Script, reply
 
@@ -748,7 +748,7 @@ async def test_no_log_at_any_level_shows_a_token(caplog: pytest.LogCaptureFixtur
     finally:
         loop.set_debug(False)
     texts = [record.getMessage() + repr(vars(record)) for record in caplog.records]
-    assert {record.name for record in caplog.records} >= {"asyncio", "pika_balancer.client"}
+    assert {record.name for record in caplog.records} >= {"asyncio", "pika_balancer.client.client"}
     assert not [text for text in texts for canary in (TOKEN, DISCORD) if canary in text]
 
 

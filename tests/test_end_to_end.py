@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from pika_balancer import (
-    AccountBlocked,
+    AccountSuspended,
     BadRequest,
     Balancer,
     ChannelFull,
@@ -126,7 +126,7 @@ async def test_a_full_channel_says_which_jobs_hold_it() -> None:
         ("503:1", ServiceError, 503),
         ("500-but-accepted:1", ServiceError, 500),
         ("504:1", LostTrack, 504),
-        ("596:1", AccountBlocked, 596),
+        ("596:1", AccountSuspended, 596),
         ("html:1", ServiceError, 500),
         ("drop:1", ConnectionLost, None),
         ("drop-accepted:1", ConnectionLost, None),

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, NoCapacity, PikaError, events
-from pika_balancer.events import Event, Leaked, Reporter, Rested
+from pika_balancer.events import CoolingDown, Event, Leaked, Reporter
 from pika_balancer.store.memory import MemoryStore
 from pika_balancer.testing import ManualClock, settle
 
@@ -28,7 +28,7 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
         second = await waiting
         await balancer.release(second)
         await balancer.release(second)
-        await balancer.rest("a", 7)
+        await balancer.cool_down("a", 7)
         with pytest.raises(NoCapacity):
             await balancer.acquire(timeout=0)
         await balancer.pause("a")
@@ -42,7 +42,7 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
         "Released",
         "Acquired",
         "Released",
-        "Rested",
+        "CoolingDown",
         "Unserved",
         "Paused",
         "Resumed",
@@ -164,8 +164,8 @@ def test_every_event_can_be_logged_with_all_its_facts(
 async def test_a_rest_is_logged_at_info_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pika_balancer")
     async with Balancer([Account("a", 1)]) as balancer, balancer.lease():
-        await balancer.rest("a", 3)
-    assert [record.levelno for record in caplog.records] == [Rested.level]
+        await balancer.cool_down("a", 3)
+    assert [record.levelno for record in caplog.records] == [CoolingDown.level]
 
 
 async def test_what_two_balancers_adopted_is_freed_once_and_leaks_nowhere() -> None:

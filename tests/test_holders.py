@@ -2,9 +2,9 @@
 
 import sys
 
-from pika_balancer.holders import Kept, Place, describe, kept, lost
+from pika_balancer.balancer.held import AdoptedLease, Place, describe, is_adopted, is_revoked
 from pika_balancer.models import Account, Lease
-from pika_balancer.selector import Selector
+from pika_balancer.selection.selector import Selector
 
 
 def here() -> tuple[Place, int]:
@@ -34,7 +34,7 @@ class Gone(Lease):
     """A lease that a shared store has stopped to count."""
 
     @property
-    def lost(self) -> bool:
+    def is_revoked(self) -> bool:
         return True
 
 
@@ -42,11 +42,11 @@ def test_an_entry_is_of_that_very_lease_or_of_none() -> None:
     selector = Selector([Account("0", 3)])
     adopted = Gone(selector, 0, "job:a")
     place, _ = here()
-    held: dict[int | str, object] = {"job:a": Kept(adopted, 0.0, place), 1: object()}
-    assert kept(held, adopted)
-    assert not kept(held, Lease(selector, 0, "job:a"))
-    assert not kept(held, Lease(selector, 0, 1))
-    assert lost(held, Gone(selector, 0, 1))
-    assert not lost(held, Lease(selector, 0, 1))
-    assert not lost(held, Gone(selector, 0, 2))
-    assert not lost(held, adopted)
+    held: dict[int | str, object] = {"job:a": AdoptedLease(adopted, 0.0, place), 1: object()}
+    assert is_adopted(held, adopted)
+    assert not is_adopted(held, Lease(selector, 0, "job:a"))
+    assert not is_adopted(held, Lease(selector, 0, 1))
+    assert is_revoked(held, Gone(selector, 0, 1))
+    assert not is_revoked(held, Lease(selector, 0, 1))
+    assert not is_revoked(held, Gone(selector, 0, 2))
+    assert not is_revoked(held, adopted)

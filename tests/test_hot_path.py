@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import instructions
-from pika_balancer.selector import Selector
+from pika_balancer.selection.selector import Selector
 
 
 def test_the_hot_paths_cost_no_more_than_the_baseline() -> None:

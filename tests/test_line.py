@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pika_balancer.line import WaitingLine
+from pika_balancer.selection.wait_queue import WaitQueue
 
 WISHES = st.none() | st.sampled_from("ab")
 STEPS = st.lists(
@@ -19,7 +19,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_the_line_agrees_with_a_list(steps: list[tuple[str, object]]) -> None:
     # Waiters without an order of their own, as futures are.
-    line: WaitingLine[object] = WaitingLine()
+    line: WaitQueue[object] = WaitQueue()
     model: list[tuple[object, str | None]] = []
     for step, value in steps:
         if step == "join":
@@ -41,7 +41,7 @@ def test_the_line_agrees_with_a_list(steps: list[tuple[str, object]]) -> None:
 
 
 def test_leaving_costs_the_same_wherever_one_stands() -> None:
-    line: WaitingLine[int] = WaitingLine()
+    line: WaitQueue[int] = WaitQueue()
     for waiter in range(100_000):
         line.join(waiter, None)
     for waiter in range(99_999):
@@ -52,7 +52,7 @@ def test_leaving_costs_the_same_wherever_one_stands() -> None:
 
 
 def test_a_channel_for_which_nobody_waits_leaves_nothing_behind() -> None:
-    line: WaitingLine[int] = WaitingLine()
+    line: WaitQueue[int] = WaitQueue()
     for waiter in range(1000):
         line.join(waiter, str(waiter))
         line.leave(waiter, str(waiter))

@@ -16,7 +16,7 @@ import pytest
 
 from pika_balancer import Account, Balancer, ConnectFailed, Dispatcher, Lease, PikaClient, WrongLoop
 from pika_balancer.store import MemoryStore
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import LocalServer, settle, wait_until
 from tests.cancelling import SCENARIOS
 from tests.cancelling.balancer import all_obtainable
@@ -287,19 +287,19 @@ async def test_a_store_whose_call_is_given_up_as_its_program_ends_ends_too(serve
     await store.update(ACCOUNTS)
     servers["valkey"].pause()
     try:
-        asking = asyncio.create_task(store.fleet())
+        asking = asyncio.create_task(store.pool_status())
         await settle()
-        lane = store._lane
-        assert lane._task is not None
-        lane.unstick()
-        lane._task.cancel()
-        await asyncio.wait([lane._task], timeout=5)
-        assert lane._task.cancelled()
+        pipeline = store._pipeline
+        assert pipeline._task is not None
+        pipeline.unstick()
+        pipeline._task.cancel()
+        await asyncio.wait([pipeline._task], timeout=5)
+        assert pipeline._task.cancelled()
     finally:
         servers["valkey"].go_on()
     asking.cancel()
     # What asyncio.run would have ended, too.
     store._session._heartbeat.stop()
-    await store._session._listener.stop()
-    await store._link.close()
+    await store._session._subscriber.stop()
+    await store._connection.close()
     pool.delete()

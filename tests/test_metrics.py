@@ -81,7 +81,7 @@ def test_every_event_is_counted_once_by_channel_and_word(scraper: Scraper) -> No
         events.Released(at=0, channel="A", lease_id=1, held=2.0),
         events.Leaked(at=0, channel="B", lease_id=2, held=2.0, place="x.py:1 in f"),
         events.Adopted(at=0, channel="B", jobid="job:1"),
-        events.Rested(at=0, channel="B", seconds=20.0),
+        events.CoolingDown(at=0, channel="B", seconds=20.0),
         events.Paused(at=0, channel="B"),
         events.RefreshFailed(at=0, failures=1, why="no connection"),
         events.Stopped(at=0, why="Unauthorized"),
@@ -266,7 +266,7 @@ async def test_gauges_are_the_books_of_the_moment(scraper: Scraper) -> None:
         lease = await balancer.acquire("A")
         await balancer.adopt("C", "job:1")
         await balancer.pause("B")
-        await balancer.rest("A", 10)
+        await balancer.cool_down("A", 10)
         line = [asyncio.create_task(balancer.acquire(wish)) for wish in ("A", "B", None)]
         await settle()
         samples = scraper.samples()
@@ -301,7 +301,7 @@ STEPS = st.one_of(
     st.tuples(st.just("drop"), st.integers(0, 20)),
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("adopt"), st.sampled_from([*CHANNELS, "elsewhere"])),
-    st.tuples(st.just("rest"), st.sampled_from(CHANNELS)),
+    st.tuples(st.just("cool_down"), st.sampled_from(CHANNELS)),
     st.tuples(st.just("pause"), st.sampled_from(CHANNELS)),
     st.tuples(st.just("resume"), st.sampled_from(CHANNELS)),
     st.tuples(st.just("advance"), st.integers(1, 15)),
@@ -353,8 +353,8 @@ class Walk:
         self.seen["adopted"] += 1
         self.held.append(await self.balancer.adopt(channel, f"job:{self.seen['adopted']}"))
 
-    async def rest(self, channel: str) -> None:
-        await self.balancer.rest(channel, 10)
+    async def cool_down(self, channel: str) -> None:
+        await self.balancer.cool_down(channel, 10)
         self.rests[channel] = self.clock.now() + 10
         self.seen["rests"] += 1
 

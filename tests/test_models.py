@@ -9,7 +9,7 @@ import pytest
 
 from pika_balancer.errors import Fault, InvalidArgument, InvalidResponse, NoCapacity, PikaError
 from pika_balancer.models import Account, Job, JobStatus, Secret
-from pika_balancer.selector import Selector
+from pika_balancer.selection.selector import Selector
 
 CANARY = "MTA1NzQw.canary.t0ken"
 

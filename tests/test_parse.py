@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer import parse, strict
+from pika_balancer.client import responses, strict
+from pika_balancer.client.requests import read_account, read_accounts, read_job, read_jobs, read_nothing
 from pika_balancer.errors import (
     InvalidResponse,
 )
 from pika_balancer.models import Account, Job, JobStatus, Secret
-from pika_balancer.wire import read_account, read_accounts, read_job, read_jobs, read_nothing
 
 SAMPLES = Path(__file__).parent / "samples"
 API_TOKEN = "user:1234-canary/api+token"
@@ -63,7 +63,7 @@ def test_the_account_map_keeps_the_servers_order_and_every_value() -> None:
 
 def test_an_account_made_on_the_fast_path_is_like_any_other() -> None:
     body = json.dumps({"1": {"channel": "1", "discord": TOKEN, "maxJobs": 4}}).encode()
-    assert parse._quick_accounts(body, 1, 10) is not None
+    assert responses._quick_accounts(body, 1, 10) is not None
     account = read_accounts(body)["1"]
     made = Account("1", 4, TOKEN)
     assert account == made
@@ -277,7 +277,7 @@ def test_a_good_map_comes_through_with_its_order_and_values(tree: dict[str, Any]
 
 
 def thorough(body: bytes) -> Any:
-    make = functools.partial(parse._accounts, (1, 10))
+    make = functools.partial(responses._accounts, (1, 10))
     return strict.read("the account list", body, (), dict, make)
 
 
@@ -320,7 +320,7 @@ def mutated_maps(draw: st.DrawFn) -> bytes:
 @given(mutated_maps())
 def test_the_fast_path_accepts_only_what_the_thorough_one_accepts_and_reads_the_same(body: bytes) -> None:
     careful = thorough(body)
-    quick = parse._quick_accounts(body, 1, 10)
+    quick = responses._quick_accounts(body, 1, 10)
     if quick is not None:
         assert quick == careful
         assert list(quick) == list(careful)
@@ -406,8 +406,8 @@ def test_null_counts_as_absent_in_a_job_and_its_attachments() -> None:
 
 
 def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    parse._report.cache_clear()
-    with caplog.at_level(logging.WARNING, "pika_balancer.wire"):
+    responses._report.cache_clear()
+    with caplog.at_level(logging.WARNING, "pika_balancer.client.requests"):
         jobs = [read_job(b'{"jobid": "j", "status": "\\u001b[2Jpondering"}') for _ in range(3)]
     assert jobs[0].status == "\x1b[2Jpondering"
     assert not jobs[0].ended
@@ -419,8 +419,8 @@ def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest
 def test_an_unknown_status_that_repeats_a_token_is_reported_without_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    parse._report.cache_clear()
-    with caplog.at_level(logging.WARNING, "pika_balancer.wire"):
+    responses._report.cache_clear()
+    with caplog.at_level(logging.WARNING, "pika_balancer.client.requests"):
         read_job(
             b'{"jobid": "j", "status": "refused user:1234-canary"}', secrets=(Secret("user:1234-canary"),)
         )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.policy import POLICIES, Candidate, make_rule
+from pika_balancer.selection.policy import POLICIES, Candidate, make_rule
 
 from .chi_square import p_value
 

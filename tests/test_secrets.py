@@ -36,18 +36,18 @@ from pika_balancer import (
     errors,
     events,
     server,
-    wire,
 )
-from pika_balancer.callbacks import Callbacks
-from pika_balancer.cli import COMMANDS, build_parser, download, exits
-from pika_balancer.cli.journal import Journal
+from pika_balancer.cli import COMMANDS, build_parser, download, exit_codes
+from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.client import requests
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
 from pika_balancer.models import Job, Secret
 from pika_balancer.server import ConfigError, LocalServer, ServerAccount
 from pika_balancer.server.params import check_order
 from pika_balancer.store import Store
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
 from tests.canaries import API, DISCORD, PASSWORD, PATH, REPLY_URL, WEBHOOK, as_data, leaks, reached
 from tests.raw_server import Connection, RawServer, reply
@@ -135,7 +135,7 @@ for name, number in {
     "PromptRejected": 422,
     "ChannelFull": 429,
     "LostTrack": 504,
-    "AccountBlocked": 596,
+    "AccountSuspended": 596,
     "ServiceError": 500,
     "UnexpectedStatus": 307,
 }.items():
@@ -210,7 +210,7 @@ async def unknown(_folder: Path) -> None:
 
 @raises("InvalidArgument")
 async def wrong(_folder: Path) -> list[Exception]:
-    receiver = Callbacks("https://h", secret=PATH)
+    receiver = Webhook("https://h", secret=PATH)
     async with dispatching(callbacks=receiver) as (dispatcher, _):
         caught: list[Exception] = []
         mistakes: tuple[dict[str, Any], ...] = (
@@ -230,8 +230,8 @@ async def wrong(_folder: Path) -> list[Exception]:
         lambda: PikaClient(API, base_url=f"https://bot:{WEBHOOK}@host"),
         lambda: PikaClient(API, timeout=0),
         lambda: PikaClient(f"{API}\n"),
-        lambda: Callbacks(f"https://h/?x={PATH}", secret=PATH),
-        lambda: Callbacks("https://h", secret=f"{PATH}!"),
+        lambda: Webhook(f"https://h/?x={PATH}", secret=PATH),
+        lambda: Webhook("https://h", secret=f"{PATH}!"),
         lambda: Account(7, 1, DISCORD),  # type: ignore[arg-type]  # as from an untyped caller
         lambda: RedisStore(f"{secret_url}host:port/0"),
         lambda: RedisStore(f"{secret_url}host", lease_ttl=0),
@@ -247,7 +247,7 @@ async def wrong(_folder: Path) -> list[Exception]:
 
 @raises("SubmissionUnknown")
 async def uncertain(_folder: Path) -> None:
-    async with dispatching(lost_for=0.01, poll_every=0.01) as (dispatcher, _):
+    async with dispatching(search_for=0.01, poll_every=0.01) as (dispatcher, _):
         await dispatcher.run("create", prompt="x", reply_url=REPLY_URL)
 
 
@@ -356,7 +356,7 @@ async def misused(folder: Path) -> list[Exception]:
         ["jobs", "--token-file", str(token)],
         [*SUBMIT, "--verb", "x"],
     ):
-        with pytest.raises(exits.Usage) as error:
+        with pytest.raises(exit_codes.Usage) as error:
             await command(*argv)
         caught.append(error.value)
     return list(map(told, caught))
@@ -378,7 +378,7 @@ async def bad_jobs(folder: Path) -> list[Exception]:
         "\n".join(map(json.dumps, ({"prompt": 7}, {"prompt": "x", "discord": DISCORD}, API, [DISCORD])))
     )
     async with at_hand():
-        with pytest.raises(exits.BadJobFile) as error:
+        with pytest.raises(exit_codes.BadJobFile) as error:
             await command("submit", "--jobs", str(jobs))
     return [told(error.value)]
 
@@ -468,7 +468,7 @@ async def test_no_error_holds_a_secret(
     assert raised
     assert name in {type(error).__name__ for error in raised}
     assert leaks(*raised) == []
-    told = [str(exits.error_document(error)) + exits.sentence(error) for error in raised]
+    told = [str(exit_codes.error_document(error)) + exit_codes.sentence(error) for error in raised]
     copies = [copy.copy(error) for error in raised] + pickle.loads(pickle.dumps(raised))
     assert leaks(told, copies, *capsys.readouterr(), *(vars(record) for record in caplog.records)) == []
 
@@ -498,7 +498,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
         life.told.append(event)
 
     server = LocalServer([ServerAccount(CHANNEL, 2, DISCORD)], token=API, service="fixed:0.02s")
-    receiver = Callbacks(secret=PATH)
+    receiver = Webhook(secret=PATH)
     unsubscribe = receiver.subscribe(lambda job: 1 // 0 > 0)  # fails, with the job in its hands
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -517,7 +517,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
             outcomes = [outcome async for outcome in batch]
             handle = await dispatcher.submit("create", prompt="the last")
             lease = await balancer.acquire()
-            made = wire.submit("create", VALUES | {"prompt": "x", "discord": Secret(DISCORD)})
+            made = requests.submit("create", VALUES | {"prompt": "x", "discord": Secret(DISCORD)})
             life.objects += [
                 client,
                 balancer,
@@ -554,7 +554,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
 
 SURFACE: Final = (pika_balancer, dispatch, server)
 """Rooms whose public names are looked at; `__all__` names them."""
-NO_INSTANCES: Final = {"Fault", "Law", "JobStatus", "Attachment", "Secret"}
+NO_INSTANCES: Final = {"Fault", "Distribution", "JobStatus", "Attachment", "Secret"}
 """Public classes of plain facts that no secret comes near; and the one that holds it."""
 
 
@@ -566,9 +566,9 @@ def test_what_the_local_server_makes_of_a_submit_shows_no_secret() -> None:
 
 
 def test_what_a_failed_job_says_of_itself_quotes_no_secret() -> None:
-    request = wire.submit("create", {"prompt": "x", "discord": Secret(DISCORD), "reply_url": REPLY_URL})
+    request = requests.submit("create", {"prompt": "x", "discord": Secret(DISCORD), "reply_url": REPLY_URL})
     body = json.dumps({"jobid": "j", "status": "failed", "error": SAID, "errorDetails": f"no: {DISCORD}"})
-    job = wire.outcome(request, wire.Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
+    job = requests.outcome(request, requests.Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
     assert isinstance(job, Job)
     assert leaks(job) == []
     assert job.error_details == "no: ***"
@@ -665,7 +665,7 @@ async def test_the_store_keeps_counts_and_no_secret(servers: Servers) -> None:
                 heard += (
                     client.hgetall(key).items() if client.type(key) == "hash" else client.zrange(key, 0, -1)
                 )
-            assert leaks(*life.objects, store, await store.fleet(), await store.orphans()) == []
+            assert leaks(*life.objects, store, await store.pool_status(), await store.orphans()) == []
         for key in kept:
             client.delete(key)
         client.acl_deluser("worker")
@@ -694,7 +694,7 @@ async def test_the_store_keeps_counts_and_no_secret(servers: Servers) -> None:
 )
 def test_the_address_of_a_store_shows_no_password_wherever_it_stands(url: str, address: str) -> None:
     store = RedisStore(url)
-    assert store._link.address == address
+    assert store._connection.address == address
     assert repr(store) == f"<RedisStore {address}, 0 held here>"
 
 

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
 from pika_balancer.models import Account, Lease, Secret
-from pika_balancer.policy import POLICIES, Candidate, Weights
-from pika_balancer.selector import Selector
+from pika_balancer.selection.policy import POLICIES, Candidate, Weights
+from pika_balancer.selection.selector import Selector
 
 from .chi_square import p_value
 
@@ -218,28 +218,28 @@ def test_pause_and_resume() -> None:
 
 def test_a_rest_ends_at_its_moment_and_not_before() -> None:
     selector = Selector(accounts(1))
-    selector.rest("0", until=10.0)
+    selector.cool_down("0", until=10.0)
     assert selector.try_acquire() is None
     assert selector.try_acquire(now=9.999) is None
-    assert selector.snapshot(now=9.999).accounts[0].resting_until == 10.0
-    assert copy.deepcopy(selector).snapshot(now=10.0).accounts[0].resting_until is None
+    assert selector.snapshot(now=9.999).accounts[0].cooldown_until == 10.0
+    assert copy.deepcopy(selector).snapshot(now=10.0).accounts[0].cooldown_until is None
     assert selector.try_acquire(now=10.0) is not None
 
 
 def test_the_longest_rest_counts_and_resume_ends_it() -> None:
     selector = Selector(accounts(1))
-    selector.rest("0", until=10.0)
-    selector.rest("0", until=5.0)
+    selector.cool_down("0", until=10.0)
+    selector.cool_down("0", until=5.0)
     assert selector.try_acquire(now=5.0) is None
     lease = selector.try_acquire(now=10.0)
     assert lease is not None
     selector.release(lease)
-    selector.rest("0", until=50.0)
+    selector.cool_down("0", until=50.0)
     selector.resume("0")
     assert selector.try_acquire(now=6.0) is not None
     for never in (math.inf, math.nan):
         with pytest.raises(InvalidArgument) as caught:
-            selector.rest("0", until=never)
+            selector.cool_down("0", until=never)
         assert caught.value.field == "until"
 
 
@@ -250,7 +250,7 @@ def test_what_is_said_of_an_unknown_channel_is_refused(verb: str) -> None:
         getattr(selector, verb)("9")
     assert caught.value.channel == "9"
     with pytest.raises(UnknownChannel):
-        selector.rest("9", until=1.0)
+        selector.cool_down("9", until=1.0)
 
 
 def test_adopted_jobs_take_slots_even_past_the_cap() -> None:
@@ -343,7 +343,7 @@ def test_explain_says_why_and_reserves_nothing() -> None:
     selector = Selector(accounts(2, 1, 1, 1, 1), rng=random.Random(5))
     take(selector, "1")
     selector.pause("2")
-    selector.rest("3", until=7.0)
+    selector.cool_down("3", until=7.0)
     before = selector.snapshot()
     told = selector.explain()
     assert [(e.why, e.eligible, e.free, e.probability) for e in told.values()] == [
@@ -382,25 +382,25 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
 
 def test_shortage_tells_full_resting_and_never_apart() -> None:
     selector = Selector(accounts(1, 1))
-    assert selector.shortage() is None
+    assert selector.why_unavailable() is None
     lease = take(selector, "0")
-    selector.rest("1", until=30.0)
-    told = selector.shortage()
+    selector.cool_down("1", until=30.0)
+    told = selector.why_unavailable()
     assert told is not None
     assert (told.reason, told.until) == ("full", None)
-    assert selector.shortage(now=30.0) is None
-    selector.rest("1", until=60.0)
+    assert selector.why_unavailable(now=30.0) is None
+    selector.cool_down("1", until=60.0)
     selector.pause("0")
-    told = selector.shortage()
+    told = selector.why_unavailable()
     assert told is not None
     assert (told.reason, told.until) == ("resting", 60.0)
     selector.pause("1")
-    told = selector.shortage()
+    told = selector.why_unavailable()
     assert told is not None
     assert told.reason == "never"
     assert "resume" in told.message
     selector.release(lease)
-    for nothing in (Selector().shortage(), selector.shortage("9")):
+    for nothing in (Selector().why_unavailable(), selector.why_unavailable("9")):
         assert nothing is not None
         assert nothing.reason == "never"
 
@@ -408,15 +408,15 @@ def test_shortage_tells_full_resting_and_never_apart() -> None:
 def test_a_shortage_on_one_channel_is_that_of_its_account_alone() -> None:
     selector = Selector(accounts(1, 1))
     take(selector, "0")
-    told = selector.shortage("0")
+    told = selector.why_unavailable("0")
     assert told is not None
     assert (told.reason, "'0'" in told.message) == ("full", True)
-    assert selector.shortage("1") is None
-    selector.rest("1", until=5.0)
-    assert selector.shortage("1", now=4.0) is not None
-    assert selector.shortage("1", now=5.0) is None
+    assert selector.why_unavailable("1") is None
+    selector.cool_down("1", until=5.0)
+    assert selector.why_unavailable("1", now=4.0) is not None
+    assert selector.why_unavailable("1", now=5.0) is None
     selector.update(accounts(1))
-    gone, never = selector.shortage("1"), selector.shortage("9")
+    gone, never = selector.why_unavailable("1"), selector.why_unavailable("9")
     assert gone is not None
     assert never is not None
     assert gone.reason == never.reason == "never"
@@ -530,9 +530,9 @@ class Walk(RuleBasedStateMachine):
             self.rests.pop(channel, None)
 
     @rule(channel=CHANNELS, seconds=st.integers(1, 5))
-    def rest(self, channel: str, seconds: int) -> None:
+    def cool_down(self, channel: str, seconds: int) -> None:
         if channel in self.known():
-            self.selector.rest(channel, self.now + seconds)
+            self.selector.cool_down(channel, self.now + seconds)
             self.rests[channel] = max(self.rests.get(channel, 0), self.now + seconds)
 
     @rule(seconds=st.integers(1, 3))
@@ -565,12 +565,12 @@ class Walk(RuleBasedStateMachine):
         told = self.selector.explain()
         assert {c for c, e in told.items() if e.eligible} == self.open()
         assert sum(e.probability for e in told.values()) == pytest.approx(1 if self.open() else 0)
-        shortage = self.selector.shortage()
-        assert (shortage is None) == bool(self.open())
-        if shortage is not None:
+        why_unavailable = self.selector.why_unavailable()
+        assert (why_unavailable is None) == bool(self.open())
+        if why_unavailable is not None:
             awake = [c for c in self.caps if c not in self.paused]
             full = any(c not in self.rests for c in awake)
-            assert shortage.reason == ("full" if full else "resting" if awake else "never")
+            assert why_unavailable.reason == ("full" if full else "resting" if awake else "never")
 
     def teardown(self) -> None:
         if not hasattr(self, "selector"):

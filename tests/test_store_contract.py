@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pika_balancer.clock import SystemClock
 from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapacity, UnknownChannel, WrongLoop
 from pika_balancer.models import Account, Lease
-from pika_balancer.policy import Candidate
+from pika_balancer.selection.policy import Candidate
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.pools import Pool, advance, quiet
@@ -39,7 +39,7 @@ async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualCl
         pools.append(Pool(servers[request.param], clock))
         store = pools[-1].open(rng=random.Random(1))
         await store.update(accounts)
-        await wait_until(lambda: store._session._listener.is_listening)
+        await wait_until(lambda: store._session._subscriber.is_listening)
         return store
 
     yield make_store
@@ -175,7 +175,7 @@ async def test_a_deadline_in_the_past_takes_what_is_free_or_fails(make: Make, cl
 
 async def test_resting_accounts_come_back_by_themselves(make: Make, clock: ManualClock) -> None:
     store = await make(1)
-    await store.rest("0", clock.now() + 10)
+    await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
     short = wait(store, deadline=clock.now() + 1)
     await advance(clock, 9.9, store)
@@ -193,9 +193,9 @@ async def test_a_second_rest_never_shortens_the_first_and_resume_lifts_both(
     store = await make(1, 1)
     idle = clock.sleeping
     for channel in "01":
-        await store.rest(channel, clock.now() + 100)
+        await store.cool_down(channel, clock.now() + 100)
     first, second = wait(store, "0"), wait(store, "1")
-    await store.rest("0", clock.now() + 1)
+    await store.cool_down("0", clock.now() + 1)
     await store.resume("1")
     await quiet(store)
     assert (first.done(), second.done()) == (False, True)
@@ -256,17 +256,17 @@ async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
 
 async def test_an_account_that_rested_comes_back_though_nobody_waits(make: Make, clock: ManualClock) -> None:
     store = await make(1, 5)
-    await store.rest("0", clock.now() + 10)
+    await store.cool_down("0", clock.now() + 10)
     await advance(clock, 10, store)
     assert await take(store, clock, "0") is not None
 
 
-@pytest.mark.parametrize("read", ["snapshot", "explain", "shortage"])
+@pytest.mark.parametrize("read", ["snapshot", "explain", "why_unavailable"])
 async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
     make: Make, clock: ManualClock, read: str
 ) -> None:
     store = await make(1)
-    await store.rest("0", clock.now() + 10)
+    await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
     await quiet(store)
     clock._now = 10.0  # due, and the alarm has not rung yet
@@ -278,7 +278,7 @@ async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
 
 async def test_a_rest_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
     store = await make(1)
-    await store.rest("0", clock.now() + 10)
+    await store.cool_down("0", clock.now() + 10)
     await store.close()
     waiter = wait(store)
     await advance(clock, 10, store)
@@ -291,7 +291,7 @@ def test_a_rest_ends_in_a_second_event_loop() -> None:
     async def acquire_in_time() -> Lease:
         return await store.acquire(None, SystemClock().now() + 5)
 
-    asyncio.run(store.rest("0", SystemClock().now() + 0.02))
+    asyncio.run(store.cool_down("0", SystemClock().now() + 0.02))
     assert asyncio.run(acquire_in_time()).channel == "0"
 
 
@@ -303,7 +303,7 @@ async def test_a_time_out_in_the_tick_of_a_cancellation_stays_a_cancellation(
     waiter = wait(store, deadline=clock.now() + 1)
     await quiet(store)
     waiter.cancel()
-    store.dismiss(lambda: Closed("over"))
+    store.fail_waiters(lambda: Closed("over"))
     await asyncio.wait([waiter])
     assert waiter.cancelled()
 
@@ -369,7 +369,7 @@ async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make)
     await store.acquire(None, None)
     waiters = [wait(store), wait(store, "0")]
     await quiet(store)
-    store.dismiss(lambda: Closed("over"))
+    store.fail_waiters(lambda: Closed("over"))
     if isinstance(store, MemoryStore):  # at once, whenever their tasks come to know of it
         assert store._line.size == 0
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
@@ -464,10 +464,10 @@ class Line(RuleBasedStateMachine):
         self.caps = {str(i): cap for i, cap in enumerate(caps)}
         self.run(self.store.update(self.accounts()))
 
-    @rule(channel=st.sampled_from("012"), what=st.sampled_from(["pause", "resume", "rest"]))
+    @rule(channel=st.sampled_from("012"), what=st.sampled_from(["pause", "resume", "cool_down"]))
     def toggle(self, channel: str, what: str) -> None:
         if channel in self.caps:
-            args = (self.clock.now() + 2,) if what == "rest" else ()
+            args = (self.clock.now() + 2,) if what == "cool_down" else ()
             self.run(getattr(self.store, what)(channel, *args))
 
     @rule()

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pika_balancer._util.units import parse_duration, parse_rate
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.units import parse_duration, parse_rate
 
 
 @pytest.mark.parametrize(

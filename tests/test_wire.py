@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer import wire
+from pika_balancer.client import requests
+from pika_balancer.client.requests import Answer, Upload
 from pika_balancer.errors import (
-    AccountBlocked,
+    AccountSuspended,
     ApiError,
     BadRequest,
     ChannelFull,
@@ -34,7 +35,6 @@ from pika_balancer.errors import (
     UnexpectedStatus,
 )
 from pika_balancer.models import Secret
-from pika_balancer.wire import Answer, Upload
 
 SAMPLES = Path(__file__).parent / "samples"
 API_TOKEN = "user:1234-canary/api+token"
@@ -48,17 +48,17 @@ def sample(name: str) -> bytes:
 
 # --- answers -------------------------------------------------------------------------------------------
 
-CREATE = wire.submit("create", {"prompt": "a cat", "channel": "55", "discord": Secret(TOKEN)})
+CREATE = requests.submit("create", {"prompt": "a cat", "channel": "55", "discord": Secret(TOKEN)})
 
 
 def failure(
     status: int,
     body: bytes = b"",
     headers: dict[str, str] | None = None,
-    request: wire.Request[Any] = CREATE,
+    request: requests.Request[Any] = CREATE,
 ) -> ApiError:
     answer = Answer(status, headers or {}, body)
-    error = wire.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))
+    error = requests.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))
     assert isinstance(error, ApiError)
     assert error.status == status
     assert error.__context__ is None
@@ -78,7 +78,7 @@ def failure(
         (429, "error-429-rate", RateLimited, "Discord rate limit"),
         (500, "error-500", ServiceError, "Internal error"),
         (504, "error-504", LostTrack, "The job was queued but could not be found: maxJobs may be too high"),
-        (596, "error-596", AccountBlocked, "The Discord account has a pending moderation message"),
+        (596, "error-596", AccountSuspended, "The Discord account has a pending moderation message"),
     ],
 )
 def test_each_documented_error_becomes_its_own_class(
@@ -101,7 +101,7 @@ def test_each_documented_error_becomes_its_own_class(
         (503, ServiceError),
         (505, ServiceError),
         (599, ServiceError),
-        (596, AccountBlocked),
+        (596, AccountSuspended),
         (504, LostTrack),
         (300, UnexpectedStatus),
         (301, UnexpectedStatus),
@@ -153,7 +153,7 @@ def test_executing_jobs_that_are_no_strings_still_mean_a_full_channel() -> None:
 
 def test_a_lost_job_keeps_the_id_that_the_body_tells() -> None:
     assert failure(504, sample("error-504")).jobid == json.loads(sample("error-504"))["jobid"]
-    assert failure(404, b"", request=wire.get_job("job:9")).jobid == "job:9"
+    assert failure(404, b"", request=requests.get_job("job:9")).jobid == "job:9"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_code_is_a_whole_number_or_nothing(code: Any, known: int | None) -> No
 
 
 def test_the_channel_comes_from_the_body_where_the_call_named_none() -> None:
-    request = wire.submit("create", {"prompt": "x"})
+    request = requests.submit("create", {"prompt": "x"})
     assert failure(596, sample("error-596"), request=request).channel == "1193054500145942538"
     assert failure(596, b'{"channel": 5}', request=request).channel is None
 
@@ -233,7 +233,7 @@ def test_the_services_words_are_shown_without_any_token(secret: str, look: Any) 
     error = failure(
         400,
         json.dumps(body).encode(),
-        request=wire.submit("create", {"prompt": "x", "discord": Secret(TOKEN)}),
+        request=requests.submit("create", {"prompt": "x", "discord": Secret(TOKEN)}),
     )
     assert "bad token ***" in error.message
     assert shown not in error.message
@@ -251,7 +251,7 @@ def test_the_services_words_are_escaped_and_cut() -> None:
 
 def test_a_fact_too_long_to_search_for_many_tokens_is_left_out() -> None:
     tree = {"jobid": "j" * 2000, "channel": "short", "a": [{"discord": f"t{i}"} for i in range(100)]}
-    error = failure(504, json.dumps(tree).encode(), request=wire.submit("create", {"prompt": "x"}))
+    error = failure(504, json.dumps(tree).encode(), request=requests.submit("create", {"prompt": "x"}))
     assert (error.jobid, error.channel) == (None, "short")
 
 
@@ -265,7 +265,7 @@ def test_words_with_more_tokens_than_can_be_masked_are_left_out() -> None:
     status=st.integers(100, 999), body=st.binary(max_size=80), headers=st.dictionaries(st.text(), st.text())
 )
 def test_any_answer_gives_a_value_or_a_pika_error(status: int, body: bytes, headers: dict[str, str]) -> None:
-    result = wire.outcome(wire.get_accounts(), Answer(status, headers, body), now=NOW)
+    result = requests.outcome(requests.get_accounts(), Answer(status, headers, body), now=NOW)
     if isinstance(result, PikaError):
         assert result.status == status
         assert result.message.isprintable()
@@ -275,14 +275,14 @@ def test_any_answer_gives_a_value_or_a_pika_error(status: int, body: bytes, head
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_any_success_status_is_one(status: int) -> None:
-    assert wire.outcome(wire.get_jobs(), Answer(status, {}, b'["j"]'), now=NOW) == ["j"]
+    assert requests.outcome(requests.get_jobs(), Answer(status, {}, b'["j"]'), now=NOW) == ["j"]
 
 
 def test_a_success_that_cannot_be_read_says_so_with_status_channel_and_job() -> None:
-    error = wire.outcome(CREATE, Answer(200, {}, b'{"jobid": "job:1", "status"'), now=NOW)
+    error = requests.outcome(CREATE, Answer(200, {}, b'{"jobid": "job:1", "status"'), now=NOW)
     assert isinstance(error, InvalidResponse)
     assert (error.status, error.channel, error.jobid) == (200, "55", "job:1")
-    error = wire.outcome(CREATE, Answer(200, {}, b"<html>"), now=NOW)
+    error = requests.outcome(CREATE, Answer(200, {}, b"<html>"), now=NOW)
     assert isinstance(error, InvalidResponse)
     assert error.__traceback__ is None
     assert error.__context__ is None
@@ -291,7 +291,7 @@ def test_a_success_that_cannot_be_read_says_so_with_status_channel_and_job() -> 
 # --- requests ------------------------------------------------------------------------------------------
 
 
-def parts_of(request: wire.Request[Any], boundary: str = "B") -> dict[str, Any]:
+def parts_of(request: requests.Request[Any], boundary: str = "B") -> dict[str, Any]:
     """Return the form's parts, as a parser that is not ours reads them."""
     encoded = request.encode(boundary)
     assert encoded is not None
@@ -311,7 +311,7 @@ def parts_of(request: wire.Request[Any], boundary: str = "B") -> dict[str, Any]:
 
 
 def test_a_submit_is_a_form_by_the_names_of_the_wire() -> None:
-    request = wire.submit(
+    request = requests.submit(
         "create",
         {
             "prompt": "ein Käse\r\n--B",
@@ -337,7 +337,7 @@ def test_a_submit_is_a_form_by_the_names_of_the_wire() -> None:
 
 
 def test_the_boundary_never_occurs_in_a_part() -> None:
-    encoded = wire.submit("create", {"prompt": "BB0B00"}).encode("B")
+    encoded = requests.submit("create", {"prompt": "BB0B00"}).encode("B")
     assert encoded is not None
     assert encoded[0] == "multipart/form-data; boundary=B000"
 
@@ -375,10 +375,10 @@ def test_the_boundary_never_occurs_in_a_part() -> None:
     ],
 )
 def test_a_submit_outside_the_documented_limits_names_the_field(
-    verb: wire.Verb, values: dict[str, Any], field: str
+    verb: requests.Verb, values: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        wire.submit(verb, values)
+        requests.submit(verb, values)
     assert caught.value.field == field
     assert field in caught.value.message
 
@@ -398,18 +398,18 @@ def test_a_submit_takes_what_its_verb_knows_and_nothing_else(
     verb: Any, values: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        wire.submit(verb, values)
+        requests.submit(verb, values)
     assert caught.value.field == field
 
 
 def test_a_button_is_retry_unless_it_is_said_otherwise() -> None:
-    assert dict(wire.submit("button", {"jobid": "job:1"}).fields)["button"] == "retry"
-    assert dict(wire.submit("button", {"jobid": "job:1", "button": "more"}).fields)["button"] == "more"
+    assert dict(requests.submit("button", {"jobid": "job:1"}).fields)["button"] == "retry"
+    assert dict(requests.submit("button", {"jobid": "job:1", "button": "more"}).fields)["button"] == "more"
 
 
 def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
-    prepared = wire.submit("create", {"prompt": "a cat", "channel": "1", "reply_ref": "old"})
-    amended = wire.amend(prepared, {"channel": "2", "reply_ref": "new", "reply_url": "http://h/"})
+    prepared = requests.submit("create", {"prompt": "a cat", "channel": "1", "reply_ref": "old"})
+    amended = requests.amend(prepared, {"channel": "2", "reply_ref": "new", "reply_url": "http://h/"})
     assert (amended.method, amended.path, amended.channel) == ("POST", "/create", "2")
     assert dict(amended.fields) == {
         "prompt": "a cat",
@@ -418,29 +418,31 @@ def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
         "replyUrl": Secret("http://h/"),
     }
     assert dict(prepared.fields)["channel"] == "1"
-    assert wire.amend(prepared, {"reply_ref": "new"}).channel == "1"
-    secret = wire.submit("encrypt_image", {"message": Upload("m.png", b"m"), "prompt": "x"})
+    assert requests.amend(prepared, {"reply_ref": "new"}).channel == "1"
+    secret = requests.submit("encrypt_image", {"message": Upload("m.png", b"m"), "prompt": "x"})
     for submit, field, value in (
         (prepared, "reply_ref", ""),
         (prepared, "reply_url", "x" * 1025),
         (secret, "message", "text"),
     ):
         with pytest.raises(InvalidArgument) as caught:
-            wire.amend(submit, {field: value})
+            requests.amend(submit, {field: value})
         assert caught.value.field == field
 
 
 def test_the_documented_limits_themselves_are_allowed() -> None:
-    for font in wire.FONTS:
-        wire.submit("encrypt_text", {"message": "ü" * 20, "prompt": "x" * 1500, "font": font})
-    wire.submit("create", {"prompt": "x", "reply_url": "x" * 1024, "reply_ref": "x" * 1024, "max_jobs": 10})
-    wire.submit(
+    for font in requests.FONTS:
+        requests.submit("encrypt_text", {"message": "ü" * 20, "prompt": "x" * 1500, "font": font})
+    requests.submit(
+        "create", {"prompt": "x", "reply_url": "x" * 1024, "reply_ref": "x" * 1024, "max_jobs": 10}
+    )
+    requests.submit(
         "encrypt_image", {"message": Upload("m.png", b"m"), "prompt": "x", "image": Upload("i", b"i")}
     )
 
 
 def test_an_account_is_set_with_json() -> None:
-    request = wire.set_account("5", Secret(TOKEN), 3)
+    request = requests.set_account("5", Secret(TOKEN), 3)
     assert (request.method, request.path) == ("POST", "/account/5")
     encoded = request.encode("B")
     assert encoded is not None
@@ -448,17 +450,17 @@ def test_an_account_is_set_with_json() -> None:
     assert json.loads(encoded[1]) == {"channel": "5", "discord": TOKEN, "maxJobs": 3}
     for token, cap, field in ((None, 3, "discord"), (Secret(TOKEN), None, "max_jobs")):
         with pytest.raises(InvalidArgument, match=field) as caught:
-            wire.set_account("5", token, cap)
+            requests.set_account("5", token, cap)
         assert caught.value.field == field
     with pytest.raises(InvalidArgument, match="jobid") as caught:
-        wire.get_job("")
+        requests.get_job("")
     assert caught.value.field == "jobid"
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text not in {".", ".."}))
 def test_a_channel_stays_one_segment_of_the_path(channel: str) -> None:
-    for request in (wire.get_account(channel), wire.remove_account(channel)):
+    for request in (requests.get_account(channel), requests.remove_account(channel)):
         url = urlsplit("https://host/v1/pika" + request.path)
         assert url.path.startswith("/v1/pika/account/")
         assert (url.query, url.fragment) == ("", "")
@@ -469,30 +471,30 @@ def test_a_channel_stays_one_segment_of_the_path(channel: str) -> None:
 @pytest.mark.parametrize("channel", ["", ".", "..", None, 5, "\ud800"])
 def test_a_channel_that_cannot_stand_in_a_path_is_refused(channel: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        wire.get_account(channel)
+        requests.get_account(channel)
     assert caught.value.field == "channel"
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1))
 def test_a_jobid_stays_one_value_of_the_query(jobid: str) -> None:
-    url = urlsplit("https://host/v1/pika" + wire.get_job(jobid).path)
+    url = urlsplit("https://host/v1/pika" + requests.get_job(jobid).path)
     assert url.path == "/v1/pika/jobs/"
     assert url.fragment == ""
     assert parse_qs(url.query, keep_blank_values=True, strict_parsing=True) == {"jobid": [jobid]}
 
 
 def test_only_a_get_may_be_repeated() -> None:
-    requests = [
-        wire.get_accounts(),
-        wire.get_account("1"),
-        wire.get_jobs(),
-        wire.get_job("1"),
-        wire.set_account("1", Secret("x"), 1),
-        wire.remove_account("1"),
+    sent = [
+        requests.get_accounts(),
+        requests.get_account("1"),
+        requests.get_jobs(),
+        requests.get_job("1"),
+        requests.set_account("1", Secret("x"), 1),
+        requests.remove_account("1"),
         CREATE,
     ]
-    assert [operator.attrgetter("idempotent")(request) for request in requests] == [True] * 4 + [False] * 3
+    assert [operator.attrgetter("idempotent")(request) for request in sent] == [True] * 4 + [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -517,14 +519,14 @@ def test_an_upload_that_cannot_be_sent_is_refused(
 
 def test_each_call_says_what_it_asks_of_whom() -> None:
     asked = [
-        wire.get_accounts(),
-        wire.get_account("5"),
-        wire.set_account("5", Secret("x"), 1),
-        wire.remove_account("5"),
-        wire.get_jobs(),
-        wire.get_job("job:1"),
-        wire.submit("animate", {"image": Upload("a", b"a"), "channel": "5"}),
-        wire.submit("button", {"jobid": "job:1"}),
+        requests.get_accounts(),
+        requests.get_account("5"),
+        requests.set_account("5", Secret("x"), 1),
+        requests.remove_account("5"),
+        requests.get_jobs(),
+        requests.get_job("job:1"),
+        requests.submit("animate", {"image": Upload("a", b"a"), "channel": "5"}),
+        requests.submit("button", {"jobid": "job:1"}),
     ]
     facts = operator.attrgetter("method", "path", "channel", "jobid", "json")
     assert [facts(request) for request in asked] == [
@@ -548,30 +550,30 @@ def test_each_call_says_what_it_asks_of_whom() -> None:
         False,
     ]
     assert asked[2].secrets == (Secret("x"),)
-    assert [request.read for request in asked[2:4]] == [wire.read_nothing] * 2
-    assert [request.read for request in asked[5:]] == [wire.read_job] * 3
-    assert wire.get_account("a/b").path == "/account/a%2Fb"
+    assert [request.read for request in asked[2:4]] == [requests.read_nothing] * 2
+    assert [request.read for request in asked[5:]] == [requests.read_job] * 3
+    assert requests.get_account("a/b").path == "/account/a%2Fb"
 
 
 def test_a_range_of_caps_of_the_callers_own_holds_both_ways() -> None:
     all_of_them, one = b'{"5": {"maxJobs": 11}}', b'{"maxJobs": 11}'
-    assert wire.get_accounts((1, 11)).read(all_of_them)["5"].max_jobs == 11
-    assert wire.get_account("5", (1, 11)).read(one).max_jobs == 11
-    assert dict(wire.set_account("5", Secret("x"), 11, (1, 11)).fields)["maxJobs"] == 11
-    assert dict(wire.submit("create", {"prompt": "x", "max_jobs": 11}, (1, 11)).fields)["maxJobs"] == 11
-    requests: list[tuple[wire.Request[Any], bytes]] = [
-        (wire.get_accounts((1, 10)), all_of_them),
-        (wire.get_account("5", (1, 10)), one),
+    assert requests.get_accounts((1, 11)).read(all_of_them)["5"].max_jobs == 11
+    assert requests.get_account("5", (1, 11)).read(one).max_jobs == 11
+    assert dict(requests.set_account("5", Secret("x"), 11, (1, 11)).fields)["maxJobs"] == 11
+    assert dict(requests.submit("create", {"prompt": "x", "max_jobs": 11}, (1, 11)).fields)["maxJobs"] == 11
+    answers: list[tuple[requests.Request[Any], bytes]] = [
+        (requests.get_accounts((1, 10)), all_of_them),
+        (requests.get_account("5", (1, 10)), one),
     ]
-    for request, body in requests:
+    for request, body in answers:
         with pytest.raises(InvalidResponse):
             request.read(body)
     for low, high, words in ((1, 10, "from 1 to 10"), (12, None, "of at least 12")):
         with pytest.raises(InvalidArgument, match=words) as caught:
-            wire.whole("max_jobs", 11, low, high)
+            requests.whole("max_jobs", 11, low, high)
         assert caught.value.field == "max_jobs"
-    assert [wire.whole("n", n, 3, 5) for n in (3, 5)] == [3, 5]
-    assert wire.whole("n", 3, 3) == 3
+    assert [requests.whole("n", n, 3, 5) for n in (3, 5)] == [3, 5]
+    assert requests.whole("n", 3, 3) == 3
 
 
 @pytest.mark.parametrize(
@@ -600,26 +602,26 @@ def test_a_range_of_caps_of_the_callers_own_holds_both_ways() -> None:
     ],
 )
 def test_a_base_url_is_one_below_which_a_path_can_stand(text: Any, base: str | None) -> None:
-    assert wire.base_url(text) == base
+    assert requests.base_url(text) == base
 
 
 def test_a_file_becomes_an_upload_and_an_empty_one_names_its_field() -> None:
-    assert wire.upload("image", "cat.png", b"x") == Upload("cat.png", b"x", "application/octet-stream")
+    assert requests.upload("image", "cat.png", b"x") == Upload("cat.png", b"x", "application/octet-stream")
     with pytest.raises(InvalidArgument, match="image is empty") as caught:
-        wire.upload("image", "cat.png", b"")
+        requests.upload("image", "cat.png", b"")
     assert caught.value.field == "image"
 
 
 def test_a_token_that_only_the_caller_knows_is_not_shown_in_a_broken_answer_either() -> None:
-    def broken(request: wire.Request[Any], tree: object) -> InvalidResponse:
+    def broken(request: requests.Request[Any], tree: object) -> InvalidResponse:
         answer = Answer(200, {}, json.dumps(tree).encode())
-        error = wire.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))
+        error = requests.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))
         assert isinstance(error, InvalidResponse)
         return error
 
-    asked = wire.get_job("job:2")
+    asked = requests.get_job("job:2")
     assert broken(asked, {"jobid": "job:1", API_TOKEN: {}, "status": 5}).jobid == "job:1"
     assert broken(asked, []).jobid == "job:2"
     assert broken(CREATE, {"jobid": TOKEN, "status": 5}).jobid is None
     assert broken(CREATE, {"jobid": API_TOKEN, "status": 5}).jobid is None
-    assert "['***']" in broken(wire.get_accounts(), {API_TOKEN: 5}).message
+    assert "['***']" in broken(requests.get_accounts(), {API_TOKEN: 5}).message

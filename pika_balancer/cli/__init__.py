@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import pika_balancer
-from pika_balancer.cli.exits import (
+from pika_balancer.cli.exit_codes import (
     FAILURE,
     INTERRUPTED,
     Interrupted,

@@ -9,8 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from pika_balancer.balancer import Balancer
-from pika_balancer.callbacks import Callbacks
+from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.bench_report import Report, Side, Watch
 from pika_balancer.cli.bench_setting import (
     SETTINGS,
@@ -23,22 +22,23 @@ from pika_balancer.cli.bench_setting import (
     policy,
     rate,
 )
-from pika_balancer.cli.exits import Interrupted, Usage
+from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.cli.options import Subparsers, add_command, add_service, connect, read_by, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.client import PikaClient
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.load.arrivals import ARRIVALS
-from pika_balancer.load.compare import PAIRS, turns
-from pika_balancer.load.latency import histogram
-from pika_balancer.load.picture import check_picture, draw
-from pika_balancer.load.served import Settings, server_apart
-from pika_balancer.load.stretch import Load, Plan
-from pika_balancer.load.tally import Tally
+from pika_balancer.loadtest.compare import PAIRS, turns
+from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.generators import ARRIVALS
+from pika_balancer.loadtest.latency import histogram
+from pika_balancer.loadtest.picture import check_picture, draw
+from pika_balancer.loadtest.recorder import Recorder
+from pika_balancer.loadtest.server_process import Settings, server_apart
 from pika_balancer.models import Secret
-from pika_balancer.policy import POLICIES
+from pika_balancer.selection.policy import POLICIES
 from pika_balancer.server import LAW_FORMS, parse_fault
 
 _ACCOUNTS: Final = "10x10"
@@ -263,7 +263,7 @@ async def _perform(args: argparse.Namespace, report: Report, out: Output) -> Non
             for pair, turn in order:
                 side = report.sides[turn]
                 plan = _plan(args, side.setting, seconds, pair, PAIRS if compared else 1)
-                tally = Tally(seconds=seconds, warm_up=plan.warm_up)
+                tally = Recorder(seconds=seconds, warm_up=plan.warm_up)
                 side.turns.append(tally)
                 # The same arrivals for both sides of a pair.
                 rng = random.Random(f"arrivals {report.seed} {pair}")  # noqa: S311 - not cryptography
@@ -315,7 +315,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
             side.url = side.server.url
             client = await stack.enter_async_context(PikaClient(token, base_url=side.url, clock=clock))
             if setting.poll_every is None:
-                callbacks = Callbacks(clock=clock)
+                callbacks = Webhook(clock=clock)
                 await stack.enter_async_context(callbacks.run())
         else:
             side.url = args.base_url

@@ -8,16 +8,16 @@ from typing import Any, Final, Self
 import attrs
 
 from pika_balancer.cli.bench_setting import Setting
-from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, error_document, exit_for, sentence
+from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK, error_document, exit_for, sentence
 from pika_balancer.cli.output import Output
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import PikaError
-from pika_balancer.load.compare import PAIRS, ratios
-from pika_balancer.load.latency import Latencies
-from pika_balancer.load.offer import MOST_UNDER_WAY, Reason
-from pika_balancer.load.served import Server
-from pika_balancer.load.stretch import Load
-from pika_balancer.load.tally import COMPLETED, Tally
+from pika_balancer.loadtest.compare import PAIRS, ratios
+from pika_balancer.loadtest.driver import Load
+from pika_balancer.loadtest.generators import MOST_UNDER_WAY, Reason
+from pika_balancer.loadtest.latency import Latencies
+from pika_balancer.loadtest.recorder import COMPLETED, Recorder
+from pika_balancer.loadtest.server_process import Server
 from pika_balancer.models import AccountState
 
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -37,16 +37,16 @@ class Side:
         self.server: Server | None = None
         self.url = ""
         self.accounts: Sequence[AccountState] = ()
-        self.turns: list[Tally] = []
-        self.whole: list[Tally] = []
+        self.turns: list[Recorder] = []
+        self.whole: list[Recorder] = []
         self.ended_by: Reason | None = None
         self.statistics: dict[str, Any] | None = None
 
     label: str
     """What sets it apart from the other side; empty where there is none."""
-    turns: list[Tally]
+    turns: list[Recorder]
     """Its turns, the one that is under way or was cut short among them."""
-    whole: list[Tally]
+    whole: list[Recorder]
     """Its turns that have come to their end."""
     statistics: dict[str, Any] | None
     """What its local server has seen."""
@@ -63,9 +63,9 @@ class Side:
         return sum(tally.jobs for tally in self.turns)
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> Recorder:
         """All turns together."""
-        total = Tally(seconds=self.turns[0].seconds, warm_up=self.turns[0].warm_up)
+        total = Recorder(seconds=self.turns[0].seconds, warm_up=self.turns[0].warm_up)
         for tally in self.turns:
             total.add(tally)
         return total
@@ -367,7 +367,7 @@ def _loop(setting: Setting) -> str:
     return f"open loop, {setting.rate:g} jobs/s, {setting.arrivals}"
 
 
-def _per_second(count: int, total: Tally) -> float | None:
+def _per_second(count: int, total: Recorder) -> float | None:
     return count / total.window if total.window else None
 
 

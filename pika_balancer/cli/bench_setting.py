@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.cli.exits import Usage
+from pika_balancer._util.units import nearest, parse_duration, parse_rate
+from pika_balancer.cli.exit_codes import Usage
 from pika_balancer.cli.options import read_by, whole
-from pika_balancer.load.arrivals import ARRIVALS
-from pika_balancer.policy import POLICIES
-from pika_balancer.server import Law, ServerAccount, parse_accounts, parse_law
-from pika_balancer.units import nearest, parse_duration, parse_rate
+from pika_balancer.loadtest.generators import ARRIVALS
+from pika_balancer.selection.policy import POLICIES
+from pika_balancer.server import Distribution, ServerAccount, parse_accounts, parse_distribution
 
 Change = tuple[str, Any]
 """The name of a setting, and its other value."""
@@ -34,7 +34,7 @@ class Setting:
     """Seconds between two looks at a job; None to be called back."""
     accounts: tuple[ServerAccount, ...]
     """Those of the local server."""
-    service: Law
+    service: Distribution
     """How long its jobs run."""
 
     def changed(self, changes: Sequence[Change]) -> "Setting":
@@ -102,9 +102,9 @@ def duration(text: str) -> float:
     return value
 
 
-def law(text: str) -> Law:
+def law(text: str) -> Distribution:
     """Read a law of service times."""
-    return read_by(parse_law)(text)
+    return read_by(parse_distribution)(text)
 
 
 def accounts(text: str) -> tuple[ServerAccount, ...]:

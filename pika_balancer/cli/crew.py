@@ -7,17 +7,17 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.apart import Apart
+from pika_balancer._util.child_process import Apart
 from pika_balancer.cli.crew_member import Share, Standing
-from pika_balancer.cli.exits import INTERRUPTED, OK
-from pika_balancer.cli.frame import Frame, Row, View
-from pika_balancer.cli.running import ask
+from pika_balancer.cli.demo_view import Frame, Row, View
+from pika_balancer.cli.exit_codes import INTERRUPTED, OK
+from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.cli.store import Findings
-from pika_balancer.client import PikaClient
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock
 from pika_balancer.errors import PikaError, StoreUnavailable
 from pika_balancer.server import LocalServer
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 _MEMBER: Final = "pika_balancer.cli.crew_member"
 _RATE_OVER: Final = 3.0
@@ -168,7 +168,7 @@ class Crew:
         deadline = self._clock.now() + within
         try:
             while True:
-                fleet = await self._store.fleet()
+                fleet = await self._store.pool_status()
                 await self._store.repair(fleet.orphans)
                 left = fleet.snapshot.in_flight - len(fleet.orphans)
                 if left <= 0 or self._clock.now() >= deadline:
@@ -235,7 +235,7 @@ class Crew:
             await self._clock.sleep(_HEAL_EVERY)
             if any(member.died for member in self.members):
                 try:
-                    fleet = await self._store.fleet()
+                    fleet = await self._store.pool_status()
                     running = await ask(self._client, dict.fromkeys(await self._client.jobs()))
                     await self._store.repair(Findings.of(fleet, running, all_orphans=False).over)
                 except PikaError:

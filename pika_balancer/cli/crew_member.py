@@ -17,16 +17,16 @@ from typing import Any, Self
 
 import attrs
 
-from pika_balancer.balancer import Balancer
-from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, exit_for, sentence
-from pika_balancer.cli.frame import Frame
+from pika_balancer.balancer.balancer import Balancer
+from pika_balancer.cli.demo_view import Frame
+from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK, exit_for, sentence
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workload import Workload
-from pika_balancer.client import PikaClient
+from pika_balancer.cli.workers import Workload
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Secret
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 
 @attrs.frozen(kw_only=True)

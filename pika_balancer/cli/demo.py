@@ -6,17 +6,17 @@ import random
 import secrets
 from typing import Final
 
-from pika_balancer.balancer import Balancer
+from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, server_of, watched
-from pika_balancer.cli.exits import Interrupted
+from pika_balancer.cli.exit_codes import Interrupted
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workload import Workload
-from pika_balancer.client import PikaClient
+from pika_balancer.cli.workers import Workload
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
-from pika_balancer.policy import POLICIES
-from pika_balancer.server import LAW_FORMS, parse_accounts, parse_law
+from pika_balancer.selection.policy import POLICIES
+from pika_balancer.server import LAW_FORMS, parse_accounts, parse_distribution
 
 _ACCOUNTS: Final = "5,3,2"
 _SERVICE: Final = "uniform:15s,45s"
@@ -62,7 +62,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add(
         "--service",
-        type=read_by(parse_law),
+        type=read_by(parse_distribution),
         default=_SERVICE,
         metavar="LAW",
         help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",

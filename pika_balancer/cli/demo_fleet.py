@@ -19,14 +19,14 @@ from pika_balancer.cli.demo_report import (
     server_of,
     watched,
 )
-from pika_balancer.cli.embedded import embedded_server
-from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK, MissingExtra
-from pika_balancer.cli.fleet import count
+from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK, MissingExtra
 from pika_balancer.cli.output import Output
-from pika_balancer.client import PikaClient
+from pika_balancer.cli.pool_view import count
+from pika_balancer.cli.valkey import embedded_server
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 _PROCESSES: Final = 3
 _LEASE_TTL: Final = 5.0
@@ -51,7 +51,7 @@ async def perform(
     server = server_of(args, token, seed, clock)
     async with _address(args, out, pool) as url, _onlooker(url, pool) as store:
         # Before anything else is started: a store that is not there is told at once.
-        await store.fleet()
+        await store.pool_status()
         async with server.run() as base_url, PikaClient(token, base_url=base_url, clock=clock) as client:
             crew = Crew(server, client, store, clock=clock)
             try:

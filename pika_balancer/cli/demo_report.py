@@ -7,10 +7,10 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from pika_balancer.cli.exits import FAILURE, INTERRUPTED, OK
-from pika_balancer.cli.frame import PlainView, View
+from pika_balancer.cli.demo_view import PlainView, View
+from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workload import Workload
+from pika_balancer.cli.workers import Workload
 from pika_balancer.clock import Clock
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer, Statistics

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from pika_balancer.cli.exits import DownloadFailed, Usage
+from pika_balancer._util.network import PLACES, Place, place, sockets_to
+from pika_balancer.cli.exit_codes import DownloadFailed, Usage
 from pika_balancer.models import Attachment, Job
-from pika_balancer.reach import PLACES, Place, place, sockets_to
 
 _TOTAL: Final = 900.0
 _SILENCE: Final = 30.0

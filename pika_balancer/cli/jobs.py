@@ -5,11 +5,11 @@ from typing import Any
 
 import attrs
 
+from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.cli.options import Subparsers, add_command, add_service, connect
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.running import ask
-from pika_balancer.mask import shown_url
 from pika_balancer.models import Job
+from pika_balancer.secret import shown_url
 
 
 def register(subparsers: Subparsers) -> None:

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
-from pika_balancer.cli.exits import Interrupted, Usage
+from pika_balancer._util.text import printable
+from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.models import Secret
-from pika_balancer.text import printable
 
 if TYPE_CHECKING:
-    from pika_balancer.client import PikaClient
-    from pika_balancer.store.redis import RedisStore
+    from pika_balancer.client.client import PikaClient
+    from pika_balancer.store.redis.store import RedisStore
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -67,7 +67,7 @@ def add_service(parser: argparse.ArgumentParser, *, otherwise: str | None = None
         parser: Gets them.
         otherwise: Which service it is without `--base-url`, for the help; None for the real one.
     """
-    from pika_balancer.client import BASE_URL  # noqa: PLC0415 - slow to import, and not all commands need it
+    from pika_balancer.client.client import BASE_URL  # noqa: PLC0415 - slow to import, and not all commands need it
 
     otherwise = otherwise or f"PIKA_BASE_URL, else {BASE_URL}"
     group = parser.add_argument_group("service")
@@ -89,7 +89,7 @@ async def connect(args: argparse.Namespace) -> "AsyncGenerator[PikaClient]":
         InvalidArgument: There is no token, or the base URL cannot work.
         Interrupted: The command was cancelled inside.
     """
-    from pika_balancer.client import PikaClient  # noqa: PLC0415 - slow to import, and not all commands need it
+    from pika_balancer.client.client import PikaClient  # noqa: PLC0415 - slow to import, and not all commands need it
 
     if args.token is None and not os.environ.get("USEAPI_TOKEN"):
         raise Usage("no API token: set USEAPI_TOKEN, or name the file that holds it with --token-file")
@@ -152,7 +152,7 @@ def open_store(args: argparse.Namespace) -> "RedisStore":
         Usage: There is none, or what it takes is not installed.
         InvalidArgument: The URL or the name of the pool cannot work.
     """
-    from pika_balancer.store.redis import RedisStore  # noqa: PLC0415 - slow to import, for few commands
+    from pika_balancer.store.redis.store import RedisStore  # noqa: PLC0415 - slow to import, for few commands
 
     try:
         return RedisStore(store_url(args), args.pool)

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from pika_balancer.text import printable
+from pika_balancer._util.text import printable
 
 if TYPE_CHECKING:
     from pika_balancer.cli.terminal import Terminal

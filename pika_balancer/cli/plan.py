@@ -6,11 +6,11 @@ from typing import Final, get_args
 
 import attrs
 
-from pika_balancer.cli.exits import INTERRUPTED, NO_CAPACITY, OK
-from pika_balancer.cli.gauge import Gauge, interruptible
+from pika_balancer.cli.exit_codes import INTERRUPTED, NO_CAPACITY, OK
 from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.scenario import (
+from pika_balancer.cli.progress import Gauge, interruptible
+from pika_balancer.cli.scenario_options import (
     add_jobs,
     add_run,
     add_trouble,
@@ -21,10 +21,9 @@ from pika_balancer.cli.scenario import (
     work_of,
 )
 from pika_balancer.cli.simulate import show_table
-from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, forms, simulate
-from pika_balancer.simulate.evaluate import Point
-from pika_balancer.simulate.plan import Find, Plan, plan
-from pika_balancer.simulate.report import sizing
+from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, notation, simulate
+from pika_balancer.simulate.report import plan_page
+from pika_balancer.simulate.sizing import Find, Plan, Point, plan
 from pika_balancer.simulate.variants import with_accounts, with_rate, with_slots
 
 _MOST: Final = 1000
@@ -58,7 +57,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--target",
-        type=reads(forms.parse_target, "target"),
+        type=reads(notation.parse_target, "target"),
         action="append",
         required=True,
         metavar="TARGET",
@@ -70,7 +69,7 @@ def register(subparsers: Subparsers) -> None:
     add_jobs(parser)
     add_trouble(parser, by_account=False)
     add = add_run(parser).add_argument
-    count = reads(forms.parse_count, "jobs")
+    count = reads(notation.parse_count, "jobs")
     add(
         "--most",
         type=whole(1),
@@ -108,12 +107,12 @@ async def run(args: argparse.Namespace) -> int:
             found = attrs.evolve(found, warnings=(*work.notes, *found.warnings))
             if args.report is not None:
                 chosen = simulated(found, scenario, args.seed)
-                sizing.report_of_plan(found, scenario, chosen).write(args.report)
+                plan_page.report_of_plan(found, scenario, chosen).write(args.report)
         except KeyboardInterrupt:
             out.document({"interrupted": True, "points": [point.to_dict() for point in looks]})
             out.note(f"interrupted; {len(looks)} sizes were looked at" + _last(looks))
             return INTERRUPTED
-    out.document(found.to_dict() | {"seed": args.seed, "scenario": dict(sizing.question(found, scenario))})
+    out.document(found.to_dict() | {"seed": args.seed, "scenario": dict(plan_page.question(found, scenario))})
     if not args.json:
         show(found, scenario, out)
     return NO_CAPACITY if found.answer is None else OK
@@ -121,22 +120,22 @@ async def run(args: argparse.Namespace) -> int:
 
 def show(found: Plan, scenario: Scenario, out: Output) -> None:
     """Print the plan, for people."""
-    out.pairs(sizing.question(found, scenario))
+    out.pairs(plan_page.question(found, scenario))
     out.say()
-    out.say(sizing.answer(found))
+    out.say(plan_page.answer(found))
     for warning in found.warnings:
         out.say(f"note: {warning}")
     out.say()
     if found.neighbours:
-        show_table(sizing.neighbours(found), out)
+        show_table(plan_page.neighbours(found), out)
         out.say()
-        trouble = sizing.sensitivity(found)
+        trouble = plan_page.sensitivity(found)
         out.say(f"{trouble.title}:")
         show_table(trouble, out)
     else:
-        show_table(sizing.tried(found), out)
+        show_table(plan_page.tried(found), out)
     out.say()
-    out.say(sizing.footer(found))
+    out.say(plan_page.footer(found))
 
 
 def simulated(found: Plan, scenario: Scenario, seed: int) -> Result | None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.cli.exits import FAILURE, Usage, error_document
+from pika_balancer.cli.exit_codes import FAILURE, Usage, error_document
 from pika_balancer.cli.options import above_zero, add_command
 from pika_balancer.cli.output import Output
 from pika_balancer.errors import PikaError
@@ -24,9 +24,9 @@ from pika_balancer.server import (
     LocalServer,
     Statistics,
     parse_accounts,
+    parse_distribution,
     parse_duration,
     parse_fault,
-    parse_law,
 )
 
 _EXAMPLES: Final = """\
@@ -78,7 +78,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add(
         "--service",
-        type=_typed(parse_law),
+        type=_typed(parse_distribution),
         default="exp:30s",
         metavar="LAW",
         help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.cli.exits import INTERRUPTED, OK, Interrupted, Usage
-from pika_balancer.cli.gauge import Gauge, Stop, interruptible, stopping
+from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, Usage
 from pika_balancer.cli.options import Subparsers, add_command, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.scenario import (
+from pika_balancer.cli.progress import Gauge, Stop, interruptible, stopping
+from pika_balancer.cli.scenario_options import (
     accounts_by,
     add_jobs,
     add_run,
@@ -25,9 +25,9 @@ from pika_balancer.cli.scenario import (
     work_of,
     writable,
 )
-from pika_balancer.simulate import Result, Scenario, Trace, forms, replicate, simulate
+from pika_balancer.simulate import Result, Scenario, Trace, notation, replicate, simulate
 from pika_balancer.simulate.bursts import in_bursts
-from pika_balancer.simulate.report import Table, report_of, simulation, words
+from pika_balancer.simulate.report import Table, report_of, simulation_page, words
 from pika_balancer.simulate.report.numbers import duration, figure
 
 _JOBS: Final = 1_000_000
@@ -69,16 +69,19 @@ def register(subparsers: Subparsers) -> None:
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--jobs",
-        type=reads(forms.parse_count, "jobs"),
+        type=reads(notation.parse_count, "jobs"),
         metavar="N",
         help=f"how many jobs come (default: a whole trace, else {_JOBS:,}, or {_JOBS_SLOW:,} if slow)",
     )
     length.add_argument(
-        "--duration", type=reads(forms.parse_duration, "duration"), metavar="TIME", help="or for how long: 7d"
+        "--duration",
+        type=reads(notation.parse_duration, "duration"),
+        metavar="TIME",
+        help="or for how long: 7d",
     )
     add(
         "--warm-up",
-        type=reads(forms.parse_share, "warm-up"),
+        type=reads(notation.parse_share, "warm-up"),
         metavar="SHARE",
         help="share of the run that counts in no estimate (default: 10%%, nothing of a trace)",
     )
@@ -167,11 +170,11 @@ def show(result: Result, out: Output) -> None:
     out.say(words.answer(result))
     for note in result.notes:
         out.say(f"note: {note}")
-    for table in (simulation.figures(result), simulation.accounts(result)):
+    for table in (simulation_page.figures(result), simulation_page.accounts(result)):
         out.say()
         show_table(table, out)
     out.say()
-    out.say(simulation.footer(result))
+    out.say(simulation_page.footer(result))
     if result.elapsed_s > 0:
         out.say(f"{result.jobs:,} jobs in {duration(result.elapsed_s)}, {figure(result.jobs_per_s)} jobs/s")
 

@@ -10,15 +10,15 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.cli.dashboard import duration
-from pika_balancer.cli.exits import FAILURE, OK, Interrupted
-from pika_balancer.cli.fleet import as_facts, count, show_holders
+from pika_balancer.cli.exit_codes import FAILURE, OK, Interrupted
+from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.cli.options import Subparsers, add_command, add_service, add_store, connect, open_store
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.running import ask
-from pika_balancer.client import PikaClient
+from pika_balancer.cli.pool_view import as_facts, count, show_holders
+from pika_balancer.cli.views import duration
+from pika_balancer.client.client import PikaClient
 from pika_balancer.models import Job
-from pika_balancer.store.fleet import Fleet, FleetHolder, Repair
+from pika_balancer.store.redis.pool_status import PoolHolder, PoolStatus, Repair
 
 _LONG: Final = 3600.0
 
@@ -60,7 +60,7 @@ async def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     try:
         # The pool first: whatever the service runs of what is found there, it then still tells.
-        fleet = await store.fleet()
+        fleet = await store.pool_status()
         async with _service(args) as client:
             running = None if client is None else await ask(client, dict.fromkeys(await client.jobs()))
         findings = Findings.of(fleet, running, all_orphans=args.orphans)
@@ -88,15 +88,15 @@ async def _service(args: argparse.Namespace) -> AsyncGenerator[PikaClient | None
 class Findings:
     """What an examination has found."""
 
-    fleet: Fleet
+    pool_status: PoolStatus
     """The pool as it was."""
     running: Counter[str | None] | None
     """Jobs that the service runs, by channel; None if it was not asked."""
-    over: tuple[FleetHolder, ...]
+    over: tuple[PoolHolder, ...]
     """Orphans that a repair gives up."""
 
     @classmethod
-    def of(cls, fleet: Fleet, jobs: Iterable[Job] | None, *, all_orphans: bool) -> "Findings":
+    def of(cls, fleet: PoolStatus, jobs: Iterable[Job] | None, *, all_orphans: bool) -> "Findings":
         """Return what a pool and what the service runs come to.
 
         An orphan is over if its job is known and does not run, or if nothing runs on its channel at all.
@@ -112,7 +112,7 @@ class Findings:
         ids = {job.jobid for job in running}
         counts = Counter(job.channel for job in running)
 
-        def is_over(holder: FleetHolder) -> bool:
+        def is_over(holder: PoolHolder) -> bool:
             gone = holder.jobid is not None and holder.jobid not in ids
             # A job of which the service does not tell where it runs may be anybody's.
             return gone or not (counts[holder.channel] or counts[None])
@@ -124,7 +124,7 @@ class Findings:
         """Channels where pool and service differ: how many the pool counts, and how many run."""
         if self.running is None:
             return {}
-        counted = Counter(holder.channel for holder in self.fleet.holders)
+        counted = Counter(holder.channel for holder in self.pool_status.holders)
         channels = sorted({*counted, *(channel for channel in self.running if channel is not None)})
         return {
             channel: (counted[channel], self.running[channel])
@@ -133,25 +133,27 @@ class Findings:
         }
 
     @property
-    def old(self) -> tuple[FleetHolder, ...]:
+    def old(self) -> tuple[PoolHolder, ...]:
         """Slots that living processes have held for very long."""
-        return tuple(h for h in self.fleet.holders if not h.orphan and h.age > _LONG)
+        return tuple(h for h in self.pool_status.holders if not h.orphan and h.age > _LONG)
 
     def is_healthy(self, done: Repair | None) -> bool:
         """Return whether nothing is wrong, or nothing is left that was.
 
         Slots held for long and drift alone are no illness: a living process sees to them.
         """
-        orphans = len(self.fleet.orphans) - (0 if done is None else len(done.given_up))
-        return orphans <= 0 and (done is not None or not self.fleet.faults)
+        orphans = len(self.pool_status.orphans) - (0 if done is None else len(done.given_up))
+        return orphans <= 0 and (done is not None or not self.pool_status.faults)
 
     def document(self, done: Repair | None) -> dict[str, Any]:
         """Return the findings as `--json` shows them."""
         return {
             "healthy": self.is_healthy(done),
-            "slots_taken": self.fleet.snapshot.in_flight,
-            "faults": list(self.fleet.faults),
-            "orphans": [as_facts(orphan) | {"over": orphan in self.over} for orphan in self.fleet.orphans],
+            "slots_taken": self.pool_status.snapshot.in_flight,
+            "faults": list(self.pool_status.faults),
+            "orphans": [
+                as_facts(orphan) | {"over": orphan in self.over} for orphan in self.pool_status.orphans
+            ],
             "held_long": [as_facts(holder) for holder in self.old],
             "service_asked": self.running is not None,
             "drift": [
@@ -165,7 +167,7 @@ class Findings:
 
     def show(self, out: Output, done: Repair | None) -> None:
         """Print the findings, and what was or can be done about them."""
-        fleet = self.fleet
+        fleet = self.pool_status
         alive = sum(process.alive for process in fleet.processes)
         out.say(
             f"{count(fleet.snapshot.in_flight, 'slot')} taken of {fleet.snapshot.capacity}, "
@@ -193,12 +195,12 @@ class Findings:
             )
             for lease_id in done.given_up:
                 out.say(f"  gave up {lease_id}")
-            kept = len(self.fleet.orphans) - len(done.given_up)
+            kept = len(self.pool_status.orphans) - len(done.given_up)
             if kept > 0:
                 out.say(f"  kept {count(kept, 'orphan')}, whose jobs may still run")
-        elif self.fleet.faults or self.over:
+        elif self.pool_status.faults or self.over:
             out.say(
-                f"--repair would mend {count(len(self.fleet.faults), 'fault')} "
+                f"--repair would mend {count(len(self.pool_status.faults), 'fault')} "
                 f"and give up {count(len(self.over), 'orphan')}"
             )
             for holder in self.over:

@@ -6,17 +6,17 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from pika_balancer.balancer import Balancer
-from pika_balancer.cli.batch import Batch, Settings
+from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.download import make_directory
-from pika_balancer.cli.exits import BadJobFile, Interrupted, JournalInUse, Usage
-from pika_balancer.cli.jobfile import STDIN, Line, Source, one_line, read_lines, read_source
-from pika_balancer.cli.journal import Journal
-from pika_balancer.cli.many import Many
-from pika_balancer.cli.one import One
+from pika_balancer.cli.exit_codes import BadJobFile, Interrupted, JournalInUse, Usage
+from pika_balancer.cli.job_batch import Batch, Settings
+from pika_balancer.cli.job_file import STDIN, Line, Source, one_line, read_lines, read_source
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import progress
+from pika_balancer.cli.submit_batch import Many
+from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.cli.submit_one import One
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.events import Event
@@ -220,7 +220,7 @@ async def _perform(args: argparse.Namespace, lines: list[Line], batch: Batch, te
                 client,
                 balancer,
                 poll_every=args.every,
-                lost_for=_LOOKS_UNTIL_LOST * args.every,
+                search_for=_LOOKS_UNTIL_LOST * args.every,
                 reconcile=False,
             ) as dispatcher,
         ):

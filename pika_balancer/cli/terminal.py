@@ -11,7 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pika_balancer.cli.dashboard import (
+from pika_balancer._util.text import printable
+from pika_balancer.cli.demo_view import Frame, Row, View
+from pika_balancer.cli.views import (
     JOBS_HEADER,
     NO_ACCOUNTS,
     NO_JOBS,
@@ -23,8 +25,6 @@ from pika_balancer.cli.dashboard import (
     job_cells,
     slots_cells,
 )
-from pika_balancer.cli.frame import Frame, Row, View
-from pika_balancer.text import printable
 
 T = TypeVar("T")
 

@@ -7,8 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
-from pika_balancer.cli import fleet
-from pika_balancer.cli.dashboard import (
+from pika_balancer._util.text import printable
+from pika_balancer.cli import pool_view
+from pika_balancer.cli.exit_codes import INTERRUPTED, OK, sentence
+from pika_balancer.cli.fetch_jobs import ask
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, add_store, connect
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.views import (
     JOBS_HEADER,
     NO_ACCOUNTS,
     SLOTS_HEADER,
@@ -18,11 +23,7 @@ from pika_balancer.cli.dashboard import (
     slots_cells,
     time_of_day,
 )
-from pika_balancer.cli.exits import INTERRUPTED, OK, sentence
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, add_store, connect
-from pika_balancer.cli.output import Output
-from pika_balancer.cli.running import ask
-from pika_balancer.client import PikaClient
+from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import (
     InvalidResponse,
@@ -32,7 +33,6 @@ from pika_balancer.errors import (
     ServiceError,
     TransportError,
 )
-from pika_balancer.text import printable
 
 _EVERY: Final = 10.0
 _LONGEST_PROMPT: Final = 60
@@ -71,7 +71,7 @@ async def run(args: argparse.Namespace) -> int:
     """Show how the service stands, once or until cancelled."""
     out = Output(as_json=args.json)
     if args.store is not None:
-        return await fleet.watch(args, out, clock=SystemClock(), wall=time.time)
+        return await pool_view.watch(args, out, clock=SystemClock(), wall=time.time)
     async with connect(args) as client:
         # Outside the loop that shrugs off trouble: a wrong address or token is told at once.
         first = await take(client, time.time)

@@ -2,31 +2,70 @@
 
 import asyncio
 import contextlib
+import copy
 import math
 import os
 import random
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
-from pika_balancer.balancer import Balancer
-from pika_balancer.client import PikaClient
+from pika_balancer._util.tasks import Drain, Tasks
+from pika_balancer.balancer.balancer import Balancer, check_timeout
+from pika_balancer.client.client import PikaClient
+from pika_balancer.client.requests import Verb
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.dispatch.batch import Batch
-from pika_balancer.dispatch.following import REFUSALS, Following, Reports
-from pika_balancer.dispatch.gate import Gate
+from pika_balancer.dispatch.cooldown import Cooldown
 from pika_balancer.dispatch.handle import JobHandle, read_records
-from pika_balancer.dispatch.health import Health
-from pika_balancer.dispatch.lookout import Lookout
 from pika_balancer.dispatch.poller import Poller
-from pika_balancer.dispatch.roster import Roster
-from pika_balancer.dispatch.submission import BeforeSend, Order, Submitter
-from pika_balancer.drain import Drain, Tasks
+from pika_balancer.dispatch.reconciler import Reconciler
+from pika_balancer.dispatch.registry import REFUSALS, Following, JobRegistry, Reports
+from pika_balancer.dispatch.submitter import BeforeSend, Order, Submitter
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.events import Stopped
-from pika_balancer.leasing import check_timeout
 from pika_balancer.models import Job, Secret, guarded, hide
-from pika_balancer.wire import Verb
+
+T = TypeVar("T")
+
+
+class ShutdownGate:
+    """Lets waits through until it is shut for a reason."""
+
+    def __init__(self) -> None:
+        self.why: PikaError | None = None
+        self._waiting: set[asyncio.Timeout] = set()
+
+    why: PikaError | None
+    """Why it is shut; None while it is open."""
+
+    def shut(self, why: PikaError) -> None:
+        """Fail all waits, now and from now on; the first reason stays."""
+        if self.why is None:
+            self.why = why
+        now = asyncio.get_running_loop().time()
+        while self._waiting:
+            self._waiting.pop().reschedule(now)
+
+    def check(self) -> None:
+        """Raise the reason if it is shut, each time an error of its own."""
+        if self.why is not None:
+            raise copy.copy(self.why)
+
+    async def wait(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Return what `begin()` leads to; if the gate is shut first, cancel that and raise the reason."""
+        self.check()
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    return await begin()
+                finally:
+                    self._waiting.discard(waiting)
+        except TimeoutError:
+            self.check()
+            raise
+
 
 _LONGEST_NAME: Final = 256
 
@@ -42,7 +81,7 @@ class Dispatcher:
         balancer: Gives the slots. Several dispatchers may share one, or its store.
         name: Begins every reference that is made here; `reconcile` knows the jobs of an earlier process by
             it. No two processes that run at the same time should share one. None: a new one each time.
-        callbacks: Receives the service's reports of ended jobs: a `pika_balancer.callbacks.Callbacks`.
+        callbacks: Receives the service's reports of ended jobs: a `pika_balancer.dispatch.webhook.Callbacks`.
             Polling goes on all the same, since a report can get lost.
         poll_every: Seconds between two looks at a job, give or take a fifth.
         lost_for: Seconds for which a job is looked for whose fate is unknown, and keeps its slot.
@@ -65,14 +104,14 @@ class Dispatcher:
         name: str | None = None,
         callbacks: Reports | None = None,
         poll_every: float = 15.0,
-        lost_for: float = 180.0,
+        search_for: float = 180.0,
         resubmit_after: float | None = None,
         reconcile: bool = True,
         make_ref: Callable[[], str] = lambda: os.urandom(16).hex(),
         rng: random.Random | None = None,
         clock: Clock | None = None,
     ) -> None:
-        for field, seconds in (("poll_every", poll_every), ("lost_for", lost_for)):
+        for field, seconds in (("poll_every", poll_every), ("search_for", search_for)):
             if not 0 < seconds < math.inf:
                 raise InvalidArgument(f"{field} must be a number of seconds above 0", field=field)
         if resubmit_after is not None and not 0 <= resubmit_after < math.inf:
@@ -87,41 +126,41 @@ class Dispatcher:
         self._prefix = f"{make_ref() if name is None else name}."
         self._callbacks = callbacks
         self._reconciles = reconcile
-        self._gate = Gate()
+        self._gate = ShutdownGate()
         self._shut, self._over = False, asyncio.Event()
         self._tasks = Tasks()
-        self._drain = Drain(lambda: bool(self._roster.handles), clock)
-        self._roster = Roster(balancer, clock, self._drain.stir)
+        self._drain = Drain(lambda: bool(self._registry.handles), clock)
+        self._registry = JobRegistry(balancer, clock, self._drain.notify)
         self._following = Following(
             client,
-            self._roster,
+            self._registry,
             refused=self._refused,
             prefix=self._prefix,
-            lost_for=lost_for,
+            search_for=search_for,
             clock=clock,
         )
-        self._lookout = self._roster.lookout = self._following.lookout = Lookout(
+        self._reconciler = self._registry.reconciler = self._following.reconciler = Reconciler(
             client,
             balancer,
-            known=self._roster.knows,
-            lost_for=lost_for,
+            known=self._registry.knows,
+            search_for=search_for,
             claim=self._following.claim,
             refused=self._refused,
             every=poll_every,
             rng=rng,
             clock=clock,
         )
-        self._poller = self._roster.poller = Poller(
+        self._poller = self._registry.poller = Poller(
             self._following.poll, every=poll_every, rng=rng, clock=clock
         )
         self._submitter = Submitter(
             client,
             balancer,
-            roster=self._roster,
-            lookout=self._lookout,
-            health=Health(rng),
+            registry=self._registry,
+            reconciler=self._reconciler,
+            health=Cooldown(rng),
             refused=self._refused,
-            lost_for=lost_for,
+            search_for=search_for,
             resubmit_after=resubmit_after,
             tasks=self._tasks,
             rng=rng,
@@ -132,13 +171,13 @@ class Dispatcher:
     @property
     def handles(self) -> tuple[JobHandle, ...]:
         """The jobs in its care that have not ended, in the order in which they came."""
-        return self._roster.handles
+        return self._registry.handles
 
     async def __aenter__(self) -> Self:
         try:
             if self._reconciles:
                 await self.reconcile()
-            self._lookout.begin()
+            self._reconciler.begin()
         except BaseException:
             await self.close()
             raise
@@ -351,11 +390,11 @@ class Dispatcher:
         return own or self._prefix + self._make_ref()
 
     def _check_reference(self, reply_ref: str) -> None:
-        if self._roster.with_ref(reply_ref) is not None:
+        if self._registry.with_ref(reply_ref) is not None:
             raise InvalidArgument("that reference is in use; each job needs its own", field="reply_ref")
 
     async def _channel_of(self, jobid: str) -> str | None:
-        handle = self._roster.with_id(jobid)
+        handle = self._registry.with_id(jobid)
         return handle.channel if handle is not None else (await self._client.job(jobid)).channel
 
     async def _take_slot(self, handle: JobHandle, channel: str | None, deadline: float | None) -> None:
@@ -367,7 +406,7 @@ class Dispatcher:
         except PikaError:
             await self._balancer.release(lease)
             raise
-        self._roster.enter(handle, lease)
+        self._registry.enter(handle, lease)
 
     # --- the end ---------------------------------------------------------------------------------------
 
@@ -391,8 +430,8 @@ class Dispatcher:
         # Whichever step is interrupted, those that come after it are taken: nobody is left waiting.
         async with contextlib.AsyncExitStack() as steps:
             steps.callback(self._over.set)
-            steps.callback(self._following.let_all_go, closed)
-            steps.push_async_callback(self._roster.name_the_slots)
-            steps.push_async_callback(self._lookout.close)
+            steps.callback(self._following.detach_all, closed)
+            steps.push_async_callback(self._registry.name_the_slots)
+            steps.push_async_callback(self._reconciler.close)
             steps.push_async_callback(self._poller.close)
             await self._tasks.cancel()

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import Any, Final, cast
 
+from pika_balancer._util.text import encodable
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.models import Job, Lease
-from pika_balancer.text import encodable
 
 VERSION: Final = 1
 """Of the records that `JobHandle.record` makes."""
@@ -145,17 +145,17 @@ class JobHandle:
     def tell(self, job: Job) -> None:
         """Take note of what the service says; for the dispatcher."""
         self.job = job
-        self._stir()
+        self._notify()
 
     def end(self, job: Job) -> None:
         """Let whoever waits have the ended job; for the dispatcher."""
         self.job = self._ended = job
-        self._stir()
+        self._notify()
 
     def fail(self, error: PikaError) -> None:
         """Let whoever waits have the error; for the dispatcher."""
         self._error = error
-        self._stir()
+        self._notify()
 
     def _result(self) -> Job:
         if self._ended is None:
@@ -173,7 +173,7 @@ class JobHandle:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def _stir(self) -> None:
+    def _notify(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -14,7 +14,7 @@ It shares no code with the client side, so that a misreading of the API cannot c
 from pika_balancer.server.accounts import ServerAccount, parse_accounts
 from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import FAULTS, Fault, parse_fault
-from pika_balancer.server.laws import LAW_FORMS, Law, parse_duration, parse_law
+from pika_balancer.server.laws import LAW_FORMS, Distribution, parse_distribution, parse_duration
 from pika_balancer.server.local import LocalServer
 from pika_balancer.server.state import ChannelStatistics, Statistics
 
@@ -24,12 +24,12 @@ __all__ = [
     "ChannelStatistics",
     "ConfigError",
     "Fault",
-    "Law",
+    "Distribution",
     "LocalServer",
     "ServerAccount",
     "Statistics",
     "parse_accounts",
     "parse_duration",
     "parse_fault",
-    "parse_law",
+    "parse_distribution",
 ]

@@ -6,7 +6,7 @@ from typing import Final
 
 import aiohttp
 
-from pika_balancer.reach import PLACES, Place, sockets_to
+from pika_balancer._util.network import PLACES, Place, sockets_to
 from pika_balancer.secret import Secret
 
 TIMEOUT: Final = 30.0
@@ -20,7 +20,7 @@ _HERE: Final = frozenset[Place]({"loopback"})
 _ANYWHERE: Final = PLACES - {"link-local"}
 
 
-class Callbacks:
+class CallbackSender:
     """Sends callbacks in the background until closed; may be used again after that.
 
     Args:

@@ -12,7 +12,7 @@ import attrs
 from pika_balancer.clock import Clock
 from pika_balancer.secret import Secret
 from pika_balancer.server.form import Upload
-from pika_balancer.server.laws import Law
+from pika_balancer.server.laws import Distribution
 from pika_balancer.server.state import State
 from pika_balancer.server.timeline import Timeline
 
@@ -97,7 +97,7 @@ class Jobs:
         clock: Clock,
         calendar: Calendar,
         rng: random.Random,
-        law: Law,
+        law: Distribution,
         speed: float,
         notice: float,
         retain: int,
@@ -122,7 +122,7 @@ class Jobs:
         self._serial = 0
 
     def accept(
-        self, *, channel: str, outcome: Outcome = "completed", lost_for: float = 0.0, **facts: Any
+        self, *, channel: str, outcome: Outcome = "completed", search_for: float = 0.0, **facts: Any
     ) -> Job:
         """Take a job on `channel`, whose slot is the caller's to have checked, and let its time run.
 
@@ -134,7 +134,7 @@ class Jobs:
         """
         now = self._clock.now()
         stamp = self._stamp(channel, now)
-        service = (lost_for if outcome == "lost" else self._law.sample(self._rng)) / self._speed
+        service = (search_for if outcome == "lost" else self._law.sample(self._rng)) / self._speed
         ends = now + service
         self._serial += 1
         job = Job(

@@ -18,7 +18,7 @@ LAW_FORMS: Final = "fixed:10s, exp:30s, uniform:10s,60s or lognormal:mean=180s,c
 
 
 @attrs.frozen
-class Law:
+class Distribution:
     """A law of service times."""
 
     text: str
@@ -44,7 +44,7 @@ def parse_duration(text: str, *, field: str = "duration") -> float:
     return seconds
 
 
-def parse_law(text: str) -> Law:
+def parse_distribution(text: str) -> Distribution:
     """Return the law that `text` describes; durations are read by `parse_duration`.
 
     Forms: `fixed:T`, `exp:MEAN`, `uniform:LOW,HIGH`, `lognormal:mean=T,cv=C` (`cv` is the coefficient of
@@ -68,29 +68,29 @@ def _duration(text: str) -> float:
     return parse_duration(text, field="service")
 
 
-def _fixed(text: str, rest: str) -> Law:
+def _fixed(text: str, rest: str) -> Distribution:
     seconds = _duration(rest)
-    return Law(text, seconds, lambda _rng: seconds)
+    return Distribution(text, seconds, lambda _rng: seconds)
 
 
-def _exponential(text: str, rest: str) -> Law:
+def _exponential(text: str, rest: str) -> Distribution:
     mean = _duration(rest)
     if mean == 0:
-        return Law(text, 0.0, lambda _rng: 0.0)
-    return Law(text, mean, lambda rng: rng.expovariate(1 / mean))
+        return Distribution(text, 0.0, lambda _rng: 0.0)
+    return Distribution(text, mean, lambda rng: rng.expovariate(1 / mean))
 
 
-def _uniform(text: str, rest: str) -> Law:
+def _uniform(text: str, rest: str) -> Distribution:
     low_text, comma, high_text = rest.partition(",")
     if not comma:
         raise _bad(text, "uniform needs two durations, as in uniform:10s,60s")
     low, high = _duration(low_text), _duration(high_text)
     if low > high:
         raise _bad(text, "the first duration of uniform is the shorter one")
-    return Law(text, (low + high) / 2, lambda rng: rng.uniform(low, high))
+    return Distribution(text, (low + high) / 2, lambda rng: rng.uniform(low, high))
 
 
-def _lognormal(text: str, rest: str) -> Law:
+def _lognormal(text: str, rest: str) -> Distribution:
     given: dict[str, str] = {}
     for part in rest.split(","):
         name, _, value = part.partition("=")
@@ -107,10 +107,10 @@ def _lognormal(text: str, rest: str) -> Law:
     # Moments of the lognormal law: cv^2 = exp(sigma^2) - 1, mean = exp(mu + sigma^2 / 2).
     variance = math.log1p(cv * cv)
     mu, sigma = math.log(mean) - variance / 2, math.sqrt(variance)
-    return Law(text, mean, lambda rng: rng.lognormvariate(mu, sigma))
+    return Distribution(text, mean, lambda rng: rng.lognormvariate(mu, sigma))
 
 
-_MAKERS: Final[dict[str, Callable[[str, str], Law]]] = {
+_MAKERS: Final[dict[str, Callable[[str, str], Distribution]]] = {
     "fixed": _fixed,
     "exp": _exponential,
     "uniform": _uniform,

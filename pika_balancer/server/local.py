@@ -13,16 +13,16 @@ from typing import Final, cast
 
 from aiohttp import web
 
+from pika_balancer._util.tasks import shielded
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.closing import see_through
 from pika_balancer.server.accounts import MAX_JOBS_LIMIT, AccountsFile, ServerAccount, check_accounts
 from pika_balancer.server.answers import JsonProtocol
 from pika_balancer.server.app import PREFIX, SAMPLE, Handlers, digest
-from pika_balancer.server.callback import Callbacks
+from pika_balancer.server.callback import CallbackSender
 from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import Fault, FaultScript
 from pika_balancer.server.jobs import Calendar, Job, Jobs
-from pika_balancer.server.laws import Law, parse_law
+from pika_balancer.server.laws import Distribution, parse_distribution
 from pika_balancer.server.state import State, Statistics
 from pika_balancer.server.submit import Submits
 from pika_balancer.server.timeline import Timeline
@@ -76,7 +76,7 @@ class LocalServer:
         accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]] = (),
         *,
         token: str | None = None,
-        service: str | Law = "exp:30s",
+        service: str | Distribution = "exp:30s",
         speed: float = 1.0,
         notice: float = 0.0,
         faults: Iterable[Fault | str] = (),
@@ -100,12 +100,12 @@ class LocalServer:
         _require(max_jobs_limit >= 1, "max_jobs_limit", "must be at least 1")
         _require(retain >= 0, "retain", "must be at least 0")
         _require(body_limit >= 1, "body_limit", "must be at least 1")
-        law = parse_law(service) if isinstance(service, str) else service
+        law = parse_distribution(service) if isinstance(service, str) else service
         script = FaultScript.of(faults)
         clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - service times and balancing, not cryptography
         calendar = Calendar(clock, _epoch(epoch))
-        self._callbacks = Callbacks(allow_remote=allow_remote_callbacks)
+        self._callbacks = CallbackSender(allow_remote=allow_remote_callbacks)
         self._timeline = Timeline(clock)
         self._state = _state(accounts, accounts_file, max_jobs_limit)
         self._jobs = Jobs(
@@ -192,7 +192,7 @@ class LocalServer:
             finally:
                 listener.close()
         finally:
-            await see_through(runner.cleanup())
+            await shielded(runner.cleanup())
 
     def _report(self, job: Job) -> None:
         if job.reply_url is not None:

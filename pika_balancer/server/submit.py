@@ -81,7 +81,7 @@ class Submits:
         seat = self._seat(order, parent)
         facts: dict[str, Any] = {}
         if fault is not None and fault.kind.outcome is not None:
-            facts = {"outcome": fault.kind.outcome, "lost_for": fault.seconds}
+            facts = {"outcome": fault.kind.outcome, "search_for": fault.seconds}
         return self.jobs.accept(
             channel=seat.channel,
             max_jobs=seat.max_jobs,

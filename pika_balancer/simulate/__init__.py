@@ -25,21 +25,21 @@ The map, from the centre outwards:
     forms                       scenarios and targets in words
 """
 
-from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
-from pika_balancer.simulate.bursts import in_bursts
-from pika_balancer.simulate.estimate import Durations, Estimate
-from pika_balancer.simulate.laws import (
+from pika_balancer.distributions import (
     Constant,
+    Distribution,
     Empirical,
     Exponential,
     Gamma,
-    Law,
     Lognormal,
     Recorded,
     Weibull,
 )
-from pika_balancer.simulate.plan import Plan, plan
+from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
+from pika_balancer.simulate.bursts import in_bursts
+from pika_balancer.simulate.estimate import Durations, Estimate
 from pika_balancer.simulate.records import Outcome, Records
+from pika_balancer.simulate.replicate import Pooled, replicate, sweep
 from pika_balancer.simulate.result import AccountResult, Result, Series
 from pika_balancer.simulate.run import simulate
 from pika_balancer.simulate.scenario import (
@@ -52,7 +52,7 @@ from pika_balancer.simulate.scenario import (
     SimulatedAccount,
     Slowdown,
 )
-from pika_balancer.simulate.sweep import Pooled, replicate, sweep
+from pika_balancer.simulate.sizing import Plan, plan
 from pika_balancer.simulate.targets import Target
 from pika_balancer.simulate.theory import erlang_b, erlang_c
 from pika_balancer.simulate.trace import Recording, read_trace
@@ -70,7 +70,7 @@ __all__ = [
     "Failures",
     "Faults",
     "Gamma",
-    "Law",
+    "Distribution",
     "Lognormal",
     "Loss",
     "OnOff",

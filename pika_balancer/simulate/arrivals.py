@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
+from pika_balancer._util.validators import length, number, seconds
+from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.checks import length, number, seconds
-from pika_balancer.simulate.laws import Constant, Exponential, Gamma, Law
 from pika_balancer.simulate.streams import Streams
 
 if TYPE_CHECKING:
-    from pika_balancer.simulate.laws import Column
+    from pika_balancer.distributions import Column
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -47,7 +47,7 @@ class _Renewal:
     """Arrivals with independent gaps, all of one law."""
 
     @property
-    def gap(self) -> Law:
+    def gap(self) -> Distribution:
         """The law of the gaps."""
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class Poisson(_Renewal):
     """Jobs per second."""
 
     @property
-    def gap(self) -> Law:
+    def gap(self) -> Distribution:
         """The law of the gaps: exponential."""
         return Exponential(1 / self.rate)
 
@@ -91,7 +91,7 @@ class Bursty(_Renewal):
     """Coefficient of variation of the gaps, standard deviation over mean; 1 is Poisson."""
 
     @property
-    def gap(self) -> Law:
+    def gap(self) -> Distribution:
         """The law of the gaps: gamma."""
         return Gamma(1 / self.rate, self.cv)
 
@@ -104,7 +104,7 @@ class Regular(_Renewal):
     """Jobs per second."""
 
     @property
-    def gap(self) -> Law:
+    def gap(self) -> Distribution:
         """The law of the gaps: constant."""
         return Constant(1 / self.rate)
 

@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from pika_balancer.simulate.foretell import foretell, unsteady
+from pika_balancer.simulate.closed_form import closed_form, unsteady
 from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.run import simulate
 from pika_balancer.simulate.scenario import Loss, Queue, Retry
@@ -32,7 +32,7 @@ def in_bursts(result: Result) -> str | None:
     plain = as_poisson(scenario)
     if plain is None:
         return bursts.words
-    theory = foretell(plain)
+    theory = closed_form(plain)
     known = dict(theory.figures) if theory is not None and not theory.premise else {}
     names = _FIGURES[type(scenario.when_full)]
     if any(name not in known for name in names):

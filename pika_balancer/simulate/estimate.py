@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.simulate.tally import Tally, class_bounds
+from pika_balancer.simulate.collector import Collector, class_bounds
 
 _THINNED: Final = 0.96
 """Points of a law are kept where its share is below this part of the last one's."""
@@ -92,7 +92,7 @@ def ratio(
 
 
 def durations(
-    tally: Tally, classes: Sequence[Mapping[int, int]], column: int, exact: Sequence[float]
+    tally: Collector, classes: Sequence[Mapping[int, int]], column: int, exact: Sequence[float]
 ) -> Durations:
     """Return what is known of the waits (column 0 of the sums) or the times in system (column 1)."""
     started = [float(tally.counts[row][3]) for row in tally.batches]

@@ -15,11 +15,11 @@ from typing import Final, cast
 import attrs
 
 from pika_balancer.models import Account, Lease
-from pika_balancer.selector import Selector
+from pika_balancer.selection.selector import Selector
+from pika_balancer.simulate.collector import Collector, Counting
 from pika_balancer.simulate.records import Outcome, Records
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.streams import DELAY, FAULT, PICK, Streams, uniform
-from pika_balancer.simulate.tally import Counting, Tally
 from pika_balancer.simulate.workload import Workload
 
 
@@ -61,7 +61,9 @@ _NEVER: Final = (math.inf, 0, False)
 class Reference:
     """One run, event by event."""
 
-    def __init__(self, scenario: Scenario, workload: Workload, tally: Tally, records: Records | None) -> None:
+    def __init__(
+        self, scenario: Scenario, workload: Workload, tally: Collector, records: Records | None
+    ) -> None:
         self.scenario = scenario
         self.workload = workload
         self.records = records

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import attrs
 
 from pika_balancer.errors import InvalidArgument
+from pika_balancer.simulate.collector import Collector
 from pika_balancer.simulate.estimate import Durations, Estimate, durations, ratio
 from pika_balancer.simulate.records import Outcome, Records
 from pika_balancer.simulate.scenario import Scenario
-from pika_balancer.simulate.tally import Tally
 
 Table = Literal["estimates", "series", "jobs"]
 
@@ -239,7 +239,7 @@ def _interval(estimate: Estimate) -> list[float] | None:
 
 def conclude(
     scenario: Scenario,
-    tally: Tally,
+    tally: Collector,
     *,
     seed: int,
     engine: str,
@@ -300,7 +300,7 @@ def conclude(
     )
 
 
-def _warm_up(tally: Tally) -> str:
+def _warm_up(tally: Collector) -> str:
     frame = tally.frame
     if not frame.warm_up:
         return "none: every job counts"

@@ -10,13 +10,13 @@ import attrs
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Daily, Trace
-from pika_balancer.simulate.foretell import foretell, unsteady
+from pika_balancer.simulate.closed_form import closed_form, unsteady
+from pika_balancer.simulate.collector import Collector, Frame
 from pika_balancer.simulate.records import Records
 from pika_balancer.simulate.reference import Reference
 from pika_balancer.simulate.result import Result, conclude
 from pika_balancer.simulate.scenario import Scenario
 from pika_balancer.simulate.streams import Streams
-from pika_balancer.simulate.tally import Frame, Tally
 from pika_balancer.simulate.workload import Workload, start_of
 
 Engine = Literal["auto", "numba", "reference"]
@@ -77,11 +77,11 @@ def simulate(
         )
     watched = _Watched(watch)
     workload = Workload(scenario, streams, jobs, frame.horizon, watch=watched)
-    tally = Tally(frame, len(scenario.accounts))
+    tally = Collector(frame, len(scenario.accounts))
     kept = Records() if records else None
     name, notes = _engine(scenario, engine)
     if name == "numba":
-        from pika_balancer.simulate import engine as fast  # noqa: PLC0415 - it needs an extra
+        from pika_balancer.simulate.kernel import engine as fast  # noqa: PLC0415 - it needs an extra
 
         fast.run(scenario, workload, tally, kept)
     else:
@@ -96,7 +96,7 @@ def simulate(
 
 def _beside_theory(result: Result) -> Result:
     """Return the result with the closed form that holds for it, and a word where there is no steady state."""
-    theory, unrest = foretell(result.scenario), unsteady(result.scenario)
+    theory, unrest = closed_form(result.scenario), unsteady(result.scenario)
     if unrest is not None:
         return attrs.evolve(result, notes=(*result.notes, unrest))
     if theory is None or (theory.premise and result.gave_up):

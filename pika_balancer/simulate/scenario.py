@@ -11,12 +11,12 @@ from typing import Any, Final, cast
 
 import attrs
 
+from pika_balancer._util.validators import kind, number, whole
+from pika_balancer.distributions import Distribution, Recorded
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.models import Account
-from pika_balancer.policy import Weights, make_rule
+from pika_balancer.selection.policy import Weights, make_rule
 from pika_balancer.simulate.arrivals import Arrivals, Trace
-from pika_balancer.simulate.checks import kind, number, whole
-from pika_balancer.simulate.laws import Law, Recorded
 
 MOST_ACCOUNTS: Final = 100_000
 """As many accounts as can be simulated."""
@@ -149,8 +149,9 @@ class Queue:
 
     limit: float = attrs.field(default=math.inf, validator=number(least=0, infinite=True))
     """How many may stand in line; who comes when there are as many gives up. No limit by default."""
-    patience: Law | None = attrs.field(
-        default=None, validator=kind(Law, type(None), hint="a law of durations, such as Exponential(60)")
+    patience: Distribution | None = attrs.field(
+        default=None,
+        validator=kind(Distribution, type(None), hint="a law of durations, such as Exponential(60)"),
     )
     """How long after its arrival a job gives up if it still stands in line; None waits for ever."""
 
@@ -228,7 +229,9 @@ class Scenario:
         validator=kind(Arrivals, hint="a law of arrivals, such as Poisson(0.1), in jobs per second")
     )
     """When jobs come."""
-    service: Law = attrs.field(validator=kind(Law, hint="a law of durations, such as Exponential(180)"))
+    service: Distribution = attrs.field(
+        validator=kind(Distribution, hint="a law of durations, such as Exponential(180)")
+    )
     """How long they run, on an account of speed 1."""
     when_full: WhenFull = attrs.field(factory=Loss, validator=kind(Loss, Queue, Retry))
     """What a job does that finds every account full."""

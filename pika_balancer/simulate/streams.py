@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from pika_balancer.simulate.checks import whole
+from pika_balancer._util.validators import whole
 
 if TYPE_CHECKING:
     import numpy as np

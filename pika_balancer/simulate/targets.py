@@ -22,7 +22,7 @@ NUMBERS: Final = ("attempts", "in_flight", "imbalance")
 FIGURES: Final = (*FRACTIONS, *DURATIONS, *NUMBERS)
 """What a target can be about: estimates of a result that have a confidence interval."""
 
-Verdict = Literal["holds", "fails", "undecided"]
+SubmitOutcome = Literal["holds", "fails", "undecided"]
 
 
 def _one_of_the_figures(_target: "Target", _attribute: object, value: str) -> None:
@@ -59,7 +59,7 @@ class Target:
     def __str__(self) -> str:
         return f"{self.figure} < {self.limit:g}"
 
-    def judge(self, estimate: Estimate, confidence_factor: float = 1.0) -> Verdict:
+    def evaluate(self, estimate: Estimate, confidence_factor: float = 1.0) -> SubmitOutcome:
         """Return on which side of the limit the whole interval is, its half-widths times the factor."""
         value, low, high = estimate.value, estimate.low, estimate.high
         if math.isnan(value):
@@ -71,7 +71,7 @@ class Target:
         return "fails" if value - (value - low) * confidence_factor >= self.limit else "undecided"
 
 
-def together(verdicts: Mapping[Target, Verdict]) -> Verdict:
+def together(verdicts: Mapping[Target, SubmitOutcome]) -> SubmitOutcome:
     """Return the verdict on all targets: they hold if each does, and fail if any does."""
     if "fails" in verdicts.values():
         return "fails"

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Final
 
 import attrs
 
+from pika_balancer.distributions import Recorded
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Trace
-from pika_balancer.simulate.laws import Recorded
-from pika_balancer.simulate.moments import Moments, read_duration
+from pika_balancer.simulate.timestamps import Moments, read_duration
 
 ARRIVALS: Final = (
     "arrival", "arrival_time", "arrived", "arrived_at", "submitted", "submitted_at", "submit_time",

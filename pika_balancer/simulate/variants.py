@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from pika_balancer.distributions import Empirical, Recorded
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
-from pika_balancer.simulate.laws import Empirical, Recorded
 from pika_balancer.simulate.scenario import Queue, Retry, Scenario, SimulatedAccount
 from pika_balancer.simulate.streams import Streams
 

@@ -17,7 +17,7 @@ from pika_balancer.simulate.scenario import Queue, Scenario, SimulatedAccount
 from pika_balancer.simulate.streams import Streams
 
 if TYPE_CHECKING:
-    from pika_balancer.simulate.laws import Column
+    from pika_balancer.distributions import Column
 
 SIZE: Final = 65_536
 """Jobs per block."""

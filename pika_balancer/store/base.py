@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pika_balancer.errors import PikaError
 from pika_balancer.events import Reporter
-from pika_balancer.models import Account, Explanation, Lease, Orphan, Shortage, Snapshot
+from pika_balancer.models import Account, Explanation, Lease, Orphan, Snapshot, Unavailability
 
 
 class Store(Protocol):
@@ -77,7 +77,7 @@ class Store(Protocol):
         """Give the channel no new job until `resume`."""
         ...
 
-    async def rest(self, channel: str, until: float) -> None:
+    async def cool_down(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`, a moment on the store's clock, in seconds."""
         ...
 
@@ -85,7 +85,7 @@ class Store(Protocol):
         """End a pause and a rest at once."""
         ...
 
-    def dismiss(self, error: Callable[[], PikaError]) -> None:
+    def fail_waiters(self, error: Callable[[], PikaError]) -> None:
         """Fail everybody in line, each with an error of its own."""
         ...
 
@@ -105,6 +105,6 @@ class Store(Protocol):
         """Return per account whether the next pick could choose it, and how probably."""
         ...
 
-    def shortage(self, channel: str | None = None) -> Shortage | None:
+    def why_unavailable(self, channel: str | None = None) -> Unavailability | None:
         """Return why nothing can be had; None if something can."""
         ...

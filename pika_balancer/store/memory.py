@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pika_balancer.clock import Clock, SystemClock, Timer
 from pika_balancer.errors import NoCapacity, PikaError, WrongLoop
 from pika_balancer.events import Reporter
-from pika_balancer.line import WaitingLine
-from pika_balancer.models import Account, Explanation, Lease, Orphan, Shortage, Snapshot
-from pika_balancer.policy import Weights
-from pika_balancer.selector import Selector
-from pika_balancer.store.refusals import no_capacity
+from pika_balancer.models import Account, Explanation, Lease, Orphan, Snapshot, Unavailability
+from pika_balancer.selection.policy import Weights
+from pika_balancer.selection.selector import Selector
+from pika_balancer.selection.wait_queue import WaitQueue
+from pika_balancer.store.errors import no_capacity
 
 _Waiter = asyncio.Future[Lease]
 
@@ -42,7 +42,7 @@ class MemoryStore:
     ) -> None:
         self._clock = clock or SystemClock()
         self._selector = Selector(accounts, rng=rng, policy=policy)
-        self._line: WaitingLine[_Waiter] = WaitingLine()
+        self._line: WaitQueue[_Waiter] = WaitQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._alarm: Timer | None = None
         self._alarm_at = math.inf
@@ -115,9 +115,9 @@ class MemoryStore:
         """Give the channel no new job until `resume`."""
         self._selector.pause(channel)
 
-    async def rest(self, channel: str, until: float) -> None:
+    async def cool_down(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`."""
-        self._selector.rest(channel, until)
+        self._selector.cool_down(channel, until)
         self._arm()
 
     async def resume(self, channel: str) -> None:
@@ -125,7 +125,7 @@ class MemoryStore:
         self._selector.resume(channel)
         self._grant_all()
 
-    def dismiss(self, error: Callable[[], PikaError]) -> None:
+    def fail_waiters(self, error: Callable[[], PikaError]) -> None:
         """Fail everybody in line, each with an error of its own."""
         for waiter, channel in self._line:
             self._fail(waiter, channel, error())
@@ -146,10 +146,10 @@ class MemoryStore:
         self._wake(self._clock.now())
         return self._selector.explain()
 
-    def shortage(self, channel: str | None = None) -> Shortage | None:
+    def why_unavailable(self, channel: str | None = None) -> Unavailability | None:
         """Return why nothing can be had; None if something can."""
         self._wake(self._clock.now())
-        return self._selector.shortage(channel)
+        return self._selector.why_unavailable(channel)
 
     def _grant(self, channel: str) -> None:
         """Serve the line with the one slot that has become free on a channel."""
@@ -186,7 +186,7 @@ class MemoryStore:
             waiter.set_exception(error)
 
     def _no_capacity(self, channel: str | None) -> NoCapacity:
-        return no_capacity(self._selector.shortage(channel), channel, self._clock.now())
+        return no_capacity(self._selector.why_unavailable(channel), channel, self._clock.now())
 
     def _settle_in(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, in which the store now serves, with the rests ended that are over."""

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from pika_balancer._util.tasks import shielded
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.closing import see_through
 from pika_balancer.testing.faults import (
     BlackHole,
     Cut,
@@ -59,7 +59,7 @@ class FaultProxy:
         self._injections: list[Injection] = []
         self._connections: dict[int, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._subscriber: asyncio.Server | None = None
         self.host = "127.0.0.1"
         self.port = 0
         self.accepted = 0
@@ -140,19 +140,19 @@ class FaultProxy:
 
     def refuse(self) -> None:
         """Refuse new connections, until `listen`; those that exist stay."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            subscriber.close()
 
     async def listen(self) -> None:
         """Accept connections; does nothing if it does already."""
-        if self._listener is None:
+        if self._subscriber is None:
             # Not served at once: cancelled then, it would be nobody's to close.
-            self._listener = await asyncio.start_server(
+            self._subscriber = await asyncio.start_server(
                 self._accept, self.host, self.port, reuse_address=True, start_serving=False
             )
-            self.port = self._listener.sockets[0].getsockname()[1]
-            await self._listener.start_serving()
+            self.port = self._subscriber.sockets[0].getsockname()[1]
+            await self._subscriber.start_serving()
 
     @contextlib.asynccontextmanager
     async def outage(self, *, reset: bool = False) -> AsyncGenerator[None]:
@@ -162,7 +162,7 @@ class FaultProxy:
         try:
             yield
         finally:
-            await see_through(self.listen())
+            await shielded(self.listen())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.accepted = self.accepted, self.accepted + 1

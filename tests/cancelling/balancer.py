@@ -129,8 +129,8 @@ async def pause(turn: Turn, balancer: Balancer) -> None:
 
 
 @on_each_store("Balancer.rest")
-async def rest(turn: Turn, balancer: Balancer) -> None:
-    await turn.through(balancer.rest("0", 3600))
+async def cool_down(turn: Turn, balancer: Balancer) -> None:
+    await turn.through(balancer.cool_down("0", 3600))
     await balancer.resume("0")
     await all_obtainable(balancer, 2)
 

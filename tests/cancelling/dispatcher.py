@@ -27,7 +27,7 @@ class Desk:
 
     def another(self) -> Dispatcher:
         return Dispatcher(
-            self.client, self.balancer, name="w", poll_every=0.01, lost_for=0.05, rng=random.Random(1)
+            self.client, self.balancer, name="w", poll_every=0.01, search_for=0.05, rng=random.Random(1)
         )
 
     @property

@@ -6,10 +6,10 @@ import random
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Secret
 from pika_balancer.clock import SystemClock
-from pika_balancer.load.offer import closed_loop, open_loop, together
-from pika_balancer.load.served import Server, Settings, server_apart
-from pika_balancer.load.stretch import Load, Plan
-from pika_balancer.load.tally import Tally
+from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.generators import closed_loop, open_loop, together
+from pika_balancer.loadtest.recorder import Recorder
+from pika_balancer.loadtest.server_process import Server, Settings, server_apart
 from pika_balancer.testing import LocalServer, settle, wait_until
 from tests.cancelling.turn import Turn, about
 from tests.dispatch.conftest import ONE
@@ -77,7 +77,7 @@ async def stretch(turn: Turn) -> None:
             load.dispatcher = dispatcher
 
             async def once() -> str:
-                tally = Tally(seconds=plan.seconds)
+                tally = Recorder(seconds=plan.seconds)
                 return await load.run(plan, tally, rng=random.Random(1), watch=lambda: None, interval=TICK)
 
             await turn.through(once())

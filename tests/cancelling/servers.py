@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from pika_balancer.callbacks import Callbacks
+from pika_balancer._util.tasks import shielded
 from pika_balancer.clock import SystemClock, alarm
-from pika_balancer.closing import see_through
-from pika_balancer.load.served import serve
+from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.loadtest.server_process import serve
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import Delay, Drop, FaultProxy, ManualClock, Reorder, settle, wait_until
 from tests.cancelling.client import client_of
@@ -42,7 +42,7 @@ async def local_server(turn: Turn) -> None:
 
     async def visit(session: aiohttp.ClientSession) -> None:
         async with server.run() as url:
-            await see_through(asks(session, f"{url}/jobs/", 200))
+            await shielded(asks(session, f"{url}/jobs/", 200))
 
     async with visitor() as session:
         await turn.through(visit(session))
@@ -59,9 +59,9 @@ async def local_server_that_still_reports(turn: Turn) -> None:
     async def visit(session: aiohttp.ClientSession) -> None:
         async with server.run() as url:
             form = {"prompt": "a cat", "replyUrl": f"http://127.0.0.1:{port}/", "replyRef": "mine"}
-            await see_through(asks(session, f"{url}/create", 200, form))
+            await shielded(asks(session, f"{url}/create", 200, form))
             # The report is under way, and its receiver does not answer.
-            await see_through(wait_until(lambda: bool(connected)))
+            await shielded(wait_until(lambda: bool(connected)))
 
     async with visitor() as session:
         await turn.through(visit(session))
@@ -76,11 +76,11 @@ async def local_server_that_still_reports(turn: Turn) -> None:
 
 @about("Callbacks.run")
 async def callbacks(turn: Turn) -> None:
-    receiver = Callbacks()
+    receiver = Webhook()
 
     async def visit(session: aiohttp.ClientSession) -> None:
         async with receiver.run() as url:
-            await see_through(asks(session, url, 400, {}))
+            await shielded(asks(session, url, 400, {}))
 
     async with visitor() as session:
         await turn.through(visit(session))
@@ -128,7 +128,7 @@ async def proxy_context(turn: Turn) -> None:
 
         async def use() -> None:
             async with proxy:
-                await see_through(call_through(server, proxy))
+                await shielded(call_through(server, proxy))
 
         await turn.through(use())
         async with proxy:

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 from pika_balancer import Lease, NoCapacity, Secret
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.store.link import Away, Link
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.connection import Away, Connection
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
 from tests.cancelling.turn import Turn, about
@@ -103,10 +103,10 @@ async def pause(turn: Turn, store: Store) -> None:
     await both_free(store)
 
 
-@on_each_store("rest")
-async def rest(turn: Turn, store: Store) -> None:
+@on_each_store("cool_down")
+async def cool_down(turn: Turn, store: Store) -> None:
     await store.update(ACCOUNTS)
-    await turn.through(store.rest("0", now(store) + 3600))
+    await turn.through(store.cool_down("0", now(store) + 3600))
     await store.resume("0")
     await both_free(store)
 
@@ -147,11 +147,11 @@ async def close(turn: Turn, store: Store) -> None:
 
 
 @about("RedisStore.fleet")
-async def fleet(turn: Turn) -> None:
+async def pool_status(turn: Turn) -> None:
     async with on_server(turn) as store:
         assert isinstance(store, RedisStore)
-        await turn.through(store.fleet())
-        assert (await store.fleet()).holders == ()
+        await turn.through(store.pool_status())
+        assert (await store.pool_status()).holders == ()
         await both_free(store)
 
 
@@ -166,23 +166,23 @@ async def repair(turn: Turn) -> None:
 
 async def connecting(turn: Turn) -> None:
     """The way to the server, which is cancelled when a program ends, at whatever it does then."""
-    link = Link(Secret(turn.server.url), "nobody", patience=SOON)
-    await turn.through(link.connect())
-    await link.disconnect()
-    await link.connect()
-    await link.close()
+    connection = Connection(Secret(turn.server.url), "nobody", patience=SOON)
+    await turn.through(connection.connect())
+    await connection.disconnect()
+    await connection.connect()
+    await connection.close()
 
 
 async def listening(turn: Turn) -> None:
     """The same for the connection on which messages arrive."""
-    link = Link(Secret(turn.server.url), "nobody", patience=SOON)
+    connection = Connection(Secret(turn.server.url), "nobody", patience=SOON)
 
     async def listen() -> None:
         with suppress(Away):
-            await link.listen("nobody", lambda _: None, link.cut, lambda: None)
+            await connection.listen("nobody", lambda _: None, connection.cut, lambda: None)
 
     await turn.through(listen())
-    await link.close()
+    await connection.close()
 
 
 INSIDE = (connecting, listening)

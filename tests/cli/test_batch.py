@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from pika_balancer import AccountBlocked, Closed, ConnectFailed, PikaClient
-from pika_balancer.cli import batch as room
-from pika_balancer.cli import download, many
-from pika_balancer.cli.exits import Interrupted
-from pika_balancer.cli.jobfile import one_line
-from pika_balancer.cli.journal import Journal
+from pika_balancer import AccountSuspended, Closed, ConnectFailed, PikaClient
+from pika_balancer.cli import download, submit_batch
+from pika_balancer.cli import job_batch as room
+from pika_balancer.cli.exit_codes import Interrupted
+from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Lines
+from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.clock import SystemClock
-from pika_balancer.dispatch import Dispatcher, submission
+from pika_balancer.dispatch import Dispatcher, submitter
 from pika_balancer.events import RefreshFailed
 from tests.cli.conftest import CANARY, FIRST, SECOND, Run, Serve, Service, Spawn, read_until
 
@@ -353,7 +353,7 @@ def test_accepted_is_enough_without_waiting_and_a_later_run_collects(
 def test_time_limit_ends_the_run_and_another_goes_on(
     cli: Run, serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "_PATIENCE", 0.05)
+    monkeypatch.setattr(submit_batch, "_PATIENCE", 0.05)
     service = serve("1", service="fixed:0.6s")
     command = ("submit", "--jobs", write(file, cats(2)), *QUICK)
     ran = cli(*command, "--timeout", "0.3", "--json")
@@ -425,7 +425,7 @@ def test_paused_account_costs_only_the_jobs_that_want_it(
 
     async def send(self: PikaClient, prepared: Any, **values: str) -> Any:
         if values["channel"] == FIRST:
-            raise AccountBlocked("a moderation message is pending", status=596)
+            raise AccountSuspended("a moderation message is pending", status=596)
         return await really(self, prepared, **values)
 
     monkeypatch.setattr(PikaClient, "send", send)
@@ -453,7 +453,7 @@ def test_job_that_was_not_taken_and_waits_for_another_try_is_not_in_doubt(
 def test_service_that_cannot_be_reached_any_more_ends_it(
     cli: Run, serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "_TRIES", 1)
+    monkeypatch.setattr(submitter, "_TRIES", 1)
     serve("1")
 
     async def send(_self: PikaClient, _prepared: Any, **_values: str) -> Any:
@@ -535,7 +535,7 @@ def test_full_disk_ends_it_and_no_job_is_lost_or_sent_twice(
         return really(fd, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pika_balancer.cli.journal.os.write", full)
+        patch.setattr("pika_balancer.cli.submit_journal.os.write", full)
         ran = cli(*command, "--json")
     assert (ran.code, ran.error["type"]) == (1, "JournalError")
     assert "cannot be written: No space left on device; nothing more is submitted" in ran.err
@@ -556,7 +556,7 @@ async def test_nothing_is_sent_once_the_run_has_ended() -> None:
 
 def test_service_that_does_not_tell_its_accounts_is_mentioned(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
-    teller = many.Many([], Journal(None), Lines(out), out, output=None, clock=SystemClock())
+    teller = submit_batch.Many([], Journal(None), Lines(out), out, output=None, clock=SystemClock())
     teller.observe(RefreshFailed(at=0.0, failures=1, why="no connection"))
     assert "the service did not tell its accounts, and is asked again later: no connection" in (
         capsys.readouterr().err
@@ -571,7 +571,7 @@ def test_interrupt_promises_to_go_on_only_where_something_is_left(
     out = Output()
     lines = [one_line({"prompt": prompt}) for prompt in ("a cat", "a dog")]
     journal = Journal(None)
-    teller = many.Many(lines, journal, Lines(out), out, output=None, clock=SystemClock())
+    teller = submit_batch.Many(lines, journal, Lines(out), out, output=None, clock=SystemClock())
     for line in lines[:through]:
         journal.note(line.key, "ended", status="completed")
         teller.told(line, None)
@@ -649,7 +649,7 @@ def test_second_signal_hurries_and_what_runs_is_handed_on(serve: Serve, spawn: S
 def test_patience_with_what_runs_is_short(
     cli: Run, serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "_PATIENCE", 0.2)
+    monkeypatch.setattr(submit_batch, "_PATIENCE", 0.2)
     serve("1", service="fixed:1h")
     really = room.Batch._accepted
 

@@ -12,9 +12,9 @@ import pytest
 from pika_balancer.cli.bench_report import Report, Side, Watch, span
 from pika_balancer.cli.bench_setting import Setting, accounts, caps, law
 from pika_balancer.cli.output import Output
-from pika_balancer.load.latency import MICROSECONDS
-from pika_balancer.load.picture import draw
-from pika_balancer.load.tally import Tally
+from pika_balancer.loadtest.latency import MICROSECONDS
+from pika_balancer.loadtest.picture import draw
+from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.testing import ManualClock
 from tests.cli.conftest import CANARY, FIRST, ROOT, SECOND, Run, Serve, Spawn, group_lives, read_until
 from tests.cli.test_terminal import watch
@@ -240,7 +240,7 @@ def test_picture_is_written(cli: Run, tmp_path: Path) -> None:
 
 
 def test_picture_says_what_its_lines_are(tmp_path: Path) -> None:
-    tally = Tally(seconds=10.0)
+    tally = Recorder(seconds=10.0)
     for second in range(10):
         flight = tally.start(float(second), float(second))
         flight.sent("1")
@@ -253,7 +253,7 @@ def test_picture_says_what_its_lines_are(tmp_path: Path) -> None:
     for words in ("closed=4: to the end", "closed=4: in line", "7 slots", "time (s)", "90 %"):
         assert f"<!-- {words} -->" in text
     # Nothing was measured: it is drawn all the same.
-    draw(picture, [("", Tally(seconds=1.0))], slots=0)
+    draw(picture, [("", Recorder(seconds=1.0))], slots=0)
     assert "<!-- to the end -->" in picture.read_text()
 
 
@@ -314,7 +314,7 @@ def test_spans(seconds: float, text: str) -> None:
 
 def report(**changes: Any) -> Report:
     made = Report([setting()], [], seconds=10.0, seed=1, foreign=False)
-    tally = Tally(seconds=10.0)
+    tally = Recorder(seconds=10.0)
     flight = tally.start(0.0, 0.5)
     flight.accepted(1.0)
     flight.ended(2.0, "completed")
@@ -334,7 +334,7 @@ def test_exit_code_says_whether_the_load_was_as_asked(capsys: pytest.CaptureFixt
     assert "the server does not keep up" in shown
     assert "this machine was busy: starts came up to 500 ms late" in shown
     assert "1 jobs had not ended" in shown
-    nothing = report(turns=[Tally(seconds=1.0)])
+    nothing = report(turns=[Recorder(seconds=1.0)])
     assert nothing.exit_code == 1
     nothing.print(Output())
     assert "no job was measured" in capsys.readouterr().out

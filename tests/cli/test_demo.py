@@ -13,11 +13,11 @@ import attrs
 import pytest
 
 from pika_balancer import POLICIES, Account, Balancer, Job, PikaClient
-from pika_balancer.cli import workload as workload_room
+from pika_balancer.cli import workers as workload_room
 from pika_balancer.cli.demo_report import Report, Seen, pause_between_looks
-from pika_balancer.cli.frame import Frame, PlainView, Row
+from pika_balancer.cli.demo_view import Frame, PlainView, Row
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workload import Workload
+from pika_balancer.cli.workers import Workload
 from pika_balancer.clock import SystemClock
 from pika_balancer.errors import ConnectFailed
 from pika_balancer.server import LocalServer

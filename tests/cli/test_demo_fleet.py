@@ -21,14 +21,14 @@ from pika_balancer.cli.crew import Crew, Ended, Member
 from pika_balancer.cli.crew_member import Share, Standing, work
 from pika_balancer.cli.demo_fleet import FleetReport
 from pika_balancer.cli.demo_report import Seen
-from pika_balancer.cli.embedded import embedded_server
-from pika_balancer.cli.frame import Frame, PlainView
+from pika_balancer.cli.demo_view import Frame, PlainView
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.valkey import embedded_server
 from pika_balancer.clock import SystemClock
 from pika_balancer.errors import PikaError, StoreUnavailable
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import wait_until
 from tests.cli.conftest import FIRST, Run, Spawn, read_until
 from tests.pools import Pool
@@ -168,10 +168,10 @@ def test_two_interrupts_in_this_process(cli: Run, servers: Servers, monkeypatch:
 async def test_embedded_server_answers_and_ends() -> None:
     async with embedded_server() as url:
         store = RedisStore(url, "p")
-        assert (await store.fleet()).processes == ()
+        assert (await store.pool_status()).processes == ()
         await store.close()
     with pytest.raises(StoreUnavailable):
-        await store.fleet()
+        await store.pool_status()
     await store.close()
 
 

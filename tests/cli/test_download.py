@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from pika_balancer._util.network import place
 from pika_balancer.cli import download as room
 from pika_balancer.cli.download import download, safe_name
-from pika_balancer.cli.exits import DownloadFailed
+from pika_balancer.cli.exit_codes import DownloadFailed
 from pika_balancer.models import Attachment, Job
-from pika_balancer.reach import place
 
 JOB = Job("job:1-user:2-channel:3")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

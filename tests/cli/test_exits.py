@@ -6,15 +6,15 @@ from collections.abc import Iterator
 import pytest
 
 from pika_balancer import errors
-from pika_balancer.cli import exits
-from pika_balancer.cli.exits import EXITS, NotCompleted, Usage, error_document, exit_for, sentence
+from pika_balancer.cli import exit_codes
+from pika_balancer.cli.exit_codes import EXITS, NotCompleted, Usage, error_document, exit_for, sentence
 from pika_balancer.errors import PikaError
 
 
 def tree(cls: type[BaseException] = PikaError) -> Iterator[type[BaseException]]:
     yield cls
     for sub in cls.__subclasses__():
-        if sub.__module__ in (errors.__name__, exits.__name__):
+        if sub.__module__ in (errors.__name__, exit_codes.__name__):
             yield from tree(sub)
 
 
@@ -48,10 +48,10 @@ def test_every_error_class_has_an_exit_of_its_own(cls: type[BaseException]) -> N
         (errors.BadRequest("x"), 1),
         (errors.NotFound("x"), 1),
         (errors.PromptRejected("x"), 1),
-        (errors.AccountBlocked("x"), 1),
+        (errors.AccountSuspended("x"), 1),
         (PermissionError(13, "Permission denied", "/a/b"), 1),
         (ZeroDivisionError("x"), 1),
-        (exits.Interrupted("x"), 130),
+        (exit_codes.Interrupted("x"), 130),
     ],
 )
 def test_exit_code(error: BaseException, code: int) -> None:

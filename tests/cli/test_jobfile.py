@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pika_balancer.cli.exits import BadJobFile, Usage
-from pika_balancer.cli.jobfile import Line, Source, one_line, read_lines, read_source
+from pika_balancer.cli.exit_codes import BadJobFile, Usage
+from pika_balancer.cli.job_file import Line, Source, one_line, read_lines, read_source
 
 
 def source(text: str | bytes, name: str = "jobs.jsonl", directory: Path = Path()) -> Source:

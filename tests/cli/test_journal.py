@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer.cli import journal as room
-from pika_balancer.cli.exits import JournalError, JournalInUse
-from pika_balancer.cli.journal import Entry, Journal
+from pika_balancer.cli import submit_journal as room
+from pika_balancer.cli.exit_codes import JournalError, JournalInUse
+from pika_balancer.cli.submit_journal import Entry, Journal
 
 HEADER = '{"journal": 1, "file": "jobs.csv", "digest": "d"}\n'
 

@@ -162,7 +162,7 @@ def test_journal_of_a_job_that_was_through_does_not_keep_it_from_being_run_again
     """Killed between the job's last word and the removal of its journal."""
     service = serve("1", service="fixed:0s", faults=["422:1"] if state == "refused" else ())
     with monkeypatch.context() as patch:
-        patch.setattr("pika_balancer.cli.journal.Journal.discard", lambda self: self.close())
+        patch.setattr("pika_balancer.cli.submit_journal.Journal.discard", lambda self: self.close())
         assert cli(*single(tmp_path)).code == (1 if state == "refused" else 0)
     (journal,) = tmp_path.glob("*.jsonl")
     if state == "ended":

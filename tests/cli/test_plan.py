@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.simulate.evaluate import Point
-from pika_balancer.simulate.plan import plan
+from pika_balancer.simulate.sizing import Point, plan
 from tests.cli.conftest import Run
 
 LAW = ("--arrivals", "poisson:500/h", "--service", "lognormal:mean=180s,cv=0.7")

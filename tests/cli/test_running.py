@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from pika_balancer import Job, PikaClient
-from pika_balancer.cli.running import ask
+from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.errors import NotFound, PikaError, Unauthorized
 
 COMPLETED = Job("j", "completed", channel="1")

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import pytest
 
-from pika_balancer.cli import gauge, scenario, simulate
-from pika_balancer.cli.gauge import Gauge
+from pika_balancer.cli import progress, scenario_options, simulate
 from pika_balancer.cli.output import Output
-from pika_balancer.policy import POLICIES
+from pika_balancer.cli.progress import Gauge
+from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import Exponential, Poisson, Pooled, Scenario
 from tests.cli.conftest import ROOT, Run, Spawn
 
@@ -392,7 +392,7 @@ def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch
 
 def test_a_second_signal_does_not_wait() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with gauge.stopping() as stop:
+    with progress.stopping() as stop:
         asked = [stop.asked]
         signal.raise_signal(signal.SIGINT)
         asked.append(stop.asked)
@@ -407,7 +407,7 @@ def test_a_signal_before_it_begins_leaves_nothing_behind(
 ) -> None:
     def slow(*_args: object, **_options: object) -> object:
         signal.raise_signal(signal.SIGTERM)
-        return scenario.Work(Poisson(1.0), Exponential(1.0))
+        return scenario_options.Work(Poisson(1.0), Exponential(1.0))
 
     monkeypatch.setattr(simulate, "work_of", slow)
     ran = cli("simulate", "--accounts", "2", "--trace", str(trace))
@@ -431,7 +431,7 @@ def test_what_is_quick_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         def show(self, done: int) -> None:
             shown.append(done)
 
-    monkeypatch.setattr("pika_balancer.cli.gauge.Bar", Bar)
+    monkeypatch.setattr("pika_balancer.cli.progress.Bar", Bar)
     monkeypatch.setattr(Output, "terminal", SimpleNamespace(console=None))
     with Gauge(100, now=lambda: time) as bar:
         bar.show(10)

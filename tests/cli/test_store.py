@@ -13,7 +13,7 @@ import pytest
 from pika_balancer import Account, Job, PikaClient
 from pika_balancer.cli.store import Findings
 from pika_balancer.models import Lease
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import wait_until
 from tests.cli.conftest import CANARY, FIRST, SECOND, Ran, Run, Serve, Service, Spawn, group_lives
 from tests.pools import Pool
@@ -23,7 +23,7 @@ ACCOUNTS = [Account(FIRST, 2), Account(SECOND, 1)]
 
 
 @attrs.frozen
-class Fleet:
+class PoolStatus:
     """A pool with two processes, of which one can die, and the commands that look at it."""
 
     pool: Pool
@@ -39,12 +39,14 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+async def pool_status(
+    servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PoolStatus]:
     pool = Pool(servers["valkey"])
     monkeypatch.setenv("PIKA_STORE_URL", pool.server.url)
     here, dying = pool.open(name="worker-here"), pool.open(name="worker-gone")
     await here.update(ACCOUNTS)
-    yield Fleet(pool, here, dying, cli)
+    yield PoolStatus(pool, here, dying, cli)
     await pool.end(in_use=True)
 
 
@@ -57,7 +59,7 @@ async def give_back(store: RedisStore, *leases: Lease) -> None:
 # --- watch ----------------------------------------------------------------------------------------------
 
 
-async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: Fleet) -> None:
+async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: PoolStatus) -> None:
     lease = await fleet.here.acquire(FIRST, None)
     await fleet.dying.acquire(SECOND, None)
     await fleet.dying.adopt(FIRST, "job-of-the-dead")
@@ -82,7 +84,7 @@ async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: Fleet) 
     await give_back(fleet.here, lease)
 
 
-async def test_watch_as_json_is_one_document(fleet: Fleet) -> None:
+async def test_watch_as_json_is_one_document(fleet: PoolStatus) -> None:
     lease = await fleet.here.acquire(FIRST, None)
     await fleet.here.pause(SECOND)
     ran = await fleet.run("watch", "--store", "--json")
@@ -100,13 +102,13 @@ async def test_watch_as_json_is_one_document(fleet: Fleet) -> None:
     await give_back(fleet.here, lease)
 
 
-async def test_looking_takes_no_part(fleet: Fleet) -> None:
+async def test_looking_takes_no_part(fleet: PoolStatus) -> None:
     await fleet.run("watch", "--store", "--once")
     await fleet.run("store", "doctor")
-    assert [process.name for process in (await fleet.here.fleet()).processes] == ["worker-here"]
+    assert [process.name for process in (await fleet.here.pool_status()).processes] == ["worker-here"]
 
 
-async def test_a_pool_that_nobody_uses_yet_says_so(fleet: Fleet) -> None:
+async def test_a_pool_that_nobody_uses_yet_says_so(fleet: PoolStatus) -> None:
     ran = await asyncio.to_thread(fleet.cli, "watch", "--store", "--once", "--pool", "nobody")
     assert ran.code == 0
     assert "the pool has no accounts yet" in ran.out
@@ -152,7 +154,7 @@ def test_a_store_that_cannot_be_used_is_told_without_its_password(
 # --- doctor ---------------------------------------------------------------------------------------------
 
 
-async def test_doctor_finds_nothing_wrong_in_a_pool_at_work(fleet: Fleet) -> None:
+async def test_doctor_finds_nothing_wrong_in_a_pool_at_work(fleet: PoolStatus) -> None:
     lease = await fleet.here.acquire(FIRST, None)
     ran = await fleet.run("store", "doctor")
     assert (ran.code, ran.err) == (0, "")
@@ -160,7 +162,7 @@ async def test_doctor_finds_nothing_wrong_in_a_pool_at_work(fleet: Fleet) -> Non
     await give_back(fleet.here, lease)
 
 
-async def test_doctor_tells_of_orphans_and_changes_nothing_unasked(fleet: Fleet) -> None:
+async def test_doctor_tells_of_orphans_and_changes_nothing_unasked(fleet: PoolStatus) -> None:
     orphan = await fleet.dying.acquire(SECOND, None)
     await fleet.bury()
     for _ in range(2):
@@ -172,7 +174,9 @@ async def test_doctor_tells_of_orphans_and_changes_nothing_unasked(fleet: Fleet)
         assert ran.out.endswith("not healthy\n")
 
 
-async def test_repair_without_the_service_keeps_orphans_unless_told_to_give_them_up(fleet: Fleet) -> None:
+async def test_repair_without_the_service_keeps_orphans_unless_told_to_give_them_up(
+    fleet: PoolStatus,
+) -> None:
     lease = await fleet.here.acquire(FIRST, None)
     orphan = await fleet.dying.acquire(SECOND, None)
     await fleet.bury()
@@ -182,16 +186,16 @@ async def test_repair_without_the_service_keeps_orphans_unless_told_to_give_them
     assert "kept 1 orphan, whose jobs may still run" in ran.out
     ran = await fleet.run("store", "doctor", "--orphans")
     assert "--repair would mend 0 faults and give up 1 orphan" in ran.out
-    assert [holder.lease_id for holder in (await fleet.here.fleet()).orphans] == [orphan.id]
+    assert [holder.lease_id for holder in (await fleet.here.pool_status()).orphans] == [orphan.id]
     ran = await fleet.run("store", "doctor", "--repair", "--orphans")
     assert ran.code == 0
     assert f"gave up {orphan.id}" in ran.out
     # Not a slot of the living, whatever was asked.
-    assert [holder.lease_id for holder in (await fleet.here.fleet()).holders] == [lease.id]
+    assert [holder.lease_id for holder in (await fleet.here.pool_status()).holders] == [lease.id]
     await give_back(fleet.here, lease)
 
 
-async def test_faults_are_told_and_mended(fleet: Fleet) -> None:
+async def test_faults_are_told_and_mended(fleet: PoolStatus) -> None:
     with fleet.pool.server.client() as client:
         client.zadd(f"pika:{{{fleet.pool.name}}}:slots", {f"{FIRST}\nghost": 0})
     ran = await fleet.run("store", "doctor")
@@ -214,7 +218,7 @@ def submit(service: Service, channel: str) -> str:
 
 
 async def test_with_the_service_a_repair_gives_up_what_is_over_and_keeps_what_runs(
-    fleet: Fleet, serve: Serve
+    fleet: PoolStatus, serve: Serve
 ) -> None:
     service = serve("2,1", service="fixed:1h")
     running = await asyncio.to_thread(submit, service, FIRST)
@@ -239,21 +243,21 @@ async def test_with_the_service_a_repair_gives_up_what_is_over_and_keeps_what_ru
     assert f"drift on {FIRST}: the pool counts 2, the service runs 1" in ran.out
     assert "2 orphans given up" in ran.out
     assert "kept 1 orphan, whose jobs may still run" in ran.out
-    assert [holder.jobid for holder in (await fleet.here.fleet()).orphans] == [running]
+    assert [holder.jobid for holder in (await fleet.here.pool_status()).orphans] == [running]
 
 
-async def test_a_job_on_a_channel_that_the_service_does_not_tell_may_be_anybodys(fleet: Fleet) -> None:
+async def test_a_job_on_a_channel_that_the_service_does_not_tell_may_be_anybodys(fleet: PoolStatus) -> None:
     orphan = await fleet.dying.acquire(SECOND, None)
     await fleet.bury()
-    state = await fleet.here.fleet()
+    state = await fleet.here.pool_status()
     assert [holder.lease_id for holder in Findings.of(state, [], all_orphans=False).over] == [orphan.id]
     somewhere = Job("j", status="progress", channel=None)
     assert Findings.of(state, [somewhere], all_orphans=False).over == ()
 
 
-async def test_slots_held_for_very_long_are_told_and_left_alone(fleet: Fleet) -> None:
+async def test_slots_held_for_very_long_are_told_and_left_alone(fleet: PoolStatus) -> None:
     lease = await fleet.here.acquire(FIRST, None)
-    state = await fleet.here.fleet()
+    state = await fleet.here.pool_status()
     old = attrs.evolve(state, holders=tuple(attrs.evolve(one, age=7500.0) for one in state.holders))
     findings = Findings.of(old, [], all_orphans=True)
     document: dict[str, Any] = json.loads(json.dumps(findings.document(None)))

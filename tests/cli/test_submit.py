@@ -9,12 +9,12 @@ import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, NoCapacity, PikaClient
-from pika_balancer.cli import batch
-from pika_balancer.cli.exits import StillRunning
-from pika_balancer.cli.jobfile import one_line
-from pika_balancer.cli.journal import Journal
-from pika_balancer.cli.one import One
+from pika_balancer.cli import job_batch
+from pika_balancer.cli.exit_codes import StillRunning
+from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.cli.submit_one import One
 from tests.cli.conftest import CANARY, FIRST, SECOND, Run, Serve, Service, Spawn, read_until
 
 QUICK = ("--every", "0.02")
@@ -180,7 +180,7 @@ def test_trouble_ends_in_its_exit_code_and_no_second_job(
     submits: int,
 ) -> None:
     service = serve("2,1", faults=[f"{fault}:1"], service="fixed:0.6s")
-    monkeypatch.setattr(batch, "_WAITS_IN_LINE", 0.1)
+    monkeypatch.setattr(job_batch, "_WAITS_IN_LINE", 0.1)
     limit = ("--timeout", "0.5") if fault == "429" else ()
     ran = cli("submit", "a cat", *QUICK, *limit, "--json")
     assert ran.code == code

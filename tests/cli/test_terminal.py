@@ -21,9 +21,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pika_balancer.cli import main
-from pika_balancer.cli.dashboard import Look
-from pika_balancer.cli.frame import Frame, Row
+from pika_balancer.cli.demo_view import Frame, Row
 from pika_balancer.cli.terminal import LiveLooks, LiveView
+from pika_balancer.cli.views import Look
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Account, Job
 from tests.cli.conftest import FIRST, ROOT, Serve, Spawn

@@ -12,7 +12,7 @@ import pytest
 
 from pika_balancer import Account, Job, PikaClient
 from pika_balancer.cli import build_parser
-from pika_balancer.cli.dashboard import Look, duration
+from pika_balancer.cli.views import Look, duration
 from pika_balancer.cli.watch import PlainLooks, follow, take
 from pika_balancer.errors import (
     ConnectFailed,

@@ -161,9 +161,9 @@ class World:
         """Slots taken on the channel, by the books."""
         return {state.channel: state.in_flight for state in self.balancer.snapshot().accounts}[channel]
 
-    def resting(self, channel: str = ONE) -> float | None:
+    def cooling_down(self, channel: str = ONE) -> float | None:
         """Seconds that the channel still rests."""
-        until = {state.channel: state.resting_until for state in self.balancer.snapshot().accounts}[channel]
+        until = {state.channel: state.cooldown_until for state in self.balancer.snapshot().accounts}[channel]
         return None if until is None else until - self.clock.now()
 
     async def until(self, condition: Callable[[], bool]) -> None:

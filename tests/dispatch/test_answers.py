@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pika_balancer import (
-    AccountBlocked,
+    AccountSuspended,
     BadRequest,
     ChannelFull,
     Closed,
@@ -25,7 +25,7 @@ from pika_balancer import (
     UnexpectedStatus,
     WrongLoop,
 )
-from pika_balancer.dispatch.verdict import Verdict, verdict
+from pika_balancer.dispatch.submitter import SubmitOutcome, submit_outcome
 from pika_balancer.events import Event, Refused, Uncertain
 from tests.dispatch.conftest import ONE, THREE, TWO, Answer, World, begin
 
@@ -63,7 +63,7 @@ async def test_a_channel_full_of_others_jobs_counts_as_full_and_another_is_tried
         assert world.service.channels == [ONE, TWO]
         assert handle.channel == TWO
         assert (world.in_flight(ONE), world.in_flight(TWO)) == (2, 1)
-        assert world.resting(ONE) is None
+        assert world.cooling_down(ONE) is None
         # The slots come back when those jobs have ended, and not before.
         world.service.end(others[0])
         await world.pass_time(20, lambda: world.in_flight(ONE) == 1)
@@ -77,9 +77,9 @@ async def test_full_for_the_service_but_not_for_us_is_left_alone_until_the_next_
         other = world.service.take(ONE)
         world.service.script.append(Answer(429, {"error": "full", "executingJobs": [other]}))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
-        await world.until(lambda: world.resting() is not None)
+        await world.until(lambda: world.cooling_down() is not None)
         assert world.in_flight() == 1
-        assert world.resting() == 15.0
+        assert world.cooling_down() == 15.0
         assert len(world.service.posts) == 1
         world.service.end(other)
         await world.pass_time(16, running.done)
@@ -120,7 +120,7 @@ async def test_a_rate_limited_account_rests_and_another_is_tried(
         world.service.script.append(Answer(429, {"error": "slow down"} | body, headers))
         await dispatcher.submit("create", prompt="a cat")
         assert world.service.channels == [ONE, TWO]
-        rest = world.resting(ONE)
+        rest = world.cooling_down(ONE)
         assert rest is not None
         assert least <= rest <= most
         assert world.in_flight(ONE) == 0
@@ -132,8 +132,8 @@ async def test_faults_in_a_row_double_the_rest_and_a_success_heals(world: World)
         running = spawn(dispatcher.run("create", prompt="a cat"))
         rests: list[float] = []
         for posts in (1, 2, 3):
-            await world.until(lambda: len(world.service.posts) == posts and world.resting() is not None)  # noqa: B023
-            rest = world.resting()
+            await world.until(lambda: len(world.service.posts) == posts and world.cooling_down() is not None)  # noqa: B023
+            rest = world.cooling_down()
             assert rest is not None
             rests.append(rest)
             # An only account is tried again when its rest ends, however often it failed.
@@ -146,8 +146,8 @@ async def test_faults_in_a_row_double_the_rest_and_a_success_heals(world: World)
         await world.pass_time(20, running.done)
         world.service.script.append(Answer(429, {}, {"Retry-After": "20"}))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
-        await world.until(lambda: world.resting() is not None)
-        assert (world.resting() or 0) <= 25
+        await world.until(lambda: world.cooling_down() is not None)
+        assert (world.cooling_down() or 0) <= 25
         running.cancel()
 
 
@@ -159,8 +159,8 @@ async def test_an_only_account_is_tried_again_after_each_rest_and_no_rest_is_lon
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         rests: list[float] = []
         for posts in range(1, 9):
-            await world.until(lambda: len(world.service.posts) == posts and world.resting() is not None)  # noqa: B023
-            rests.append(world.resting() or 0)
+            await world.until(lambda: len(world.service.posts) == posts and world.cooling_down() is not None)  # noqa: B023
+            rests.append(world.cooling_down() or 0)
             await world.clock.advance(rests[-1])
         assert 10 <= rests[0] <= 30
         assert 20 <= rests[1] <= 60
@@ -178,7 +178,7 @@ async def test_submits_that_fail_together_are_one_fault(world: World) -> None:
         await world.until(lambda: len(world.service.posts) == 3)
         gate.set()
         await world.until(lambda: len(world.told(Refused)) == 3)
-        assert 20 <= (world.resting() or 0) <= 25
+        assert 20 <= (world.cooling_down() or 0) <= 25
         for task in running:
             task.cancel()
 
@@ -222,7 +222,7 @@ async def test_a_token_that_is_refused_while_jobs_run_hands_them_back_with_their
         assert len(world.service.gets) == asked, "a refused token is not tried over and over"
         records = await dispatcher.drain(0)
         assert [record["jobid"] for record in records] == [handle.jobid]
-        assert [event.error for event in world.told("LetGo")] == ["Unauthorized"]
+        assert [event.error for event in world.told("Detached")] == ["Unauthorized"]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def test_the_jobs_own_fault_leaves_slot_and_account_unharmed(
         assert caught.value.status == status
         assert (len(world.service.posts), dispatcher.handles) == (1, ())
         await world.until(lambda: world.in_flight() == 0)
-        assert world.resting() is None
+        assert world.cooling_down() is None
         await dispatcher.submit("create", prompt="another")
 
 
@@ -256,7 +256,7 @@ async def test_a_job_moves_on_from_an_account_that_the_service_does_not_know_any
         assert (handle.channel, len(set(world.service.channels)), len(world.service.posts)) == (THREE, 3, 3)
         assert [event.again for event in world.told(Refused)] == [True, True]
         # Nobody else runs into the two for a while.
-        assert all(world.resting(channel) for channel in (ONE, TWO))
+        assert all(world.cooling_down(channel) for channel in (ONE, TWO))
         assert [world.in_flight(channel) for channel in (ONE, TWO, THREE)] == [0, 0, 1]
 
 
@@ -283,7 +283,7 @@ async def test_who_names_an_account_that_is_gone_or_a_job_is_told_so_at_once(wor
             with pytest.raises(NotFound):
                 await dispatcher.submit(**values, timeout=0)
         assert world.service.channels == [ONE, TWO]
-        assert world.resting(ONE) is world.resting(TWO) is None
+        assert world.cooling_down(ONE) is world.cooling_down(TWO) is None
 
 
 async def test_a_blocked_account_is_paused_until_it_is_resumed(world: World) -> None:
@@ -468,7 +468,7 @@ async def test_what_cannot_be_sent_is_tried_again_a_few_times_and_frees_its_slot
             await running
         assert caught.value.maybe_sent is False
         assert [event.again for event in world.told(Refused)] == [True] * 4 + [False]
-        assert (world.in_flight(), world.resting()) == (0, None)
+        assert (world.in_flight(), world.cooling_down()) == (0, None)
 
 
 async def test_nothing_is_ever_sent_for_wrong_input(world: World) -> None:
@@ -503,18 +503,18 @@ async def test_no_event_and_no_error_shows_a_token(world: World) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ChannelFull(status=429), Verdict.FULL),
-        (RateLimited(status=429), Verdict.LIMITED),
-        (AccountBlocked(status=596), Verdict.BLOCKED),
-        (Closed(), Verdict.REFUSED),
-        (WrongLoop(), Verdict.REFUSED),
-        (UnexpectedStatus(status=500), Verdict.UNKNOWN),
-        (UnexpectedStatus(status=700), Verdict.UNKNOWN),
-        (UnexpectedStatus(status=300), Verdict.OWN_FAULT),
-        (UnexpectedStatus(status=499), Verdict.OWN_FAULT),
-        (UnexpectedStatus(status=101), Verdict.UNKNOWN),
-        (UnexpectedStatus(status=0), Verdict.UNKNOWN),
+        (ChannelFull(status=429), SubmitOutcome.FULL),
+        (RateLimited(status=429), SubmitOutcome.LIMITED),
+        (AccountSuspended(status=596), SubmitOutcome.BLOCKED),
+        (Closed(), SubmitOutcome.REFUSED),
+        (WrongLoop(), SubmitOutcome.REFUSED),
+        (UnexpectedStatus(status=500), SubmitOutcome.UNKNOWN),
+        (UnexpectedStatus(status=700), SubmitOutcome.UNKNOWN),
+        (UnexpectedStatus(status=300), SubmitOutcome.OWN_FAULT),
+        (UnexpectedStatus(status=499), SubmitOutcome.OWN_FAULT),
+        (UnexpectedStatus(status=101), SubmitOutcome.UNKNOWN),
+        (UnexpectedStatus(status=0), SubmitOutcome.UNKNOWN),
     ],
 )
-def test_the_table_knows_the_rest(error: PikaError, expected: Verdict) -> None:
-    assert verdict(error) is expected
+def test_the_table_knows_the_rest(error: PikaError, expected: SubmitOutcome) -> None:
+    assert submit_outcome(error) is expected

@@ -113,7 +113,7 @@ async def test_a_first_sending_that_a_look_finds_beside_the_second_takes_a_slot_
 async def test_only_a_reconcile_regains_and_it_misses_nothing_that_a_look_saw_before(world: World) -> None:
     async with begin(world, 3, name="w") as dispatcher:
         mine = world.service.take(ONE, "w.1")
-        await dispatcher._lookout.watch(ONE, world.service.take(ONE))
+        await dispatcher._reconciler.watch(ONE, world.service.take(ONE))
         await world.pass_time(40, lambda: world.in_flight() == 2)
         assert dispatcher.handles == ()
         [handle] = await dispatcher.reconcile()
@@ -123,7 +123,7 @@ async def test_only_a_reconcile_regains_and_it_misses_nothing_that_a_look_saw_be
 async def test_a_job_in_doubt_is_given_up_by_the_time_of_its_submit_and_not_of_the_first_poll(
     world: World,
 ) -> None:
-    async with begin(world, 1, poll_every=20.0, lost_for=30.0) as dispatcher:
+    async with begin(world, 1, poll_every=20.0, search_for=30.0) as dispatcher:
         world.service.script.append(Answer(504, {"jobid": "job:gone"}))
         handle = await dispatcher.submit("create", prompt="a cat")
         await world.pass_time(48.5)
@@ -144,7 +144,7 @@ async def test_a_job_that_a_callback_ended_is_not_handed_back_by_a_poll_that_is_
         world.service.hold.set()
         await world.until(lambda: bool(world.told("Stopped")))
         assert (await handle).status == "completed"
-        assert (await dispatcher.drain(), world.told("LetGo"), world.in_flight()) == ([], [], 0)
+        assert (await dispatcher.drain(), world.told("Detached"), world.in_flight()) == ([], [], 0)
 
 
 async def test_hours_that_pass_at_once_lose_no_job_and_give_no_slot_back_too_soon(world: World) -> None:

@@ -28,7 +28,7 @@ import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, JobHandle, PikaClient, PikaError
-from pika_balancer.callbacks import Callbacks
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Ended, Event, Failed
 from pika_balancer.testing import (
     BlackHole,
@@ -74,7 +74,7 @@ class World:
         settings: dict[str, Any] = {
             "name": "worker",
             "poll_every": POLL_EVERY,
-            "lost_for": LOST_FOR,
+            "search_for": LOST_FOR,
         } | options
         return Dispatcher(self.client, self.balancer, rng=random.Random(7), clock=self.clock, **settings)
 
@@ -319,7 +319,7 @@ async def test_a_job_under_each_fault_ends_once_and_frees_its_slot() -> None:
 class Through:
     """A receiver of callbacks as the service sees it: behind a proxy."""
 
-    def __init__(self, receiver: Callbacks, proxy: FaultProxy) -> None:
+    def __init__(self, receiver: Webhook, proxy: FaultProxy) -> None:
         self._receiver = receiver
         self._proxy = proxy
 
@@ -350,7 +350,7 @@ CALLBACKS: Final[dict[str, tuple[Fault | None, str]]] = {
 
 
 async def called_back(name: str, fault: Fault | None, told_by: str) -> None:
-    receiver = Callbacks()
+    receiver = Webhook()
     async with world(cap=2) as here, receiver.run() as reply_url:
         proxy = FaultProxy.before(reply_url, clock=here.clock)
         async with proxy:

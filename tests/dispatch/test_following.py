@@ -51,7 +51,7 @@ async def test_a_job_that_was_taken_over_is_known_by_its_record_and_handed_on_in
 async def test_a_job_that_was_taken_over_is_never_sent_again_even_where_that_is_allowed(
     world: World,
 ) -> None:
-    async with begin(world, 1, poll_every=1.0, lost_for=5.0, resubmit_after=2.0) as dispatcher:
+    async with begin(world, 1, poll_every=1.0, search_for=5.0, resubmit_after=2.0) as dispatcher:
         [handle] = await dispatcher.resume([RECORD | {"reply_ref": "mine", "jobid": None}])
         await world.pass_time(20, lambda: handle.done)
         with pytest.raises(SubmissionUnknown):
@@ -62,7 +62,7 @@ async def test_a_job_that_was_taken_over_is_never_sent_again_even_where_that_is_
 async def test_a_job_is_lost_once_it_has_been_missing_for_so_long_however_long_it_had_run(
     world: World,
 ) -> None:
-    async with begin(world, 1, poll_every=1e6, lost_for=30.0) as dispatcher:
+    async with begin(world, 1, poll_every=1e6, search_for=30.0) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         world.service.jobs.clear()
         for seconds in (1000.0, 29.5, 0.5):

@@ -165,7 +165,7 @@ async def test_the_timeout_is_for_slots_and_counts_over_all_tries(world: World) 
     async with begin(world, 1) as dispatcher:
         world.service.script.append(Answer(429, {}, {"Retry-After": "20"}))
         running = spawn(dispatcher.run("create", prompt="a cat", timeout=15))
-        await world.until(lambda: world.resting() is not None)
+        await world.until(lambda: world.cooling_down() is not None)
         await world.pass_time(14)
         assert not running.done()
         await world.pass_time(2, running.done)
@@ -382,7 +382,7 @@ async def test_entering_fails_cleanly_if_the_service_does_not_tell_what_executes
     "wrong",
     [
         {"poll_every": 0},
-        {"lost_for": float("inf")},
+        {"search_for": float("inf")},
         {"resubmit_after": -1},
         {"name": ""},
         {"name": "x" * 257},

@@ -10,7 +10,7 @@ import pytest
 
 from pika_balancer import Account, Balancer, InvalidArgument, Job, PikaError, ServiceError
 from pika_balancer.dispatch.handle import REFERENCE
-from pika_balancer.dispatch.lookout import Lookout
+from pika_balancer.dispatch.reconciler import Reconciler
 from pika_balancer.models import Orphan
 from pika_balancer.store import MemoryStore
 from pika_balancer.testing import settle
@@ -47,7 +47,7 @@ class Watch:
     world: World
     store: Inherited
     balancer: Balancer
-    lookout: Lookout
+    reconciler: Reconciler
     known: set[str]
     """The keys that it is told to be known."""
     claimed: dict[str, bool | PikaError]
@@ -68,7 +68,7 @@ class Watch:
     async def gives_up(self) -> bool:
         """Look once; return whether a slot without a name was given up then."""
         self.store.left, self.store.given_up = [NAMELESS], []
-        await self.lookout.look()
+        await self.reconciler.look()
         assert self.store.given_up in ([], [NAMELESS])
         return bool(self.store.given_up)
 
@@ -97,19 +97,19 @@ async def watch(
         return True
 
     async with Balancer(store=store, clock=world.clock) as balancer:
-        lookout = Lookout(
+        reconciler = Reconciler(
             world.client,
             balancer,
             known=known.__contains__,
             claim=claim,
             refused=refuse,
-            lost_for=LOST_FOR,
+            search_for=LOST_FOR,
             every=15.0,
             rng=Loaded(end),
             clock=world.clock,
         )
-        yield Watch(world, store, balancer, lookout, known, claimed, seen, refused)
-        await lookout.close()
+        yield Watch(world, store, balancer, reconciler, known, claimed, seen, refused)
+        await reconciler.close()
 
 
 def before_each(world: World, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
@@ -128,10 +128,10 @@ async def test_each_job_is_asked_after_once_and_one_that_is_known_never(world: W
         known, other = world.service.take(), world.service.take()
         here.known.add(known)
         for _ in range(3):
-            await here.lookout.look()
+            await here.reconciler.look()
         assert (here.asked(other), here.asked(known), here.counted) == (1, 0, [other])
-        here.lookout.ask_again()
-        await here.lookout.look()
+        here.reconciler.ask_again()
+        await here.reconciler.look()
         assert (here.asked(other), here.asked(known), here.counted) == (2, 0, [other])
 
 
@@ -179,7 +179,7 @@ async def test_a_job_that_is_counted_by_its_id_needs_no_slot_by_its_reference_un
             await here.balancer.adopt(ONE, REFERENCE + ref)
         here.known.add(REFERENCE + "ours")
         first, second = world.service.take(ONE, "theirs"), world.service.take(ONE, "ours")
-        await here.lookout.look()
+        await here.reconciler.look()
         assert here.counted == [first, second, REFERENCE + "ours"]
 
 
@@ -188,12 +188,12 @@ async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_ti
     async with watch(world) as here:
         for _ in range(2):
             await here.balancer.adopt(ONE, key)
-            await here.lookout.look()
+            await here.reconciler.look()
             world.clock._now += LOST_FOR - 0.5
-            await here.lookout.look()
+            await here.reconciler.look()
             assert here.counted == [key]
             world.clock._now += 0.5
-            await here.lookout.look()
+            await here.reconciler.look()
             assert here.counted == []
 
 
@@ -201,8 +201,8 @@ async def test_a_slot_that_is_forsaken_comes_back_with_the_next_look(world: Worl
     async with watch(world) as here:
         for ref in ("a", "b"):
             await here.balancer.adopt(ONE, REFERENCE + ref)
-        here.lookout.forsake(REFERENCE + "a")
-        await here.lookout.look()
+        here.reconciler.stop_searching(REFERENCE + "a")
+        await here.reconciler.look()
         assert here.counted == [REFERENCE + "b"]
 
 
@@ -219,12 +219,12 @@ async def test_a_dead_processs_job_that_does_not_execute_is_asked_after_before_i
         world.service.end(ended)
         world.service.jobs[begins]["status"] = world.service.jobs[unclear]["status"] = "created"
         here.store.left = [Orphan(key, key, ONE, 0.0, 1) for key in (ended, begins, unclear, "job:unknown")]
-        await here.lookout.look()
+        await here.reconciler.look()
         assert here.counted == sorted([begins, unclear, "job:unknown"])
         # One that nobody knows is kept for as long as it might yet appear.
         here.store.left.clear()
         world.clock._now += LOST_FOR
-        await here.lookout.look()
+        await here.reconciler.look()
         assert here.counted == [begins, unclear]
 
 
@@ -233,7 +233,7 @@ async def test_jobs_that_fill_a_channel_are_looked_at_until_they_have_ended(worl
         known, *others = (world.service.take() for _ in range(4))
         here.known.add(known)
         lease = await here.balancer.acquire(ONE)
-        await here.lookout.count(ONE, [known, *others])
+        await here.reconciler.count(ONE, [known, *others])
         assert here.counted == others[:1]
         await here.balancer.release(lease)
         world.service.end_all()
@@ -245,14 +245,14 @@ async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_h
 ) -> None:
     async with watch(world) as here:
         now = world.clock.now()
-        await here.lookout.look()
-        seeking = [asyncio.create_task(here.lookout.complete(now + later)) for later in (0.0, 20.0)]
+        await here.reconciler.look()
+        seeking = [asyncio.create_task(here.reconciler.complete(now + later)) for later in (0.0, 20.0)]
         await settle()
         assert not seeking[0].done()
         await world.pass_time(5, seeking[0].done)
         assert not seeking[1].done()
         await world.pass_time(40, seeking[1].done)
-        assert here.lookout.complete_since > now + 20
+        assert here.reconciler.complete_since > now + 20
         looks = len(world.service.gets)
         await world.clock.advance(60)
         assert (len(world.service.gets), world.clock.sleeping) == (looks, 0)
@@ -263,14 +263,14 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
 ) -> None:
     async with watch(world) as here:
         here.store.outlives = True
-        here.lookout.begin()
+        here.reconciler.begin()
         await world.clock.advance(60)
         assert world.service.gets == []
     for end, first in ((min, 1.6), (max, 2.4)):
         async with watch(world, end=end) as here:
             world.service.end_all()
             world.service.gets.clear()
-            await here.lookout.watch(ONE, world.service.take())
+            await here.reconciler.watch(ONE, world.service.take())
             await world.clock.advance(first - 0.125)
             assert world.service.gets == []
             await world.clock.advance(0.25)
@@ -280,7 +280,7 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
 async def test_a_look_that_is_refused_is_the_last_and_its_error_is_told(world: World) -> None:
     async with watch(world) as here:
         world.service.down = 401
-        await here.lookout.watch(ONE, world.service.take())
+        await here.reconciler.watch(ONE, world.service.take())
         await world.pass_time(3, lambda: bool(here.refused))
         await world.clock.advance(60)
         assert ([error.status for error in here.refused], len(world.service.gets)) == ([401], 1)

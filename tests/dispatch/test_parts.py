@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.dispatch.gate import Gate
+from pika_balancer.dispatch.cooldown import Cooldown
+from pika_balancer.dispatch.dispatcher import ShutdownGate
 from pika_balancer.dispatch.handle import JobHandle, read_records
-from pika_balancer.dispatch.health import Health
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
@@ -17,7 +17,7 @@ from tests.dispatch.conftest import Loaded
 
 
 def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_most() -> None:
-    short, long = Health(Loaded(min)), Health(Loaded(max))
+    short, long = Cooldown(Loaded(min)), Cooldown(Loaded(max))
     moments = [float(moment) for moment in range(1, 8)]
     assert [short.fault("a", began=at - 0.5, now=at) for at in moments] == [10, 20, 40, 80, 160, 300, 300]
     assert [long.fault("a", began=at - 0.5, now=at) for at in moments] == [30, 60, 120, 240, 300, 300, 300]
@@ -26,7 +26,7 @@ def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_m
 
 
 def test_a_rest_is_never_shorter_than_the_service_asks_for() -> None:
-    short, long = Health(Loaded(min)), Health(Loaded(max))
+    short, long = Cooldown(Loaded(min)), Cooldown(Loaded(max))
     assert long.fault("a", began=0.0, now=1.0, retry_after=100.0) == 125
     assert short.fault("a", began=0.0, now=1.0, retry_after=100.0) == 100
     assert short.fault("a", began=2.0, now=3.0, retry_after=100.0) == 200
@@ -35,7 +35,7 @@ def test_a_rest_is_never_shorter_than_the_service_asks_for() -> None:
 
 
 def test_faults_of_what_was_under_way_together_are_one() -> None:
-    health = Health(Loaded(min))
+    health = Cooldown(Loaded(min))
     assert [health.fault("a", began=began, now=5.0 + began) for began in (-9.0, -9.0, -8.0)] == [10, 10, 10]
     assert health.fault("a", began=-4.0, now=6.0) == 10  # the rest began at -4
     assert health.fault("a", began=-3.9, now=6.0) == 20
@@ -50,7 +50,7 @@ def test_faults_of_what_was_under_way_together_are_one() -> None:
 
 
 async def test_an_open_gate_lets_everything_through_its_errors_too() -> None:
-    gate = Gate()
+    gate = ShutdownGate()
     gate.check()
     assert await gate.wait(lambda: asyncio.sleep(0, "slot")) == "slot"
 
@@ -63,7 +63,7 @@ async def test_an_open_gate_lets_everything_through_its_errors_too() -> None:
 
 
 async def test_a_gate_that_is_shut_ends_all_waits_with_the_first_reason() -> None:
-    gate, why = Gate(), Unauthorized("no", status=401)
+    gate, why = ShutdownGate(), Unauthorized("no", status=401)
     begun: list[asyncio.Future[None]] = []
 
     def begin() -> asyncio.Future[None]:

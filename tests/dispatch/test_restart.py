@@ -272,7 +272,7 @@ async def test_an_adopted_lease_that_two_balancers_hold_is_released_once() -> No
         del both
         await settle()
         [state] = balancer.snapshot().accounts
-        assert attrs.evolve(state, resting_until=None).in_flight == 0
+        assert attrs.evolve(state, cooldown_until=None).in_flight == 0
         async with balancer.lease(timeout=0):
             with pytest.raises(NoCapacity):
                 async with beside.lease(timeout=0):

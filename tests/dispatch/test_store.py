@@ -58,7 +58,7 @@ async def test_a_store_that_fails_to_count_others_lets_the_account_rest(world: W
         world.service.script.append(Answer(429, {"executingJobs": [other]}))
         store.failures = 1
         running = spawn(dispatcher.submit("create", prompt="a cat"))
-        await world.until(lambda: balancer.snapshot().accounts[0].resting_until is not None)
+        await world.until(lambda: balancer.snapshot().accounts[0].cooldown_until is not None)
         world.service.end(other)
         await world.pass_time(20, running.done)
         await running

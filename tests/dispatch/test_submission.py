@@ -97,7 +97,7 @@ async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(worl
         letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
         gate.set()
         assert (await running).jobid == "job:1"
-        assert (world.told(Uncertain), world.resting(), world.in_flight()) == ([], None, 1)
+        assert (world.told(Uncertain), world.cooling_down(), world.in_flight()) == ([], None, 1)
 
 
 async def test_a_callback_that_came_first_is_not_undone_by_the_answer(world: World) -> None:
@@ -235,11 +235,11 @@ async def test_a_server_error_lets_the_account_rest_and_a_broken_connection_does
         world.service.script.append(Answer(200, accepted=True, drop=True))
         first = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.told(Uncertain)) == 1)
-        assert world.resting() is None
+        assert world.cooling_down() is None
         world.service.script.append(Answer(503, accepted=True))
         second = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.told(Uncertain)) == 2)
-        assert 10 <= (world.resting() or 0) <= 30
+        assert 10 <= (world.cooling_down() or 0) <= 30
         await world.pass_time(5, lambda: first.done() and second.done())
 
 
@@ -291,7 +291,7 @@ async def test_a_store_that_can_neither_pause_nor_rest_an_account_fails_no_job(
             monkeypatch.setattr(world.balancer.store, name, fail)
         world.service.script.extend([Answer(596), Answer(429)])
         await dispatcher.submit("create", prompt="a cat")
-        assert [event.error for event in world.told(Refused)] == ["AccountBlocked", "RateLimited"]
+        assert [event.error for event in world.told(Refused)] == ["AccountSuspended", "RateLimited"]
         assert len(world.service.posts) == 3
 
 
@@ -310,7 +310,7 @@ async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(worl
 async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_with_the_first_that_can(
     world: World, poll_every: float, given_up: float
 ) -> None:
-    async with begin(world, 1, poll_every=poll_every, lost_for=5.0) as dispatcher:
+    async with begin(world, 1, poll_every=poll_every, search_for=5.0) as dispatcher:
         world.service.script.append(Answer(500))
         world.service.down = 503
         running = spawn(dispatcher.submit("create", prompt="a cat"))

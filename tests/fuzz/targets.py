@@ -16,19 +16,20 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 from aiohttp.test_utils import make_mocked_request
 
-from pika_balancer import parse, strict, units, wire
-from pika_balancer.callbacks import Callbacks
-from pika_balancer.cli.exits import BadJobFile, error_document, sentence
-from pika_balancer.cli.jobfile import Line, Source, read_lines
-from pika_balancer.cli.journal import Journal
+from pika_balancer._util import units
+from pika_balancer.cli.exit_codes import BadJobFile, error_document, sentence
+from pika_balancer.cli.job_file import Line, Source, read_lines
+from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.client import requests, responses, strict
+from pika_balancer.client.requests import Answer, Request, Upload
 from pika_balancer.dispatch.handle import read_records
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
-from pika_balancer.server import parse_accounts, parse_fault, parse_law
+from pika_balancer.server import parse_accounts, parse_distribution, parse_fault
 from pika_balancer.server import parse_duration as parse_server_duration
-from pika_balancer.simulate import forms
+from pika_balancer.simulate import notation
 from pika_balancer.simulate.trace import Recording, read_trace
-from pika_balancer.wire import Answer, Request, Upload
 from tests.fuzz.invariant import API, check_account, check_error, check_job, value_or_error
 
 Target = Callable[[bytes], None]
@@ -44,8 +45,8 @@ _STATUSES: Final = (200, 200, 200, 400, 401, 404, 422, 429, 500, 504, 596, 302, 
 def fuzz_parse(body: bytes) -> None:
     """Read the body as every kind of answer; the quick way and the thorough one must agree."""
     hidden = _discords(body)
-    quick = value_or_error(parse.read_accounts, body, secrets=(API,), hidden=hidden)
-    make = functools.partial(parse._accounts, parse.CAP_RANGE)
+    quick = value_or_error(responses.read_accounts, body, secrets=(API,), hidden=hidden)
+    make = functools.partial(responses._accounts, responses.CAP_RANGE)
     thorough = strict.read("the account list", body, (API,), dict, make)
     if isinstance(quick, dict):
         for channel, account in quick.items():
@@ -55,16 +56,16 @@ def fuzz_parse(body: bytes) -> None:
         assert list(thorough.items()) == list(quick.items())
     else:
         assert str(thorough) == str(quick)
-    one = value_or_error(parse.read_account, body, CHANNEL, secrets=(API,), hidden=hidden)
+    one = value_or_error(responses.read_account, body, CHANNEL, secrets=(API,), hidden=hidden)
     if isinstance(one, Account):
         check_account(one)
-    job = value_or_error(parse.read_job, body, secrets=(API,), hidden=hidden)
+    job = value_or_error(responses.read_job, body, secrets=(API,), hidden=hidden)
     if isinstance(job, Job):
         check_job(job)
-    jobs = value_or_error(parse.read_jobs, body, secrets=(API,), hidden=hidden)
+    jobs = value_or_error(responses.read_jobs, body, secrets=(API,), hidden=hidden)
     assert not isinstance(jobs, list) or all(jobid.encode() for jobid in jobs)
-    value_or_error(parse.read_nothing, body, secrets=(API,), hidden=hidden)
-    found = parse.find_jobid(body, (API,))
+    value_or_error(responses.read_nothing, body, secrets=(API,), hidden=hidden)
+    found = responses.find_jobid(body, (API,))
     assert found is None or found.encode()
 
 
@@ -76,7 +77,7 @@ def fuzz_wire(data: bytes) -> None:
     headers = {name: value for name, _, value in (line.partition(":") for line in lines[:8])}
     hidden = _discords(body)
     for request in _requests():
-        found = wire.outcome(request, Answer(status, headers, body), now=NOW, secrets=(API,))
+        found = requests.outcome(request, Answer(status, headers, body), now=NOW, secrets=(API,))
         if isinstance(found, PikaError):
             check_error(found, *hidden)
             assert found.status == status
@@ -93,13 +94,13 @@ def fuzz_wire(data: bytes) -> None:
 def _requests() -> tuple[Request[Any], ...]:
     token = Secret("canary-discord-token-canary")
     return (
-        wire.get_accounts(),
-        wire.get_account(CHANNEL),
-        wire.set_account(CHANNEL, token, 3),
-        wire.remove_account(CHANNEL),
-        wire.get_jobs(),
-        wire.get_job("job:1"),
-        wire.submit("create", {"prompt": "a cat", "discord": token}),
+        requests.get_accounts(),
+        requests.get_account(CHANNEL),
+        requests.set_account(CHANNEL, token, 3),
+        requests.remove_account(CHANNEL),
+        requests.get_jobs(),
+        requests.get_job("job:1"),
+        requests.submit("create", {"prompt": "a cat", "discord": token}),
     )
 
 
@@ -133,18 +134,18 @@ def fuzz_request(data: bytes) -> None:
     values: dict[str, Any] = {}
     for line in lines:
         values[_NAMES[len(values) % len(_NAMES) if not line else ord(line[0]) % len(_NAMES)]] = _value(line)
-    request = value_or_error(wire.submit, verb, values)
+    request = value_or_error(requests.submit, verb, values)
     if isinstance(request, Request):
         _check_form(request)
     for text in lines[:4]:
         for asked in (
-            value_or_error(wire.get_job, text),
-            value_or_error(wire.set_account, text, Secret(text), len(text)),
+            value_or_error(requests.get_job, text),
+            value_or_error(requests.set_account, text, Secret(text), len(text)),
         ):
             if isinstance(asked, Request):
                 assert asked.path.isascii()
                 assert asked.path.isprintable()
-        url = wire.base_url(text)
+        url = requests.base_url(text)
         assert url is None or (url.isascii() and url.isprintable())
 
 
@@ -206,7 +207,7 @@ def fuzz_callbacks(body: bytes) -> None:
 
 
 async def _call_back(body: bytes) -> None:
-    receiver = Callbacks("http://localhost:1", secret=_ADDRESS, body_limit=_LIMIT)
+    receiver = Webhook("http://localhost:1", secret=_ADDRESS, body_limit=_LIMIT)
     told: list[Job] = []
 
     def take(job: Job) -> bool:
@@ -291,7 +292,7 @@ def _check_line(line: Line) -> None:
         name: Upload("file", b"-") if isinstance(value, Path) else value
         for name, value in line.values.items()
     }
-    _check_form(wire.submit(line.verb, {**values, "channel": line.channel}))
+    _check_form(requests.submit(line.verb, {**values, "channel": line.channel}))
 
 
 def fuzz_journal(content: bytes) -> None:
@@ -335,14 +336,14 @@ def fuzz_records(content: bytes) -> None:
 # --- texts ---------------------------------------------------------------------------------------------
 
 _FORMS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
-    "accounts": (forms.parse_accounts, forms.format_accounts),
-    "arrivals": (forms.parse_arrivals, forms.format_arrivals),
-    "failures": (forms.parse_failures, forms.format_failures),
-    "faults": (forms.parse_faults, forms.format_faults),
-    "law": (forms.parse_law, forms.format_law),
-    "slowdown": (forms.parse_slowdown, forms.format_slowdown),
-    "target": (forms.parse_target, forms.format_target),
-    "when_full": (forms.parse_when_full, forms.format_when_full),
+    "accounts": (notation.parse_accounts, notation.format_accounts),
+    "arrivals": (notation.parse_arrivals, notation.format_arrivals),
+    "failures": (notation.parse_failures, notation.format_failures),
+    "faults": (notation.parse_faults, notation.format_faults),
+    "law": (notation.parse_distribution, notation.format_distribution),
+    "slowdown": (notation.parse_slowdown, notation.format_slowdown),
+    "target": (notation.parse_target, notation.format_target),
+    "when_full": (notation.parse_when_full, notation.format_when_full),
 }
 _UNITS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "duration": (units.parse_duration, units.format_duration),
@@ -351,7 +352,7 @@ _UNITS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "number": (units.parse_number, units.format_number),
     "count": (units.parse_count, str),
 }
-_SERVER: Final = (parse_law, parse_fault, parse_accounts, parse_server_duration)
+_SERVER: Final = (parse_distribution, parse_fault, parse_accounts, parse_server_duration)
 
 
 def fuzz_forms(data: bytes) -> None:

@@ -11,11 +11,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer import units, wire
-from pika_balancer.cli.journal import Journal
+from pika_balancer._util import units
+from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.client import requests
+from pika_balancer.client.requests import Upload
 from pika_balancer.dispatch.handle import JobHandle, read_records
 from pika_balancer.models import Secret
-from pika_balancer.wire import Upload
 from tests.fuzz.corpus import ESCAPES, NAUGHTY
 
 SENDABLE = [text for text in NAUGHTY if text and not any("\ud800" <= char <= "\udfff" for char in text)]
@@ -42,7 +43,7 @@ ORDERS = st.one_of(
         st.just("encrypt_text"),
         st.fixed_dictionaries(
             {"message": SHORT, "prompt": PROMPT},
-            optional={"font": st.sampled_from(wire.FONTS), "image": FILE, **ANY},
+            optional={"font": st.sampled_from(requests.FONTS), "image": FILE, **ANY},
         ),
     ),
     st.tuples(
@@ -57,7 +58,7 @@ ORDERS = st.one_of(
 @given(ORDERS)
 def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) -> None:
     verb, values = order
-    request = wire.submit(verb, values)
+    request = requests.submit(verb, values)
     encoded = request.encode("boundary")
     assert encoded is not None
     kind, body = encoded
@@ -89,8 +90,8 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
 @settings(max_examples=60, deadline=None)
 @given(TEXT.filter(lambda text: text not in (".", "..")))
 def test_names_in_an_address_arrive_whole(name: str) -> None:
-    assert parse_qs(urlsplit(wire.get_job(name).path).query, keep_blank_values=True) == {"jobid": [name]}
-    path = wire.remove_account(name).path
+    assert parse_qs(urlsplit(requests.get_job(name).path).query, keep_blank_values=True) == {"jobid": [name]}
+    path = requests.remove_account(name).path
     assert unquote(path.removeprefix("/account/")) == name
     assert path.count("/") == 2
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pika_balancer.cli.dashboard import Look
-from pika_balancer.cli.frame import Frame, Row
+from pika_balancer.cli.demo_view import Frame, Row
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Bar
 from pika_balancer.cli.terminal import LiveLine, LiveLooks, LiveView
+from pika_balancer.cli.views import Look
 from pika_balancer.cli.watch import show
 from pika_balancer.models import Account, Job
 from pika_balancer.simulate import Exponential, Poisson, Scenario, SimulatedAccount, simulate

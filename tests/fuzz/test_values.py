@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pika_balancer import distributions
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate import forms, laws
+from pika_balancer.simulate import notation
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.trace import read_trace
 from tests.fuzz import __main__ as fuzz
@@ -78,11 +79,15 @@ def test_every_message_is_fit_to_print_and_to_read() -> None:
 )
 def test_durations_beyond_all_time_are_refused_where_they_come_in(law: str) -> None:
     with pytest.raises(InvalidArgument, match=r"must be a number from \S+ to 1e\+15"):
-        forms.parse_law(law)
+        notation.parse_distribution(law)
 
 
 def test_laws_at_their_limits_have_moments() -> None:
-    for law in (laws.Exponential(1e15), laws.Lognormal(1e15, 1e15), laws.Gamma(1e-15, 1e-15)):
+    for law in (
+        distributions.Exponential(1e15),
+        distributions.Lognormal(1e15, 1e15),
+        distributions.Gamma(1e-15, 1e-15),
+    ):
         assert 0 <= law.variance < float("inf")
         assert law.one(random.Random(1))() >= 0
 

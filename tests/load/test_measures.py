@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer.load.arrivals import ARRIVALS, even, poisson
-from pika_balancer.load.compare import ratios, turns
-from pika_balancer.load.latency import Latencies
-from pika_balancer.load.tally import Tally
+from pika_balancer.loadtest.compare import ratios, turns
+from pika_balancer.loadtest.generators import ARRIVALS, even, poisson
+from pika_balancer.loadtest.latency import Latencies
+from pika_balancer.loadtest.recorder import Recorder
 
 
 def exact(values: Sequence[float], share: float) -> float:
@@ -93,7 +93,7 @@ def test_poisson_schedule_has_the_rate_and_the_spread_of_one_and_goes_by_its_see
 
 
 def test_tally_follows_jobs_through_line_slot_refusal_and_end() -> None:
-    tally = Tally(seconds=10.0, warm_up=1.0)
+    tally = Recorder(seconds=10.0, warm_up=1.0)
     tally.begin(100.0)
     early, late, sad, slow = (tally.start(at, at) for at in (100.5, 102.0, 103.0, 104.0))
     assert (tally.jobs, tally.offered, tally.waiting, tally.running) == (4, 3, 4, 0)
@@ -119,7 +119,7 @@ def test_tally_follows_jobs_through_line_slot_refusal_and_end() -> None:
 
 
 def test_job_that_ends_after_the_window_is_no_throughput() -> None:
-    tally = Tally(seconds=10.0)
+    tally = Recorder(seconds=10.0)
     tally.begin(0.0)
     flight = tally.start(9.0, 9.0)
     tally.close(10.0)
@@ -129,9 +129,9 @@ def test_job_that_ends_after_the_window_is_no_throughput() -> None:
 
 
 def test_stretches_add_up() -> None:
-    total = Tally(seconds=10.0)
+    total = Recorder(seconds=10.0)
     for begun in (0.0, 500.0):
-        tally = Tally(seconds=10.0)
+        tally = Recorder(seconds=10.0)
         tally.begin(begun)
         for second in range(3):
             flight = tally.start(begun + second, begun + second)
@@ -153,8 +153,8 @@ def test_turns_alternate_in_who_is_first() -> None:
     assert list(turns(3)) == [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1)]
 
 
-def turn(seconds: float) -> Tally:
-    tally = Tally(seconds=1.0)
+def turn(seconds: float) -> Recorder:
+    tally = Recorder(seconds=1.0)
     flight = tally.start(0.0, 0.0)
     flight.sent("1")
     flight.accepted(seconds / 2)
@@ -175,7 +175,7 @@ def test_ratios_are_taken_pair_by_pair_and_say_when_they_cannot_tell() -> None:
 
 def test_too_few_pairs_cannot_tell_and_a_turn_that_measured_nothing_counts_in_none() -> None:
     first, second = [turn(0.1)] * 6, [turn(0.2)] * 5
-    found = {ratio.figure: ratio for ratio in ratios(first, [*second, Tally(seconds=1.0)])}
+    found = {ratio.figure: ratio for ratio in ratios(first, [*second, Recorder(seconds=1.0)])}
     assert (found["ended p50"].pairs, found["ended p50"].low > 1, found["ended p50"].differs) == (
         5,
         True,

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Unauthorized
-from pika_balancer.load.arrivals import even
-from pika_balancer.load.offer import Reason, closed_loop, open_loop
-from pika_balancer.load.served import Settings, serve, server_apart
-from pika_balancer.load.stretch import Load, Plan
-from pika_balancer.load.tally import Tally
+from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.generators import Reason, closed_loop, even, open_loop
+from pika_balancer.loadtest.recorder import Recorder
+from pika_balancer.loadtest.server_process import Settings, serve, server_apart
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -170,7 +169,7 @@ async def test_stall_counts_for_everybody_whom_it_keeps_waiting(
     server._handlers._jobs._law = type(server._handlers._jobs._law)(
         "stall once", 0.2, lambda _: next(services, 0.2)
     )
-    tally = Tally(seconds=5.0)
+    tally = Recorder(seconds=5.0)
     task = asyncio.create_task(
         carrier.run(plan(rate=2.0, arrivals="even"), tally, rng=RNG, watch=lambda: None, interval=0.5)
     )
@@ -187,7 +186,7 @@ async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_sa
     load: tuple[Load, ManualClock, LocalServer],
 ) -> None:
     carrier, clock, _ = load
-    tally = Tally(seconds=4.0)
+    tally = Recorder(seconds=4.0)
     task = asyncio.create_task(
         carrier.run(
             plan(rate=2.0, arrivals="even", seconds=4.0), tally, rng=RNG, watch=lambda: None, interval=0.25
@@ -205,7 +204,7 @@ async def test_jobs_that_do_not_end_in_time_are_cut_and_count_as_long_as_they_to
     load: tuple[Load, ManualClock, LocalServer],
 ) -> None:
     carrier, clock, _ = load
-    tally = Tally(seconds=2.0)
+    tally = Recorder(seconds=2.0)
     task = asyncio.create_task(
         carrier.run(
             plan(rate=2.0, arrivals="even", seconds=2.0, grace=0.5),
@@ -230,7 +229,7 @@ async def test_watcher_that_fails_ends_the_load_and_leaves_nothing(
     def watch() -> None:
         raise BrokenPipeError
 
-    tally = Tally(seconds=5.0)
+    tally = Recorder(seconds=5.0)
     with pytest.raises(BrokenPipeError):
         await carrier.run(plan(closed=2), tally, rng=RNG, watch=watch, interval=0.5)
     assert tally.under_way == 0

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from pika_balancer.cli import build_parser, main
-from pika_balancer.cli.exits import Usage
+from pika_balancer.cli.exit_codes import Usage
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import ManualClock, wait_until
 from tests.server.conftest import ANY, FIRST, Rig, running

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from pika_balancer.server import LAW_FORMS, ConfigError, parse_accounts, parse_duration, parse_law
+from pika_balancer.server import LAW_FORMS, ConfigError, parse_accounts, parse_distribution, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_no_duration_is_refused_with_the_units(text: str) -> None:
     ],
 )
 def test_samples_of_a_law_have_its_moments(text: str, mean: float, deviation: float) -> None:
-    law, rng, count = parse_law(text), random.Random(11), 20_000
+    law, rng, count = parse_distribution(text), random.Random(11), 20_000
     samples = [law.sample(rng) for _ in range(count)]
     assert (law.text, law.mean) == (text, mean)
     assert min(samples) >= 0
@@ -81,13 +81,13 @@ def test_samples_of_a_law_have_its_moments(text: str, mean: float, deviation: fl
 )
 def test_a_bad_law_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_law(text)
+        parse_distribution(text)
     assert caught.value.field == "service"
 
 
 def test_an_unknown_law_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=re.escape(LAW_FORMS)):
-        parse_law("weibull:2")
+        parse_distribution("weibull:2")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from pika_balancer.policy import POLICIES
+from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import (
     Bursty,
     Constant,
@@ -31,7 +31,7 @@ from pika_balancer.simulate import (
     simulate,
     theory,
 )
-from pika_balancer.simulate.foretell import foretell, unsteady
+from pika_balancer.simulate.closed_form import closed_form, unsteady
 
 pytestmark = pytest.mark.no_cover  # hundreds of runs; other tests run the same lines
 
@@ -146,7 +146,7 @@ EXACT = {
 @pytest.mark.parametrize("name", EXACT)
 def test_every_figure_that_is_foretold_comes_true(name: str) -> None:
     scenario = EXACT[name]
-    found = foretell(scenario)
+    found = closed_form(scenario)
     assert found is not None
     assert len(found.figures) >= 4
     jobs = 30_000 if isinstance(scenario.when_full, Retry) else 15_000
@@ -196,12 +196,12 @@ BASE = Scenario("5x6", Poisson(25 / 180), Exponential(180))
     ids=str,
 )
 def test_no_closed_form_is_claimed_where_none_holds(change: Mapping[str, Any]) -> None:
-    assert foretell(attrs.evolve(BASE, **change)) is None
+    assert closed_form(attrs.evolve(BASE, **change)) is None
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_rule_does_not_matter_to_the_closed_form(policy: str) -> None:
-    found = foretell(attrs.evolve(BASE, accounts="6,6,4", policy=policy, arrivals=Bursty(0.1, 1)))
+    found = closed_form(attrs.evolve(BASE, accounts="6,6,4", policy=policy, arrivals=Bursty(0.1, 1)))
     assert found is not None
     assert found.name == "Erlang B"
     assert "utilisation.1" not in found.figures, "unequal caps are used unequally, by a law not known here"
@@ -209,7 +209,7 @@ def test_the_rule_does_not_matter_to_the_closed_form(policy: str) -> None:
 
 def test_laws_that_are_exponential_by_another_name_are_known() -> None:
     for law in (Gamma(180, 1), Weibull(180, 1)):
-        found = foretell(attrs.evolve(BASE, when_full=Queue(), service=law))
+        found = closed_form(attrs.evolve(BASE, when_full=Queue(), service=law))
         assert found is not None
         assert found.name == "Erlang C"
 

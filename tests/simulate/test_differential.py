@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pika_balancer.policy import POLICIES
+from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import (
     Bursty,
     Constant,
@@ -30,7 +30,7 @@ from pika_balancer.simulate import (
     Trace,
     simulate,
 )
-from pika_balancer.simulate import tally as tallies
+from pika_balancer.simulate import collector as tallies
 
 pytestmark = pytest.mark.no_cover  # scenario after scenario; other tests run the same lines
 
@@ -187,11 +187,12 @@ def test_they_count_alike_where_durations_are_no_longer_kept() -> None:
 
 
 def test_both_see_the_same_classes_and_draw_the_same_numbers() -> None:
-    from pika_balancer.simulate import kernel, streams  # noqa: PLC0415 - only here
+    from pika_balancer.simulate import streams  # noqa: PLC0415 - only here
+    from pika_balancer.simulate.kernel import steps  # noqa: PLC0415 - only here
 
     rng = random.Random(1)
     durations = [math.exp(rng.uniform(-13, 22)) for _ in range(2000)] + [1.0, 2.0, 2.0**-20, 1e-300, 1e300]
-    assert [kernel.class_of(d) for d in durations] == [tallies.class_of(d) for d in durations]
+    assert [steps.class_of(d) for d in durations] == [tallies.class_of(d) for d in durations]
     for duration in durations[:2000]:
         low, high = tallies.class_bounds(tallies.class_of(duration))
         assert low <= duration < high
@@ -199,4 +200,4 @@ def test_both_see_the_same_classes_and_draw_the_same_numbers() -> None:
 
     key = streams.Streams(5).key(1)
     for job, turn in ((0, 0), (1, 0), (10**9, 7), (2**40, 3)):
-        assert kernel.uniform(np.uint64(key), job, turn) == streams.uniform(key, job, turn)
+        assert steps.uniform(np.uint64(key), job, turn) == streams.uniform(key, job, turn)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate.executors import Outcome, Progress, run_all
+from pika_balancer.simulate.replicate import Outcome, Progress, run_all
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -30,7 +30,7 @@ from pika_balancer.simulate import (
     Slowdown,
     Trace,
     Weibull,
-    forms,
+    notation,
 )
 from pika_balancer.simulate.targets import DURATIONS, FIGURES, FRACTIONS, Target
 
@@ -38,46 +38,46 @@ from pika_balancer.simulate.targets import DURATIONS, FIGURES, FRACTIONS, Target
 @pytest.mark.parametrize(
     ("parse", "text", "meant"),
     [
-        (forms.parse_arrivals, "poisson:500/h", Poisson(500 / 3600)),
-        (forms.parse_arrivals, " Poisson : 0.5 / s ", Poisson(0.5)),
-        (forms.parse_arrivals, "regular:8/min", Regular(8 / 60)),
-        (forms.parse_arrivals, "bursty:500/h,cv=3", Bursty(500 / 3600, 3)),
-        (forms.parse_arrivals, "bursty:500/h,3", Bursty(500 / 3600, 3)),
+        (notation.parse_arrivals, "poisson:500/h", Poisson(500 / 3600)),
+        (notation.parse_arrivals, " Poisson : 0.5 / s ", Poisson(0.5)),
+        (notation.parse_arrivals, "regular:8/min", Regular(8 / 60)),
+        (notation.parse_arrivals, "bursty:500/h,cv=3", Bursty(500 / 3600, 3)),
+        (notation.parse_arrivals, "bursty:500/h,3", Bursty(500 / 3600, 3)),
         (
-            forms.parse_arrivals,
+            notation.parse_arrivals,
             "onoff:busy_rate=900/h,busy=10min,quiet=30min",
             OnOff(900 / 3600, 600, 1800),
         ),
         (
-            forms.parse_arrivals,
+            notation.parse_arrivals,
             "onoff:busy_rate=900/h,busy=10min,quiet=30min,quiet_rate=36/h",
             OnOff(900 / 3600, 600, 1800, 0.01),
         ),
-        (forms.parse_arrivals, "daily:" + ",".join(["1"] * 23) + ",7.5", Daily([1.0] * 23 + [7.5])),
-        (forms.parse_law, "exp:180s", Exponential(180)),
-        (forms.parse_law, "exponential:3min", Exponential(180)),
-        (forms.parse_law, "fixed:1.5h", Constant(5400)),
-        (forms.parse_law, "constant:90", Constant(90)),
-        (forms.parse_law, "lognormal:mean=180s,cv=0.7", Lognormal(180, 0.7)),
-        (forms.parse_law, "lognormal:180s,0.7", Lognormal(180, 0.7)),
-        (forms.parse_law, "gamma:cv=2,mean=500ms", Gamma(0.5, 2)),
-        (forms.parse_law, "weibull:mean=1d,shape=.8", Weibull(86400, 0.8)),
-        (forms.parse_when_full, "loss", Loss()),
-        (forms.parse_when_full, "queue", Queue()),
-        (forms.parse_when_full, "queue:limit=50,patience=5min", Queue(50, Constant(300))),
-        (forms.parse_when_full, "queue:patience=gamma:mean=60s,cv=2,limit=0", Queue(0, Gamma(60, 2))),
-        (forms.parse_when_full, "retry:15s,80", Retry(15, 80)),
-        (forms.parse_when_full, "retry:15s,80,jitter=20%", Retry(15, 80, 0.2)),
-        (forms.parse_when_full, "retry:15s,attempts=1e3,exponential", Retry(15, 1000, exponential=True)),
-        (forms.parse_slowdown, "above=3,each=20%", Slowdown(3, 0.2)),
-        (forms.parse_faults, "rate_limited=1%,accepted=0.5%", Faults(0.01, 0.005)),
-        (forms.parse_failures, "mean_up=20h,mean_down=30min", Failures(72_000, 1800)),
-        (forms.parse_target, "refused<1%", Target("refused_fraction", "<", 0.01)),
-        (forms.parse_target, "refused < 0.01", Target("refused_fraction", "<", 0.01)),
-        (forms.parse_target, "wait.p95<120s", Target("wait.p95", "<", 120)),
-        (forms.parse_target, "p95 wait < 2 min", Target("wait.p95", "<", 120)),
-        (forms.parse_target, "utilization<85%", Target("utilisation", "<", 0.85)),
-        (forms.parse_target, "attempts<1.5", Target("attempts", "<", 1.5)),
+        (notation.parse_arrivals, "daily:" + ",".join(["1"] * 23) + ",7.5", Daily([1.0] * 23 + [7.5])),
+        (notation.parse_distribution, "exp:180s", Exponential(180)),
+        (notation.parse_distribution, "exponential:3min", Exponential(180)),
+        (notation.parse_distribution, "fixed:1.5h", Constant(5400)),
+        (notation.parse_distribution, "constant:90", Constant(90)),
+        (notation.parse_distribution, "lognormal:mean=180s,cv=0.7", Lognormal(180, 0.7)),
+        (notation.parse_distribution, "lognormal:180s,0.7", Lognormal(180, 0.7)),
+        (notation.parse_distribution, "gamma:cv=2,mean=500ms", Gamma(0.5, 2)),
+        (notation.parse_distribution, "weibull:mean=1d,shape=.8", Weibull(86400, 0.8)),
+        (notation.parse_when_full, "loss", Loss()),
+        (notation.parse_when_full, "queue", Queue()),
+        (notation.parse_when_full, "queue:limit=50,patience=5min", Queue(50, Constant(300))),
+        (notation.parse_when_full, "queue:patience=gamma:mean=60s,cv=2,limit=0", Queue(0, Gamma(60, 2))),
+        (notation.parse_when_full, "retry:15s,80", Retry(15, 80)),
+        (notation.parse_when_full, "retry:15s,80,jitter=20%", Retry(15, 80, 0.2)),
+        (notation.parse_when_full, "retry:15s,attempts=1e3,exponential", Retry(15, 1000, exponential=True)),
+        (notation.parse_slowdown, "above=3,each=20%", Slowdown(3, 0.2)),
+        (notation.parse_faults, "rate_limited=1%,accepted=0.5%", Faults(0.01, 0.005)),
+        (notation.parse_failures, "mean_up=20h,mean_down=30min", Failures(72_000, 1800)),
+        (notation.parse_target, "refused<1%", Target("refused_fraction", "<", 0.01)),
+        (notation.parse_target, "refused < 0.01", Target("refused_fraction", "<", 0.01)),
+        (notation.parse_target, "wait.p95<120s", Target("wait.p95", "<", 120)),
+        (notation.parse_target, "p95 wait < 2 min", Target("wait.p95", "<", 120)),
+        (notation.parse_target, "utilization<85%", Target("utilisation", "<", 0.85)),
+        (notation.parse_target, "attempts<1.5", Target("attempts", "<", 1.5)),
     ],
 )
 def test_forms_mean_what_they_say(parse: Callable[[str], Any], text: str, meant: object) -> None:
@@ -86,21 +86,21 @@ def test_forms_mean_what_they_say(parse: Callable[[str], Any], text: str, meant:
 
 def test_accounts_are_caps_and_speeds() -> None:
     def caps(text: str) -> list[tuple[int, float]]:
-        return [(a.max_jobs, a.speed) for a in forms.parse_accounts(text)]
+        return [(a.max_jobs, a.speed) for a in notation.parse_accounts(text)]
 
     assert caps("5x6") == [(6, 1)] * 5
     assert caps("6,6, 4") == [(6, 1), (6, 1), (4, 1)]
     assert caps("2×6,4@0.5") == [(6, 1), (6, 1), (4, 0.5)]
-    assert len({a.channel for a in forms.parse_accounts("50x6,3x2")}) == 53
+    assert len({a.channel for a in notation.parse_accounts("50x6,3x2")}) == 53
 
 
 def test_numbers_take_units() -> None:
-    assert forms.parse_duration("1.5h", field="x") == 5400
-    assert forms.parse_duration("250 ms", field="x") == 0.25
-    assert forms.parse_rate("86400/d", field="x") == 1
-    assert forms.parse_rate("3 per min", field="x") == 0.05
-    assert forms.parse_count("1e6", field="x") == forms.parse_count("1_000_000", field="x") == 1_000_000
-    assert forms.parse_share("85%", field="x") == forms.parse_share("0.85", field="x")
+    assert notation.parse_duration("1.5h", field="x") == 5400
+    assert notation.parse_duration("250 ms", field="x") == 0.25
+    assert notation.parse_rate("86400/d", field="x") == 1
+    assert notation.parse_rate("3 per min", field="x") == 0.05
+    assert notation.parse_count("1e6", field="x") == notation.parse_count("1_000_000", field="x") == 1_000_000
+    assert notation.parse_share("85%", field="x") == notation.parse_share("0.85", field="x")
 
 
 durations = st.one_of(st.integers(1, 10**6).map(float), st.floats(1e-6, 1e9))
@@ -138,18 +138,18 @@ accounts = st.lists(
     st.tuples(st.integers(1, 99), st.one_of(st.just(1.0), st.floats(0.01, 100))), min_size=1, max_size=8
 ).map(lambda rows: tuple(SimulatedAccount(str(i), cap, speed) for i, (cap, speed) in enumerate(rows, 1)))
 PAIRS: list[tuple[Callable[[str], Any], Callable[[Any], str], st.SearchStrategy[Any]]] = [
-    (forms.parse_law, forms.format_law, laws),
-    (forms.parse_arrivals, forms.format_arrivals, arrivals),
-    (forms.parse_when_full, forms.format_when_full, when_full),
-    (forms.parse_target, forms.format_target, targets),
-    (forms.parse_accounts, forms.format_accounts, accounts),
-    (forms.parse_slowdown, forms.format_slowdown, st.builds(Slowdown, st.integers(1, 99), shares)),
+    (notation.parse_distribution, notation.format_distribution, laws),
+    (notation.parse_arrivals, notation.format_arrivals, arrivals),
+    (notation.parse_when_full, notation.format_when_full, when_full),
+    (notation.parse_target, notation.format_target, targets),
+    (notation.parse_accounts, notation.format_accounts, accounts),
+    (notation.parse_slowdown, notation.format_slowdown, st.builds(Slowdown, st.integers(1, 99), shares)),
     (
-        forms.parse_faults,
-        forms.format_faults,
+        notation.parse_faults,
+        notation.format_faults,
         st.builds(lambda a, b, c: Faults(a / 2, b / 2, c), shares, shares, durations),
     ),
-    (forms.parse_failures, forms.format_failures, st.builds(Failures, durations, durations)),
+    (notation.parse_failures, notation.format_failures, st.builds(Failures, durations, durations)),
 ]
 
 
@@ -185,52 +185,52 @@ def test_any_other_text_is_refused_and_nothing_worse(parse: Callable[..., Any], 
 @pytest.mark.parametrize(
     ("parse", "text", "hint"),
     [
-        (forms.parse_arrivals, "poison:500/h", "did you mean poisson:500/h?"),
-        (forms.parse_arrivals, "poisson:500", "did you mean 500/h?"),
-        (forms.parse_arrivals, "poisson:500/hour", "did you mean 500/h?"),
-        (forms.parse_arrivals, "poisson:8/m", "did you mean 8/min?"),
-        (forms.parse_arrivals, "poisson:500h", "did you mean 500/h?"),
-        (forms.parse_arrivals, "poisson", "did you mean poisson:500/h?"),
-        (forms.parse_arrivals, "poisson:0/h", "above 0"),
-        (forms.parse_arrivals, "bursty:500/h", "lacks cv; did you mean bursty:500/h,cv=3?"),
-        (forms.parse_arrivals, "daily:1,2,3", "24"),
-        (forms.parse_arrivals, "500/h", "write it as poisson:500/h"),
-        (forms.parse_law, "lognormal:mean=180s,vc=0.7", "did you mean cv=0.7?"),
-        (forms.parse_law, "lognormal:mean=180s,mean=2s", "twice"),
-        (forms.parse_law, "exp:180s,4", "as in exp:180s"),
-        (forms.parse_law, "expo:180s", "did you mean exp:180s?"),
-        (forms.parse_law, "exp:3minutes", "did you mean 3min?"),
-        (forms.parse_law, "exp:3m", "did you mean 3min?"),
-        (forms.parse_law, "exp:-3s", "write it as 180s"),
-        (forms.parse_law, "exp:1e400s", "too large"),
-        (forms.parse_when_full, "que", "did you mean queue"),
-        (forms.parse_when_full, "retry", "did you mean retry:15s,80?"),
-        (forms.parse_when_full, "retry:15s", "lacks attempts"),
-        (forms.parse_when_full, "retry:15s,2.5", "whole number"),
-        (forms.parse_when_full, "queue:patience=forever", "write it as 180s"),
-        (forms.parse_when_full, "loss:5", "as in loss"),
-        (forms.parse_accounts, "5*6*2", "write it as 5x6"),
-        (forms.parse_slowdown, "3", "'3' lacks each; did you mean above=3,each=20%"),
-        (forms.parse_failures, "1h", "'1h' lacks mean_down; did you mean mean_up=20h,mean_down=30min"),
-        (forms.parse_failures, "mean_up=1h,mean_dwn=2h", "option: 'mean_up=1h,mean_dwn=2h' has 'mean_dwn"),
-        (forms.parse_failures, "0s,1s", "'0s,1s' cannot be: mean_up"),
-        (forms.parse_failures, " ", "' ' is no kind of failures; write it as mean_up=20h,mean_down=30min"),
-        (forms.parse_faults, "accepted=120%", "share of faults 'accepted=120%'"),
-        (forms.parse_accounts, "99999999999x6", "must be 1 to 100,000 accounts"),
-        (forms.parse_accounts, "99999x999999", "at most 10,000,000 slots in all"),
-        (forms.parse_accounts, "5-6", "did you mean 5x6?"),
-        (forms.parse_accounts, "0x6", "above 0"),
-        (forms.parse_accounts, "6@0", "above 0"),
-        (forms.parse_accounts, "999999x6", "100,000"),
-        (forms.parse_target, "refusd<1%", "did you mean refused<1%?"),
-        (forms.parse_target, "refused<=1%", "did you mean refused<1%?"),
-        (forms.parse_target, "refused>1%", "did you mean refused<1%?"),
-        (forms.parse_target, "refused", "write it as refused<1%"),
-        (forms.parse_target, "refused<5", "did you mean 5%?"),
-        (forms.parse_target, "refused<500", "from 0 to 1"),
-        (forms.parse_target, "refused<0%", "above 0"),
-        (forms.parse_target, "wait.max<5s", "wait.m"),
-        (forms.parse_target, "wait.p95<2minuts", "did you mean 2min?"),
+        (notation.parse_arrivals, "poison:500/h", "did you mean poisson:500/h?"),
+        (notation.parse_arrivals, "poisson:500", "did you mean 500/h?"),
+        (notation.parse_arrivals, "poisson:500/hour", "did you mean 500/h?"),
+        (notation.parse_arrivals, "poisson:8/m", "did you mean 8/min?"),
+        (notation.parse_arrivals, "poisson:500h", "did you mean 500/h?"),
+        (notation.parse_arrivals, "poisson", "did you mean poisson:500/h?"),
+        (notation.parse_arrivals, "poisson:0/h", "above 0"),
+        (notation.parse_arrivals, "bursty:500/h", "lacks cv; did you mean bursty:500/h,cv=3?"),
+        (notation.parse_arrivals, "daily:1,2,3", "24"),
+        (notation.parse_arrivals, "500/h", "write it as poisson:500/h"),
+        (notation.parse_distribution, "lognormal:mean=180s,vc=0.7", "did you mean cv=0.7?"),
+        (notation.parse_distribution, "lognormal:mean=180s,mean=2s", "twice"),
+        (notation.parse_distribution, "exp:180s,4", "as in exp:180s"),
+        (notation.parse_distribution, "expo:180s", "did you mean exp:180s?"),
+        (notation.parse_distribution, "exp:3minutes", "did you mean 3min?"),
+        (notation.parse_distribution, "exp:3m", "did you mean 3min?"),
+        (notation.parse_distribution, "exp:-3s", "write it as 180s"),
+        (notation.parse_distribution, "exp:1e400s", "too large"),
+        (notation.parse_when_full, "que", "did you mean queue"),
+        (notation.parse_when_full, "retry", "did you mean retry:15s,80?"),
+        (notation.parse_when_full, "retry:15s", "lacks attempts"),
+        (notation.parse_when_full, "retry:15s,2.5", "whole number"),
+        (notation.parse_when_full, "queue:patience=forever", "write it as 180s"),
+        (notation.parse_when_full, "loss:5", "as in loss"),
+        (notation.parse_accounts, "5*6*2", "write it as 5x6"),
+        (notation.parse_slowdown, "3", "'3' lacks each; did you mean above=3,each=20%"),
+        (notation.parse_failures, "1h", "'1h' lacks mean_down; did you mean mean_up=20h,mean_down=30min"),
+        (notation.parse_failures, "mean_up=1h,mean_dwn=2h", "option: 'mean_up=1h,mean_dwn=2h' has 'mean_dwn"),
+        (notation.parse_failures, "0s,1s", "'0s,1s' cannot be: mean_up"),
+        (notation.parse_failures, " ", "' ' is no kind of failures; write it as mean_up=20h,mean_down=30min"),
+        (notation.parse_faults, "accepted=120%", "share of faults 'accepted=120%'"),
+        (notation.parse_accounts, "99999999999x6", "must be 1 to 100,000 accounts"),
+        (notation.parse_accounts, "99999x999999", "at most 10,000,000 slots in all"),
+        (notation.parse_accounts, "5-6", "did you mean 5x6?"),
+        (notation.parse_accounts, "0x6", "above 0"),
+        (notation.parse_accounts, "6@0", "above 0"),
+        (notation.parse_accounts, "999999x6", "100,000"),
+        (notation.parse_target, "refusd<1%", "did you mean refused<1%?"),
+        (notation.parse_target, "refused<=1%", "did you mean refused<1%?"),
+        (notation.parse_target, "refused>1%", "did you mean refused<1%?"),
+        (notation.parse_target, "refused", "write it as refused<1%"),
+        (notation.parse_target, "refused<5", "did you mean 5%?"),
+        (notation.parse_target, "refused<500", "from 0 to 1"),
+        (notation.parse_target, "refused<0%", "above 0"),
+        (notation.parse_target, "wait.max<5s", "wait.m"),
+        (notation.parse_target, "wait.p95<2minuts", "did you mean 2min?"),
     ],
 )
 def test_nonsense_is_refused_with_the_nearest_right_form(
@@ -247,11 +247,11 @@ def test_nonsense_is_refused_with_the_nearest_right_form(
 )
 def test_counts_are_whole(text: str, hint: str) -> None:
     with pytest.raises(InvalidArgument, match=hint):
-        forms.parse_count(text, field="jobs")
+        notation.parse_count(text, field="jobs")
 
 
 def test_what_a_text_cannot_tell_is_not_told_by_halves() -> None:
     with pytest.raises(InvalidArgument, match="Trace has no form"):
-        forms.format_arrivals(Trace([0.0, 1.0]))
+        notation.format_arrivals(Trace([0.0, 1.0]))
     with pytest.raises(InvalidArgument, match="Empirical has no form"):
-        forms.format_law(Empirical([1.0]))
+        notation.format_distribution(Empirical([1.0]))

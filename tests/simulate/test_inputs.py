@@ -15,12 +15,12 @@ from pika_balancer.simulate import (
     Bursty,
     Constant,
     Daily,
+    Distribution,
     Empirical,
     Exponential,
     Failures,
     Faults,
     Gamma,
-    Law,
     Lognormal,
     OnOff,
     Poisson,
@@ -39,7 +39,7 @@ from pika_balancer.simulate.scenario import accounts_of
 from pika_balancer.simulate.streams import Streams, uniform
 from pika_balancer.simulate.workload import Workload
 
-LAWS: list[Law] = [
+LAWS: list[Distribution] = [
     Exponential(180.0),
     Constant(42.0),
     Lognormal(180.0, 0.7),
@@ -53,18 +53,20 @@ LAWS: list[Law] = [
 COUNT = 200_000
 
 
-def by_block(law: Law) -> list[float]:
+def by_block(law: Distribution) -> list[float]:
     return list(law.block(Streams(7).vector("service"), 0, COUNT).tolist())
 
 
-def one_by_one(law: Law) -> list[float]:
+def one_by_one(law: Distribution) -> list[float]:
     draw = law.one(random.Random(7))
     return [draw() for _ in range(COUNT)]
 
 
 @pytest.mark.parametrize("draw", [by_block, one_by_one])
 @pytest.mark.parametrize("law", LAWS, ids=repr)
-def test_a_law_has_the_mean_and_variance_that_it_states(law: Law, draw: Callable[[Law], list[float]]) -> None:
+def test_a_law_has_the_mean_and_variance_that_it_states(
+    law: Distribution, draw: Callable[[Distribution], list[float]]
+) -> None:
     drawn = draw(law)
     mean = math.fsum(drawn) / COUNT
     squares = [(value - mean) ** 2 for value in drawn]

@@ -34,8 +34,7 @@ from pika_balancer.simulate import (
     theory,
 )
 from pika_balancer.simulate.estimate import Estimate
-from pika_balancer.simulate.evaluate import Judge, Point
-from pika_balancer.simulate.plan import Plan, plan
+from pika_balancer.simulate.sizing import Evaluator, Plan, Point, plan
 from pika_balancer.simulate.targets import Target, factor, together
 from pika_balancer.simulate.variants import (
     as_poisson,
@@ -251,10 +250,10 @@ def test_an_answer_of_simulation_is_seldom_wrong() -> None:
 
 def test_a_closed_form_decides_only_if_it_knows_every_target() -> None:
     scenario = Scenario("5x6", ARRIVALS, Exponential(180), Queue(patience=Exponential(60)))
-    judge = Judge((Target("wait.p95", "<", 300.0),), 2000, 2000, 1)
-    assert judge.judge(scenario, 5).decided_by == "simulation"
-    judge = Judge((Target("wait.mean", "<", 300.0),), 2000, 2000, 1)
-    assert judge.judge(scenario, 5).decided_by == "Erlang A"
+    evaluate = Evaluator((Target("wait.p95", "<", 300.0),), 2000, 2000, 1)
+    assert evaluate.evaluate(scenario, 5).decided_by == "simulation"
+    evaluate = Evaluator((Target("wait.mean", "<", 300.0),), 2000, 2000, 1)
+    assert evaluate.evaluate(scenario, 5).decided_by == "Erlang A"
 
 
 def test_jobs_grow_until_the_answer_is_plain_and_begin_with_enough_near_saturation() -> None:
@@ -265,24 +264,24 @@ def test_jobs_grow_until_the_answer_is_plain_and_begin_with_enough_near_saturati
         return simulate(scenario, jobs=2000, seed=seed)
 
     near = Target("refused_fraction", "<", theory.erlang_b(30, LOAD))
-    Judge((near,), 1000, 50_000, 1, run).judge(hidden(Scenario("5x6", ARRIVALS, LAW)), 5)
+    Evaluator((near,), 1000, 50_000, 1, run).evaluate(hidden(Scenario("5x6", ARRIVALS, LAW)), 5)
     assert asked == [1000, 4000, 16_000, 50_000]
     asked.clear()
-    Judge((P95,), 1000, 50_000, 1, run).judge(Scenario("5x6", Poisson(27 / 180), LAW, Queue()), 5)
+    Evaluator((P95,), 1000, 50_000, 1, run).evaluate(Scenario("5x6", Poisson(27 / 180), LAW, Queue()), 5)
     assert asked[0] == 50_000, "60,000 would be needed"
     asked.clear()
-    Judge((P95,), 1000, 50_000, 1, run).judge(Scenario("5x6", Poisson(24 / 180), LAW, Queue()), 5)
+    Evaluator((P95,), 1000, 50_000, 1, run).evaluate(Scenario("5x6", Poisson(24 / 180), LAW, Queue()), 5)
     assert asked[0] == 15_000
 
 
 def test_verdicts() -> None:
     target = Target("wait.mean", "<", 10)
-    assert target.judge(Estimate(8, 7, 9)) == "holds"
-    assert target.judge(Estimate(8, 7, 9), 3.0) == "undecided"
-    assert target.judge(Estimate(12, 11, 13)) == "fails"
-    assert target.judge(Estimate(12, 9, 15)) == "undecided"
-    assert target.judge(Estimate(math.nan)) == target.judge(Estimate(3.0)) == "undecided"
-    assert target.judge(Estimate(10, 10, 10)) == "fails"
+    assert target.evaluate(Estimate(8, 7, 9)) == "holds"
+    assert target.evaluate(Estimate(8, 7, 9), 3.0) == "undecided"
+    assert target.evaluate(Estimate(12, 11, 13)) == "fails"
+    assert target.evaluate(Estimate(12, 9, 15)) == "undecided"
+    assert target.evaluate(Estimate(math.nan)) == target.evaluate(Estimate(3.0)) == "undecided"
+    assert target.evaluate(Estimate(10, 10, 10)) == "fails"
     assert together({target: "holds", P95: "undecided"}) == "undecided"
     assert together({target: "fails", P95: "undecided"}) == "fails"
     assert together({target: "holds", P95: "holds"}) == "holds"

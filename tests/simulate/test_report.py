@@ -18,13 +18,13 @@ from pika_balancer.simulate import (
     Bursty,
     Constant,
     Daily,
+    Distribution,
     Empirical,
     Estimate,
     Exponential,
     Failures,
     Faults,
     Gamma,
-    Law,
     Lognormal,
     Loss,
     OnOff,
@@ -314,7 +314,7 @@ def test_an_interval_has_as_many_decimals_as_its_estimate(
         (Empirical([1, 3]), "drawn from 2 recorded ones, mean 2 s, cv 0.5"),
     ],
 )
-def test_laws_in_words(law: Law, text: str) -> None:
+def test_laws_in_words(law: Distribution, text: str) -> None:
     assert words.law(law) == text
 
 

@@ -33,9 +33,9 @@ from pika_balancer.simulate import (
     SimulatedAccount,
     Slowdown,
     Trace,
-    loop,
     simulate,
 )
+from pika_balancer.simulate.kernel import loop
 from pika_balancer.simulate.result import Table
 
 pq: Any = importlib.import_module("pyarrow.parquet")  # it has no types to check against

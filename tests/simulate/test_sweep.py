@@ -10,8 +10,7 @@ import pytest
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate, theory
-from pika_balancer.simulate.executors import Progress
-from pika_balancer.simulate.sweep import Pooled, pool, replicate, seed_of, student, sweep
+from pika_balancer.simulate.replicate import Pooled, Progress, pool, replicate, seed_of, student, sweep
 
 SCENARIO = Scenario("5x6", Poisson(25 / 180), Exponential(180))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.policy import POLICIES, Candidate
+from pika_balancer.selection.policy import POLICIES, Candidate
 from pika_balancer.simulate import (
     Estimate,
     Exponential,

@@ -13,7 +13,7 @@ MAY_BE_SENT_AGAIN: Final = {
     "NotFound",
     "ChannelFull",
     "RateLimited",
-    "AccountBlocked",
+    "AccountSuspended",
     "ConnectFailed",
     "RequestTimeout",
 }
@@ -26,8 +26,8 @@ later is `Uncertain` instead of `Refused`. Were they confused, the server would 
 
 def check_empty(dispatcher: Dispatcher) -> Iterator[str]:
     """Yield what a dispatcher that is over still has in it."""
-    left = _sizes(dispatcher._roster) | _sizes(dispatcher._poller) | _sizes(dispatcher._lookout)
-    task = dispatcher._lookout._task
+    left = _sizes(dispatcher._registry) | _sizes(dispatcher._poller) | _sizes(dispatcher._reconciler)
+    task = dispatcher._reconciler._task
     left["looking"] = int(task is not None and not task.done())
     few = {name: left.pop(name, 0) for name in ("_line", "_asked", "_kept_since", "_inherited")}
     if dispatcher.handles or any(left.values()) or max(few.values()) > OBJECTS_AT_MOST:

@@ -7,11 +7,11 @@ from typing import Final
 import attrs
 
 from pika_balancer.events import (
+    Detached,
     Ended,
     Event,
     Failed,
     JobEvent,
-    LetGo,
     Refused,
     Submitted,
     Submitting,
@@ -35,7 +35,7 @@ class Entry:
     """When it was last sent, in service time."""
     refused: int = 0
     uncertain: int = 0
-    let_go: int = 0
+    detach: int = 0
     ends: list[str] = attrs.Factory(list[str])
     """Statuses and errors of `Ended` and `Failed`: there should be one."""
     told: list[str] = attrs.Factory(list[str])
@@ -59,7 +59,7 @@ class Entry:
         if self.ends != ["SubmissionUnknown"] or self.taken is None:
             return False
         # Either nobody can see it, or it came and went before anybody could look: its caller knows that much.
-        return self.taken[1] == "lost" or self.uncertain + self.let_go > 0
+        return self.taken[1] == "lost" or self.uncertain + self.detach > 0
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the account of a job's life."""
@@ -162,8 +162,8 @@ class Ledger:
                 entry.jobid = event.jobid
             case Uncertain():
                 entry.uncertain += 1
-            case LetGo():
-                entry.let_go += 1
+            case Detached():
+                entry.detach += 1
                 if entry.jobid is None:
                     self.hung_up += 1
                     self.hung_up_excused += self._excused(entry)

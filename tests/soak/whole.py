@@ -12,10 +12,10 @@ from collections.abc import Coroutine
 from typing import Any, Final, Literal
 
 from pika_balancer import Account, Balancer, Dispatcher, Lease, PikaClient
-from pika_balancer.callbacks import Callbacks
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Ended, Event, Paused
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from tests.redis_servers import Server, make
 from tests.soak.audit import check_empty, check_slots
 from tests.soak.landlord import REFRESH_EVERY, Landlord
@@ -46,9 +46,9 @@ class SharedStore(RedisStore):
         """Wait in line for a slot."""
         return await super().acquire(channel, None if deadline is None else self._here(deadline))
 
-    async def rest(self, channel: str, until: float) -> None:
+    async def cool_down(self, channel: str, until: float) -> None:
         """Give the channel no new job before `until`."""
-        await super().rest(channel, self._here(until))
+        await super().cool_down(channel, self._here(until))
 
     def _here(self, moment: float) -> float:
         return self._clock.now() + (moment - self._scaled.now()) / self._scaled.speed
@@ -192,7 +192,7 @@ class Soak:
             callbacks = None
             if place == 0:
                 # Its deadline for reading is no time of the service.
-                callbacks = Callbacks()
+                callbacks = Webhook()
                 await stack.enter_async_context(callbacks.run())
             balancer = self.balancers[place % len(self.balancers)]
             self.workers.append(Worker(f"w{place}", self, balancer, callbacks))
@@ -288,7 +288,7 @@ async def _in_flight(balancer: Balancer) -> int:
     """Return how many slots are taken; a shared store is asked, and has to be whole."""
     if not isinstance(balancer.store, RedisStore):
         return balancer.snapshot().in_flight
-    fleet = await balancer.store.fleet()
+    fleet = await balancer.store.pool_status()
     return fleet.snapshot.in_flight + len(fleet.faults)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from pika_balancer import Balancer, Dispatcher, JobHandle
-from pika_balancer.callbacks import Callbacks
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import PikaError, RequestTimeout, SubscriptionRequired
 from tests.soak.ledger import Entry
 from tests.soak.server import CAPS
@@ -28,7 +28,7 @@ ENTRIES: Final = 5
 class Worker:
     """One dispatcher after the other over one balancer, and those who call it."""
 
-    def __init__(self, name: str, soak: "Soak", balancer: Balancer, callbacks: Callbacks | None) -> None:
+    def __init__(self, name: str, soak: "Soak", balancer: Balancer, callbacks: Webhook | None) -> None:
         self.name = name
         self.soak = soak
         self.balancer = balancer

@@ -15,7 +15,7 @@ from pika_balancer import Balancer, Dispatcher, PikaClient
 from pika_balancer.clock import SystemClock, Timer
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Account
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 
 
 class WrongClock:

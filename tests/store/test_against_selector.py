@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 
 from pika_balancer.errors import NoCapacity, UnknownChannel
 from pika_balancer.models import Account, AccountState, Lease, Snapshot
-from pika_balancer.policy import POLICIES
-from pika_balancer.selector import Selector
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.selection.policy import POLICIES
+from pika_balancer.selection.selector import Selector
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock
 from tests.pools import Pool, advance, quiet
 from tests.redis_servers import Servers
@@ -170,11 +170,11 @@ class Both(RuleBasedStateMachine):
     @rule(
         who=st.integers(0, 1),
         channel=st.sampled_from(CHANNELS),
-        what=st.sampled_from(["pause", "resume", "rest"]),
+        what=st.sampled_from(["pause", "resume", "cool_down"]),
         seconds=st.integers(1, 3),
     )
     def bar(self, who: int, channel: str, what: str, seconds: int) -> None:
-        arguments = (self.clock.now() + seconds,) if what == "rest" else ()
+        arguments = (self.clock.now() + seconds,) if what == "cool_down" else ()
         self.selector.wake(self.clock.now())
         try:
             getattr(self.selector, what)(channel, *arguments)
@@ -193,7 +193,7 @@ class Both(RuleBasedStateMachine):
         if not hasattr(self, "stores"):
             return
         now = self.clock.now()
-        fleet = self.runner.run(self.stores[1].fleet())
+        fleet = self.runner.run(self.stores[1].pool_status())
         assert fleet.faults == ()
 
         assert comparable(fleet.snapshot) == comparable(self.selector.snapshot(now=now))
@@ -204,8 +204,8 @@ class Both(RuleBasedStateMachine):
             assert store.explain().keys() == self.selector.explain(now=now).keys()
             assert store.explain() == self.selector.explain(now=now) or self.policy == "round_robin"
             for channel in (None, *CHANNELS):
-                expected = self.selector.shortage(channel, now=now)
-                found = store.shortage(channel)
+                expected = self.selector.why_unavailable(channel, now=now)
+                found = store.why_unavailable(channel)
                 assert (found and found.reason) == (expected and expected.reason)
 
     async def look(self, store: RedisStore) -> None:

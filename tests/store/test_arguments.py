@@ -7,9 +7,9 @@ import redis
 from redis import exceptions
 
 from pika_balancer import InvalidArgument, NoCapacity
-from pika_balancer.store.link import Away, Refusal
-from pika_balancer.store.redis import RedisStore
-from pika_balancer.store.refusals import no_capacity
+from pika_balancer.store.errors import no_capacity
+from pika_balancer.store.redis.connection import Away, Refusal
+from pika_balancer.store.redis.store import RedisStore
 from tests.redis_servers import free_port
 
 NOBODY = f"redis://127.0.0.1:{free_port()}"
@@ -54,14 +54,14 @@ async def test_a_channel_is_a_name_in_one_line(channel: Any) -> None:
 async def test_a_rest_ends_some_time_and_only_a_lease_is_released() -> None:
     store, something = RedisStore(NOBODY), "lease"
     with pytest.raises(InvalidArgument, match="pause"):
-        await store.rest("1", float("inf"))
+        await store.cool_down("1", float("inf"))
     with pytest.raises(InvalidArgument, match="not str"):
         store.release(something)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
 
 
 def test_sentinels_by_url_with_everything() -> None:
     store = RedisStore("rediss+sentinel://me:s%40cret@one:1,two:2/ours/3?sentinel_password=other")
-    pool = store._link._client.connection_pool
+    pool = store._connection._client.connection_pool
     options = pool.connection_kwargs
     assert (pool.service_name, options["username"], options["password"], options["db"]) == (
         "ours",
@@ -91,7 +91,7 @@ def test_sentinels_by_url_with_everything() -> None:
     ],
 )
 def test_a_failure_is_one_that_time_heals_or_not(error: Exception, kind: type[Exception]) -> None:
-    assert type(RedisStore(NOBODY)._link._failure(error)) is kind
+    assert type(RedisStore(NOBODY)._connection._failure(error)) is kind
 
 
 def test_without_a_reason_the_advice_is_to_wait_longer() -> None:

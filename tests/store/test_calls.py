@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from pika_balancer.store.scripts import KEYS, script
+from pika_balancer.store.redis.scripts import KEYS, script
 from tests.pools import Pool
 from tests.redis_servers import Servers
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, NotFound, PikaClient, StoreUnavailable
-from pika_balancer.events import Event, Lost, StoreAway, StoreBack
+from pika_balancer.events import Event, LeaseRevoked, StoreAway, StoreBack
 from pika_balancer.models import Job
 from pika_balancer.server import LocalServer, Statistics
 from pika_balancer.store import MemoryStore
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.pools import Pool, quiet
 from tests.redis_servers import Servers, make
@@ -51,13 +51,13 @@ class Worker:
         """Have the process do nothing any more, and say nothing to the store, as if it had been killed."""
         dispatcher = self.dispatcher
         dispatcher._gate.shut(RuntimeError("killed"))  # type: ignore[arg-type]  # nobody is to see it
-        for tasks in (dispatcher._tasks, dispatcher._roster.names):
+        for tasks in (dispatcher._tasks, dispatcher._registry.names):
             await tasks.cancel()
         await dispatcher._poller.close()
-        await dispatcher._lookout.close()
+        await dispatcher._reconciler.close()
         die(self.store)
         await settle()
-        await self.store._link.close()
+        await self.store._connection.close()
 
     def lose_its_voice(self) -> None:
         """Have no sign of life of the process reach the store any more."""
@@ -100,7 +100,7 @@ class Site:
         await worker.balancer.__aenter__()
         self.workers.append(worker)
         await worker.dispatcher.__aenter__()
-        await wait_until(lambda: store._session._listener.is_listening)
+        await wait_until(lambda: store._session._subscriber.is_listening)
         return worker
 
     async def kill(self, worker: Worker) -> None:
@@ -138,7 +138,7 @@ class Site:
 
     async def counted(self) -> int:
         """Ask the store how many slots are taken."""
-        return (await self.workers[-1].store.fleet()).snapshot.in_flight
+        return (await self.workers[-1].store.pool_status()).snapshot.in_flight
 
     @property
     def seen(self) -> Statistics:
@@ -201,7 +201,7 @@ async def test_a_job_that_two_dispatchers_see_takes_one_slot(site: Site) -> None
     assert await site.counted() == 1
     await site.pass_time(60, job.done)
     assert await site.counted() == 0
-    assert not [*here.told(Lost), *there.told(Lost)]
+    assert not [*here.told(LeaseRevoked), *there.told(LeaseRevoked)]
     site.check()
 
 
@@ -256,7 +256,7 @@ async def test_the_jobs_of_a_killed_process_are_counted_until_they_end_and_not_f
     await site.kill(dead)
     waiting = begin(alive)
     await site.pass_time(TTL + 20)
-    fleet = await alive.store.fleet()
+    fleet = await alive.store.pool_status()
     assert [(holder.process, holder.orphan) for holder in fleet.holders] == [
         (alive.store._session._process, False)
     ] * 2
@@ -287,14 +287,14 @@ async def test_a_slot_without_a_name_is_kept_as_long_as_a_job_in_doubt(site: Sit
     await site.open({ONE: 3}, service="fixed:1000s")
     dead = await site.worker()
     await dead.balancer.acquire()
-    alive = await site.worker(lost_for=100.0)
+    alive = await site.worker(search_for=100.0)
     await site.kill(dead)
     await site.pass_time(TTL + 90)
     assert [(orphan.key, orphan.channel) for orphan in await alive.store.orphans()] == [(None, ONE)]
     await site.pass_time(40)
     assert await site.counted() == 0
     # Nothing of the dead process is left.
-    assert len((await alive.store.fleet()).processes) == 1
+    assert len((await alive.store.pool_status()).processes) == 1
 
 
 async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(site: Site) -> None:
@@ -303,7 +303,7 @@ async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(
     sending = begin(dead)
     await wait_until(lambda: site.seen.in_flight == 1)
     await site.kill(dead)
-    alive = await site.worker(lost_for=50.0)
+    alive = await site.worker(search_for=50.0)
     # Once by its id, and for a while by the slot that it was sent on.
     assert await site.counted() == 2
     await site.pass_time(TTL + 100)
@@ -332,7 +332,7 @@ async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
         return Job((await ask(jobid)).jobid, status="progress")
 
     monkeypatch.setattr(site.client, "job", job)
-    alive = await site.worker(lost_for=50.0)
+    alive = await site.worker(search_for=50.0)
     await site.kill(dead)
     await site.pass_time(TTL + 100)
     assert len(await alive.store.orphans()) == 1
@@ -365,7 +365,7 @@ async def test_two_survivors_that_look_at_once_leave_one_slot_for_each_job(site:
     dead = await site.worker()
     await running(site, dead, 2)
     await dead.balancer.acquire()
-    survivors = [await site.worker(lost_for=20.0, reconcile=False) for _ in range(2)]
+    survivors = [await site.worker(search_for=20.0, reconcile=False) for _ in range(2)]
     await site.kill(dead)
     await site.pass_time(TTL + 10)
     await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
@@ -376,7 +376,7 @@ async def test_two_survivors_that_look_at_once_leave_one_slot_for_each_job(site:
     await site.pass_time(200, lambda: site.seen.in_flight == 0)
     await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
     assert await site.counted() == 0
-    assert not [event for worker in survivors for event in worker.told(Lost)]
+    assert not [event for worker in survivors for event in worker.told(LeaseRevoked)]
 
 
 async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up(
@@ -409,10 +409,10 @@ async def test_a_process_that_comes_back_shares_its_jobs_with_whoever_took_them_
     [job] = await running(site, slow)
     slow.lose_its_voice()
     await site.pass_time(TTL + 10)
-    assert (await other.store.fleet()).holders[0].process == other.store._session._process
+    assert (await other.store.pool_status()).holders[0].process == other.store._session._process
     slow.find_its_voice()
     await site.pass_time(20)
-    assert (await site.counted(), slow.told(Lost)) == (1, [])
+    assert (await site.counted(), slow.told(LeaseRevoked)) == (1, [])
     await site.pass_time(200, job.done)
     assert job.result().status == "completed"
     await site.pass_time(20)
@@ -438,14 +438,14 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
             slow._session._heartbeat.stop()
             await clock.advance(TTL + 1)
         await other.give_up([orphan])
-        assert (await other.fleet()).snapshot.in_flight == 1
+        assert (await other.pool_status()).snapshot.in_flight == 1
     [orphan] = await other.orphans()
     await other.give_up([orphan, orphan])
     await other.give_up([orphan])
-    assert (await other.fleet()).snapshot.in_flight == 0
+    assert (await other.pool_status()).snapshot.in_flight == 0
     slow._session._ring()
     await quiet(slow)
-    assert (lease.lost, lease.held) == (True, False)
+    assert (lease.revoked, lease.held) == (True, False)
 
 
 async def test_a_slot_that_was_lost_while_its_job_runs_is_counted_again_and_told(site: Site) -> None:
@@ -455,11 +455,11 @@ async def test_a_slot_that_was_lost_while_its_job_runs_is_counted_again_and_told
     worker.lose_its_voice()
     await site.pass_time(TTL + 5)
     # As somebody does by hand who believes that it is over.
-    repaired = await other.store.repair((await other.store.fleet()).orphans)
+    repaired = await other.store.repair((await other.store.pool_status()).orphans)
     assert len(repaired.given_up) == 1
     worker.find_its_voice()
     await quiet(worker.store)
-    assert [event.lease_id for event in worker.told(Lost)] == list(repaired.given_up)
+    assert [event.lease_id for event in worker.told(LeaseRevoked)] == list(repaired.given_up)
     await site.pass_time(20, lambda: bool(worker.balancer.adopted()))
     await site.pass_time(1)
     assert await site.counted() == 1
@@ -485,17 +485,17 @@ async def test_an_outage_in_the_middle_of_a_submit_loses_and_doubles_nothing(
         job = begin(worker)
         await wait_until(lambda: site.seen.in_flight == 1)
         server.kill()
-        await wait_until(lambda: worker.store._lane.away_since is not None)
+        await wait_until(lambda: worker.store._pipeline.away_since is not None)
         await clock.advance(15)
         await wait_until(lambda: [handle.jobid is not None for handle in worker.dispatcher.handles] == [True])
         with pytest.raises(StoreUnavailable):
             await worker.dispatcher.submit("create", prompt="a cat", timeout=0)
         server.start()
-        while worker.store._lane.away_since is not None:
+        while worker.store._pipeline.away_since is not None:
             await clock.advance(1)
             await asyncio.sleep(0.01)
         await quiet(worker.store)
-        fleet = await worker.store.fleet()
+        fleet = await worker.store.pool_status()
         assert [holder.jobid for holder in fleet.holders] == [worker.dispatcher.handles[0].jobid]
         assert (len(worker.told(StoreAway)), len(worker.told(StoreBack))) == (1, 1)
         await site.pass_time(90, job.done)
@@ -514,7 +514,7 @@ async def test_a_store_that_is_away_has_no_orphans_and_keeps_no_questions(
     for _ in range(20):
         assert await store.orphans() == ()
         await store.give_up(())
-    assert len(store._session._agenda.calls) <= 1
+    assert len(store._session._outbox.calls) <= 1
     await store.close()
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from pika_balancer import Account
 from pika_balancer.models import Lease
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import wait_until
 from tests.chi_square import p_value
 from tests.pools import Pool, quiet
@@ -100,7 +100,7 @@ async def test_a_freed_slot_is_taken_at_once(pool: Pool) -> None:
     await holder.acquire("0", None)
     await quiet(holder, waiter)
     loop = asyncio.get_running_loop()
-    lease = (await holder.fleet()).holders[0]
+    lease = (await holder.pool_status()).holders[0]
     assert lease.channel == "0"
     gaps: list[float] = []
     held = None

@@ -16,8 +16,8 @@ import pytest
 
 from pika_balancer import Account, PikaError
 from pika_balancer.models import Lease, Orphan
-from pika_balancer.store.fleet import Fleet
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.pool_status import PoolStatus
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, wait_until
 from pika_balancer.testing.faults import Injection, StreamFault
 from tests.pools import Pool, give_back
@@ -55,8 +55,8 @@ class World:
     orphans: tuple[Orphan, ...] = ()
     struck: Injection | None = None
 
-    async def fleet(self) -> Fleet:
-        fleet = await self.other.fleet()
+    async def pool_status(self) -> PoolStatus:
+        fleet = await self.other.pool_status()
         assert not fleet.faults
         for account in fleet.snapshot.accounts:
             assert account.in_flight <= CAPS[account.channel]
@@ -64,8 +64,8 @@ class World:
 
     async def said(self) -> None:
         """Return once everything has been said that there was to say."""
-        lane = self.store._lane
-        await wait_until(lambda: lane.is_idle and lane.away_since is None, timeout=20)
+        pipeline = self.store._pipeline
+        await wait_until(lambda: pipeline.is_idle and pipeline.away_since is None, timeout=20)
 
     async def take(self, number: int) -> None:
         self.held += [await self.store.acquire(None, None) for _ in range(number)]
@@ -92,7 +92,7 @@ class Case:
     told: str | None = None
     """The error that its caller gets."""
     before: Callable[[World], Awaitable[None]] = nothing
-    check: Callable[[Fleet], bool] = lambda _: True
+    check: Callable[[PoolStatus], bool] = lambda _: True
     """Whether the server has done it."""
     leaves: bool = False
     """Whether leases are left when all stores are closed: those of the dead."""
@@ -133,7 +133,7 @@ async def inherit(here: World) -> None:
     here.orphans = tuple(await here.store.orphans())
 
 
-def state(fleet: Fleet, channel: str = ONE) -> Any:
+def state(fleet: PoolStatus, channel: str = ONE) -> Any:
     return next(account for account in fleet.snapshot.accounts if account.channel == channel)
 
 
@@ -160,10 +160,10 @@ CALLS: Final[dict[str, Case]] = {
         check=lambda fleet: fleet.snapshot.capacity == 2,
     ),
     "pause": Case(lambda here: here.store.pause(ONE), 0, check=lambda fleet: state(fleet).paused),
-    "rest": Case(
-        lambda here: here.store.rest(ONE, here.store._clock.now() + 100),
+    "cool_down": Case(
+        lambda here: here.store.cool_down(ONE, here.store._clock.now() + 100),
         0,
-        check=lambda fleet: state(fleet).resting_until is not None,
+        check=lambda fleet: state(fleet).cooldown_until is not None,
     ),
     "resume": Case(
         lambda here: here.store.resume(ONE),
@@ -171,7 +171,7 @@ CALLS: Final[dict[str, Case]] = {
         before=lambda here: here.other.pause(ONE),
         check=lambda fleet: not state(fleet).paused,
     ),
-    "fleet": Case(lambda here: here.store.fleet(), 2, "StoreUnavailable", lambda here: here.take(2)),
+    "fleet": Case(lambda here: here.store.pool_status(), 2, "StoreUnavailable", lambda here: here.take(2)),
     "repair": Case(lambda here: here.store.repair(), 2, "StoreUnavailable", lambda here: here.take(2)),
     "close": Case(lambda here: here.store.close(), 2, before=lambda here: here.take(2), leaves=True),
 }
@@ -196,7 +196,7 @@ async def cell(servers: Servers, name: str, fault: StreamFault) -> None:
         if name != "close":
             await here.said()
         proxy.heal()
-        fleet = await here.fleet()
+        fleet = await here.pool_status()
         counted = Counter(holder.channel for holder in fleet.holders)
         assert (counted.total() if isinstance(case.counts, int) else counted) == case.counts
         assert case.check(fleet), "it was not done"

@@ -8,7 +8,7 @@ import pytest
 
 from pika_balancer import Account, StoreUnavailable
 from pika_balancer.models import Lease
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import Cut, Drop, FaultProxy, Stall, wait_until
 from tests.pools import Pool
 
@@ -40,7 +40,7 @@ async def store(pool: Pool, proxy: FaultProxy) -> RedisStore:
 
 async def counted(pool: Pool) -> Counter[str]:
     """Return how many slots the server counts per channel, asked past the proxy."""
-    fleet = await pool.open().fleet()
+    fleet = await pool.open().pool_status()
     assert not fleet.faults
     return Counter(holder.channel for holder in fleet.holders)
 
@@ -89,7 +89,7 @@ async def test_a_stall_longer_than_the_time_limit_is_one_lease(
     stall = proxy.inject(Stall())
     waiting = asyncio.create_task(store.acquire(None, None))
     # It gives up on the answer, and says it again over another connection.
-    await wait_until(lambda: store._lane.away_since is not None)
+    await wait_until(lambda: store._pipeline.away_since is not None)
     assert not waiting.done()
     stall.withdraw()
     lease = await asyncio.wait_for(waiting, 10)
@@ -133,7 +133,7 @@ async def test_a_waiter_whose_wake_up_is_lost_is_served_by_its_own_renewal(
     # Long enough for a lost wake-up to matter; who waits shows itself every few seconds at the latest.
     waits = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=3.0)
     await waits.update([Account("1001", 1)])
-    await wait_until(lambda: waits._session._listener.is_listening)
+    await wait_until(lambda: waits._session._subscriber.is_listening)
     other = pool.open()
     lease = await other.acquire(None, None)
     waiting = asyncio.create_task(waits.acquire(None, None))
@@ -149,7 +149,7 @@ async def test_a_waiter_whose_wake_up_is_lost_is_served_by_its_own_renewal(
 async def test_a_waiter_whose_subscription_is_cut_is_served(pool: Pool, proxy: FaultProxy) -> None:
     waits = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=30.0)
     await waits.update([Account("1001", 1)])
-    await wait_until(lambda: waits._session._listener.is_listening)
+    await wait_until(lambda: waits._session._subscriber.is_listening)
     other = pool.open()
     lease = await other.acquire(None, None)
     waiting = asyncio.create_task(waits.acquire(None, None))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pika_balancer import PikaClient
-from pika_balancer.cli.running import ask
+from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.cli.store import Findings
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import wait_until
@@ -110,13 +110,13 @@ async def test_three_of_six_processes_killed_pass_no_cap_and_lose_no_slot(pool: 
         assert all(number > JOBS / 50 for number in done)
 
         # Whatever is counted still was held by a process that was killed, and nothing else is wrong.
-        state = await look.fleet()
+        state = await look.pool_status()
         assert state.faults == ()
         assert state.waiters == ()
         assert state.snapshot.in_flight == len(state.holders)
         while any(not holder.orphan for holder in state.holders):
             await asyncio.sleep(0.05)
-            state = await look.fleet()
+            state = await look.pool_status()
         assert {p.id for p in state.processes if p.holds} == {holder.process for holder in state.orphans}
         assert len({holder.process for holder in state.orphans}) <= killed
 
@@ -126,7 +126,7 @@ async def test_three_of_six_processes_killed_pass_no_cap_and_lose_no_slot(pool: 
         assert over == state.orphans
         repair = await look.repair(over)
         assert set(repair.given_up) == {holder.lease_id for holder in over}
-        assert (await look.fleet()).snapshot.in_flight == 0
+        assert (await look.pool_status()).snapshot.in_flight == 0
 
 
 async def test_turns_across_processes_are_fair_and_follow_each_other_closely(pool: Pool) -> None:

@@ -5,20 +5,20 @@ import asyncio
 import pytest
 
 from pika_balancer import Account, Balancer, NoCapacity
-from pika_balancer.events import Event, Lost
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.events import Event, LeaseRevoked
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
 from tests.pools import Pool, advance, quiet
 
 
 def die(store: RedisStore) -> None:
     """Have the store end as its process would if it were killed: without a word."""
-    task = store._lane._task
+    task = store._pipeline._task
     assert task is not None
     task.cancel()
-    listener = store._session._listener._task
-    assert listener is not None
-    listener.cancel()
+    subscriber = store._session._subscriber._task
+    assert subscriber is not None
+    subscriber.cancel()
     store._session._heartbeat.stop()
 
 
@@ -34,7 +34,7 @@ async def test_what_a_dead_process_held_is_counted_until_the_deadline(
     await quiet(dead, alive)
     die(dead)
     await advance(clock, 31, alive)
-    fleet = await alive.fleet()
+    fleet = await alive.pool_status()
     assert [(h.jobid, h.orphan, h.name) for h in fleet.holders] == [
         (None, True, "dead"),
         ("job:1", True, "dead"),
@@ -44,7 +44,7 @@ async def test_what_a_dead_process_held_is_counted_until_the_deadline(
     assert not waiter.done()
     await advance(clock, 10, alive)
     assert (await waiter).held
-    assert (await alive.fleet()).orphans == ()
+    assert (await alive.pool_status()).orphans == ()
     owed = alive.release(waiter.result())
     assert owed is not None
     await owed
@@ -58,12 +58,12 @@ async def test_an_orphan_is_taken_over_by_its_jobs_id(slow_pool: Pool, clock: Ma
     await advance(clock, 40, heir)
     lease = await heir.adopt("0", "job:1")
     await advance(clock, 500, heir)
-    fleet = await heir.fleet()
+    fleet = await heir.pool_status()
     assert [(h.jobid, h.orphan) for h in fleet.holders] == [("job:1", False)]
     owed = heir.release(lease)
     assert owed is not None
     await owed
-    assert (await heir.fleet()).snapshot.in_flight == 0
+    assert (await heir.pool_status()).snapshot.in_flight == 0
 
 
 async def test_a_process_that_was_only_slow_keeps_its_leases(slow_pool: Pool, clock: ManualClock) -> None:
@@ -71,12 +71,12 @@ async def test_a_process_that_was_only_slow_keeps_its_leases(slow_pool: Pool, cl
     await slow.update([Account("0", 1)])
     lease = await slow.acquire(None, None)
     slow._session._heartbeat.stop()
-    await other.fleet()
+    await other.pool_status()
     await advance(clock, 60, slow)
-    assert [h.orphan for h in (await other.fleet()).holders] == [True]
+    assert [h.orphan for h in (await other.pool_status()).holders] == [True]
     slow._session._arm()
     await advance(clock, 1, slow)
-    assert [h.orphan for h in (await other.fleet()).holders] == [False]
+    assert [h.orphan for h in (await other.pool_status()).holders] == [False]
     assert lease.held
     owed = slow.release(lease)
     assert owed is not None
@@ -93,13 +93,13 @@ async def test_the_holder_is_told_of_a_lease_that_was_given_up_while_it_was_away
         lease = await balancer.acquire()
         store._session._heartbeat.stop()
         await advance(clock, 40, store)
-        fleet = await other.fleet()
+        fleet = await other.pool_status()
         assert (await other.repair(fleet.orphans)).given_up == (lease.id,)
-        assert not lease.lost
+        assert not lease.revoked
         store._session._arm()
         await advance(clock, 1, store)
-        assert (lease.lost, lease.held) == (True, False)
-        assert [event.lease_id for event in events if isinstance(event, Lost)] == [lease.id]
+        assert (lease.revoked, lease.held) == (True, False)
+        assert [event.lease_id for event in events if isinstance(event, LeaseRevoked)] == [lease.id]
         await balancer.release(lease)
         assert balancer.statistics().holders == ()
 
@@ -108,7 +108,7 @@ async def test_a_repair_takes_nothing_from_the_living(slow_pool: Pool, clock: Ma
     store, other = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
     await store.update([Account("0", 1)])
     lease = await store.acquire(None, None)
-    holders = (await other.fleet()).holders
+    holders = (await other.pool_status()).holders
     assert (await other.repair(holders)).given_up == ()
     owed = store.release(lease)
     assert owed is not None
@@ -133,7 +133,7 @@ async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
     waiter = asyncio.create_task(newcomer.acquire(None, None))
     await quiet(newcomer)
     await advance(clock, 29, holder, newcomer)
-    fleet = await newcomer.fleet()
+    fleet = await newcomer.pool_status()
     assert fleet.snapshot.in_flight == 2
     assert fleet.learning == pytest.approx(1)
     await advance(clock, 2, holder, newcomer)
@@ -167,8 +167,8 @@ async def test_whoever_shared_an_adopted_lease_is_told_when_it_was_given_back(
     assert owed is not None
     await owed
     await advance(clock, 11, one, two)
-    assert (theirs.held, theirs.lost) == (False, False)
-    assert (await two.fleet()).snapshot.in_flight == 0
+    assert (theirs.held, theirs.revoked) == (False, False)
+    assert (await two.pool_status()).snapshot.in_flight == 0
 
 
 async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock: ManualClock) -> None:
@@ -178,7 +178,7 @@ async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock:
     await update
     answer = await store._session.call("update", lambda: (60_000, "0", 3)).future
     assert answer is not None
-    assert (await store.fleet()).snapshot.capacity == 5
+    assert (await store.pool_status()).snapshot.capacity == 5
 
 
 async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Pool) -> None:
@@ -190,9 +190,9 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     waiter = asyncio.create_task(alive.acquire(None, None))
     await quiet(dead, alive)
     die(dead)
-    await wait_until(lambda: dead._link._connected is None)
+    await wait_until(lambda: dead._connection._connected is None)
     with pool.server.client() as client:
-        channel = f"{dead._link._prefix}to:{dead._session._process}"
+        channel = f"{dead._connection._prefix}to:{dead._session._process}"
         await wait_until(lambda: client.pubsub_numsub(channel)[0][1] == 0)
     owed = alive.release(lease)
     assert owed is not None
@@ -202,14 +202,14 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     owed = alive.release(granted)
     assert owed is not None
     await owed
-    dead._lane._task = dead._lane.away_since = None  # it comes back to life, to clear up after itself
+    dead._pipeline._task = dead._pipeline.away_since = None  # it comes back to life, to clear up after itself
     stuck.cancel()
     await asyncio.wait([stuck])
 
 
 async def under_way(store: RedisStore) -> None:
     """Return in the very turn in which a call has been sent."""
-    while store._lane.out_since is None:  # noqa: ASYNC110 - the lane has no event for it
+    while store._pipeline.out_since is None:  # noqa: ASYNC110 - the lane has no event for it
         await asyncio.sleep(0)
 
 
@@ -223,7 +223,7 @@ async def test_a_beat_on_the_heels_of_an_adoption_states_what_was_adopted(pool: 
     store._session.beat_soon()
     lease = await adopting
     await quiet(store)
-    assert [holder.jobid for holder in (await other.fleet()).holders] == ["a job"]
+    assert [holder.jobid for holder in (await other.pool_status()).holders] == ["a job"]
     owed = store.release(lease)
     assert owed is not None
     await owed
@@ -239,7 +239,7 @@ async def test_a_cancelled_adoption_is_stated_no_more(pool: Pool) -> None:
     await quiet(store)
     store._session.beat_soon()
     await quiet(store)
-    assert (await store.fleet()).holders == ()
+    assert (await store.pool_status()).holders == ()
 
 
 async def test_an_adopted_lease_that_was_taken_away_is_told_and_can_be_had_again(
@@ -252,15 +252,15 @@ async def test_an_adopted_lease_that_was_taken_away_is_told_and_can_be_had_again
         slow._session._heartbeat.stop()
         await clock.advance(31)
         # Somebody believes that its job is over.
-        await other.repair((await other.fleet()).orphans)
+        await other.repair((await other.pool_status()).orphans)
         slow._session._ring()
         await quiet(slow)
-        assert (lease.lost, lease.held, balancer.adopted()) == (True, False, {})
-        assert [event.lease_id for event in events if isinstance(event, Lost)] == ["job:1"]
+        assert (lease.revoked, lease.held, balancer.adopted()) == (True, False, {})
+        assert [event.lease_id for event in events if isinstance(event, LeaseRevoked)] == ["job:1"]
         again = await balancer.adopt("0", "job:1")
         # The one that got lost is none of the new one's business.
         await balancer.release(lease)
         assert balancer.adopted() == {"job:1": again}
-        assert (await other.fleet()).snapshot.in_flight == 1
+        assert (await other.pool_status()).snapshot.in_flight == 1
         await balancer.release(again)
-        assert (await other.fleet()).snapshot.in_flight == 0
+        assert (await other.pool_status()).snapshot.in_flight == 0

@@ -13,7 +13,7 @@ import valkey.asyncio
 
 from pika_balancer import Account, Balancer, InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.events import Event, StoreAway, StoreBack
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
 from tests.pools import Pool, give_back, quiet
 from tests.redis_servers import Server, free_port, make
@@ -86,23 +86,23 @@ async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Ser
         waiter = asyncio.create_task(balancer.acquire())
         await quiet(store)
         server.kill()
-        await wait_until(lambda: store._lane.away_since is not None)
+        await wait_until(lambda: store._pipeline.away_since is not None)
         # None of these waits for the server.
         await balancer.release(given_back)
         job = await balancer.adopt("0", "job:1")
-        await balancer.rest("0", 0.5)
+        await balancer.cool_down("0", 0.5)
         with pytest.raises(StoreUnavailable):
             await balancer.acquire(timeout=0)
         server.start()
-        await wait_until(lambda: store._lane.away_since is None)
+        await wait_until(lambda: store._pipeline.away_since is None)
         await quiet(store)
         assert [type(event) for event in events if isinstance(event, StoreAway | StoreBack)] == [
             StoreAway,
             StoreBack,
         ]
-        fleet = await store.fleet()
+        fleet = await store.pool_status()
         assert fleet.snapshot.accounts[0].in_flight == 2
-        assert fleet.snapshot.accounts[0].resting_until is not None
+        assert fleet.snapshot.accounts[0].cooldown_until is not None
         assert [(holder.jobid, holder.orphan) for holder in fleet.holders] == [
             (None, False),
             ("job:1", False),
@@ -117,16 +117,16 @@ async def test_a_restart_without_memory_grants_nothing_twice(server: Server, own
     await stores[0].update([Account(str(i), 5) for i in range(4)])
     held = [await stores[i % 2].acquire(None, None) for i in range(20)]
     server.kill()
-    await wait_until(lambda: all(store._lane.away_since is not None for store in stores))
+    await wait_until(lambda: all(store._pipeline.away_since is not None for store in stores))
     server.start()
-    await wait_until(lambda: all(store._lane.away_since is None for store in stores))
+    await wait_until(lambda: all(store._pipeline.away_since is None for store in stores))
     await stores[1].update([Account(str(i), 5) for i in range(4)])
     loop = asyncio.get_running_loop()
     with pytest.raises(NoCapacity):
         await stores[0].acquire(None, loop.time() + 2)
-    fleet = await stores[1].fleet()
+    fleet = await stores[1].pool_status()
     assert (fleet.snapshot.in_flight, len(fleet.holders), fleet.faults) == (20, 20, ())
-    assert all(lease.held and not lease.lost for lease in held)
+    assert all(lease.held and not lease.revoked for lease in held)
     await give_back(*held)
 
 
@@ -147,15 +147,15 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
             after = [await store.acquire(None, None) for _ in range(3)]
             server.kill()
             assert client.hlen(f"pika:{{{pool.name}}}:held") == 4
-            await wait_until(lambda: store._lane.away_since is not None)
+            await wait_until(lambda: store._pipeline.away_since is not None)
             # As sentinel or a changed address would have it.
-            store._link._client.connection_pool.connection_kwargs["port"] = replica.port
-            await wait_until(lambda: store._lane.away_since is None and store._lane.is_idle)
+            store._connection._client.connection_pool.connection_kwargs["port"] = replica.port
+            await wait_until(lambda: store._pipeline.away_since is None and store._pipeline.is_idle)
             await wait_until(lambda: client.hlen(f"pika:{{{pool.name}}}:held") == 7)
-            fleet = await store.fleet()
+            fleet = await store.pool_status()
             assert (fleet.snapshot.in_flight, fleet.faults) == (7, ())
             await give_back(*before, *after)
-            assert (await store.fleet()).snapshot.in_flight == 0
+            assert (await store.pool_status()).snapshot.in_flight == 0
             await store.close()
     finally:
         replica.remove()
@@ -170,7 +170,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(server: Server, own
             lease = await store.acquire(None, None)
             client.script_flush()
             await give_back(lease)
-    assert (await store.fleet()).snapshot.in_flight == 0
+    assert (await store.pool_status()).snapshot.in_flight == 0
 
 
 async def test_a_server_that_stalls_is_given_up_and_nothing_is_taken_twice(
@@ -182,13 +182,13 @@ async def test_a_server_that_stalls_is_given_up_and_nothing_is_taken_twice(
     server.pause()
     stalled = [asyncio.create_task(store.acquire(None, None)) for _ in range(3)]
     cancelled = stalled.pop()
-    await wait_until(lambda: store._lane.out_since is not None)
+    await wait_until(lambda: store._pipeline.out_since is not None)
     cancelled.cancel()
-    await wait_until(lambda: store._lane.away_since is not None)
+    await wait_until(lambda: store._pipeline.away_since is not None)
     server.go_on()
     leases = await asyncio.wait_for(asyncio.gather(*stalled), 10)
     await quiet(store)
-    fleet = await store.fleet()
+    fleet = await store.pool_status()
     assert {holder.lease_id for holder in fleet.holders} == {lease.id for lease in leases}
     await give_back(*leases)
 
@@ -215,7 +215,7 @@ async def test_a_storm_of_cancellations_leaves_nothing(own_pool: Pool) -> None:
     for _ in range(10):
         await asyncio.gather(*(one() for _ in range(1000)))
     await quiet(store)
-    fleet = await store.fleet()
+    fleet = await store.pool_status()
     assert (fleet.snapshot.in_flight, fleet.waiters, fleet.faults) == (len(held), (), ())
     await give_back(*held)
 
@@ -226,14 +226,14 @@ async def test_clocks_that_are_hours_apart_do_not_matter(own_pool: Pool) -> None
     await two.update([Account("0", 1)])
     await quiet(one, two)
     await one.update([Account("0", 2), Account("1", 1)])
-    await one.rest("1", early.now() + 100)
+    await one.cool_down("1", early.now() + 100)
     lease = await one.acquire("0", None)
-    assert (await two.fleet()).snapshot.capacity == 3
+    assert (await two.pool_status()).snapshot.capacity == 3
     await quiet(one, two)
     with pytest.raises(NoCapacity) as caught:
         await two.acquire("1", late.now())
     assert caught.value.until == pytest.approx(late.now() + 100, abs=2)
-    assert not (await two.fleet()).orphans
+    assert not (await two.pool_status()).orphans
     await give_back(lease)
 
 
@@ -264,7 +264,7 @@ async def test_a_stated_share_is_granted_while_the_server_is_away(server: Server
     await store.update([Account("0", 4), Account("1", 1)])
     held = [await store.acquire("0", None)]
     server.kill()
-    await wait_until(lambda: store._lane.away_since is not None)
+    await wait_until(lambda: store._pipeline.away_since is not None)
     held.append(await store.acquire(None, None))
     with pytest.raises(StoreUnavailable):
         await store.acquire(None, asyncio.get_running_loop().time())
@@ -275,9 +275,9 @@ async def test_a_stated_share_is_granted_while_the_server_is_away(server: Server
     await give_back(held.pop(0))
     held.append(await waiter)
     server.start()
-    await wait_until(lambda: store._lane.away_since is None)
+    await wait_until(lambda: store._pipeline.away_since is None)
     await quiet(store)
-    fleet = await store.fleet()
+    fleet = await store.pool_status()
     assert sorted(holder.lease_id for holder in fleet.holders) == sorted(str(lease.id) for lease in held)
     assert (fleet.snapshot.in_flight, fleet.faults, fleet.waiters) == (2, (), ())
     await give_back(*held)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pika_balancer.store import scripts
-from pika_balancer.store.scripts import KEYS, names, script
+from pika_balancer.store.redis import scripts
+from pika_balancer.store.redis.scripts import KEYS, names, script
 from tests.redis_servers import Servers
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_without_the_extra_the_message_names_it() -> None:
     code = (
         "import sys\n"
         "for name in ('redis', 'valkey'): sys.modules[name] = None\n"
-        "from pika_balancer.store.redis import RedisStore\n"
+        "from pika_balancer.store.redis.store import RedisStore\n"
         "RedisStore('redis://127.0.0.1')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

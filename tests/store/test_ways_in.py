@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 
 from pika_balancer import Account, StoreUnavailable
 from pika_balancer.models import Lease
-from pika_balancer.store.redis import RedisStore
+from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle, wait_until
 from tests.pools import Pool, quiet
 from tests.redis_servers import Server, Servers, free_port, kinds, make
@@ -113,7 +113,7 @@ async def give_back(store: RedisStore, lease: Lease) -> None:
 async def work(store: RedisStore) -> None:
     """Do whatever can be done with a pool."""
     await store.update([Account("0", 1), Account("1", 1)])
-    await wait_until(lambda: store._session._listener.is_listening)
+    await wait_until(lambda: store._session._subscriber.is_listening)
     await store.pause("1")
     lease = await store.acquire(None, None)
     waiter = asyncio.create_task(store.acquire("0", None))
@@ -121,10 +121,10 @@ async def work(store: RedisStore) -> None:
     assert not waiter.done()
     await give_back(store, lease)
     await give_back(store, await asyncio.wait_for(waiter, 5))
-    await store.rest("1", asyncio.get_running_loop().time() + 0.01)
+    await store.cool_down("1", asyncio.get_running_loop().time() + 0.01)
     await store.resume("1")
     await give_back(store, await store.adopt("1", "job:1"))
-    assert (await store.fleet()).faults == ()
+    assert (await store.pool_status()).faults == ()
     await store.repair()
 
 
@@ -201,7 +201,7 @@ async def test_sentinels_name_the_new_primary_after_a_failover(server: Server, t
             with server.client() as client:
                 client.execute_command("WAIT", 1, 1000)
             server.kill()
-            await wait_until(lambda: store._lane.away_since is not None)
+            await wait_until(lambda: store._pipeline.away_since is not None)
             other = await asyncio.wait_for(store.acquire(None, None), 20)
             with replica.client() as client:
                 assert client.info("replication")["role"] == "master"
@@ -221,10 +221,10 @@ async def test_a_listener_to_whom_nothing_comes_through_listens_anew(pool: Pool)
         store = pool.open(f"redis://127.0.0.1:{pipe.port}", lease_ttl=0.9)
         other = pool.open()
         await store.update([Account("0", 1)])
-        await wait_until(lambda: store._session._listener.is_listening)
+        await wait_until(lambda: store._session._subscriber.is_listening)
         pipe.swallow()
         await wait_until(lambda: pipe.listeners == 2, timeout=5)
-        await wait_until(lambda: store._session._listener.is_listening)
+        await wait_until(lambda: store._session._subscriber.is_listening)
         lease = await other.acquire(None, None)
         waiter = asyncio.create_task(store.acquire(None, None))
         await quiet(store)

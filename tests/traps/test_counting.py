@@ -182,7 +182,7 @@ async def test_one_eligibility_function() -> None:
     states: dict[str, Callable[[Selector], object]] = {
         "full": lambda selector: selector.try_acquire("1"),
         "paused": lambda selector: selector.pause("1"),
-        "resting": lambda selector: selector.rest("1", until=1e9),
+        "resting": lambda selector: selector.cool_down("1", until=1e9),
         "removed": lambda selector: selector.update([Account("2", 1)]),
     }
     doors: dict[str, Callable[[Selector], Lease | None]] = {
@@ -230,7 +230,7 @@ async def test_our_own_refusal_is_not_blamed_on_the_account(world: World) -> Non
         with pytest.raises(Exception, match="prompt"):
             await dispatcher.submit("create", prompt="a bad one")
         assert errors >= 5  # in a row: what ejects an account by a naive count
-        assert world.resting() is None
+        assert world.cooling_down() is None
         assert world.in_flight() == 0
         assert world.service.channels[-1] == ONE
 

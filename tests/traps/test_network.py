@@ -24,7 +24,7 @@ from pika_balancer import (
     UnexpectedStatus,
     WrongLoop,
 )
-from pika_balancer.parse import read_accounts
+from pika_balancer.client.responses import read_accounts
 from tests.raw_server import Connection, RawServer, Script, reply
 
 TOKEN = "user:canary-of-the-api"

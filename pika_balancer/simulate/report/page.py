@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import attrs
 
+from pika_balancer._util.text import printable
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.report import canvas
 from pika_balancer.simulate.report.canvas import Axes, Palette
-from pika_balancer.text import printable
 
 FORMS: Final = (".html", ".png", ".pdf")
 """What a report can be, by the end of its file's name."""

@@ -7,17 +7,17 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
-from pika_balancer.simulate.laws import (
+from pika_balancer.distributions import (
     Constant,
+    Distribution,
     Empirical,
     Exponential,
     Gamma,
-    Law,
     Lognormal,
     Recorded,
     Weibull,
 )
+from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
 from pika_balancer.simulate.report.numbers import (
     Kind,
     count,
@@ -123,7 +123,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
             return f"{rate(these.rate)} by {type(these).__name__}"
 
 
-def law(this: Law) -> str:  # noqa: PLR0911 - one for each law
+def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
     """Return how long something takes."""
     mean = f"mean {duration(this.mean)}"
     match this:
@@ -235,5 +235,5 @@ def _odd(these: Iterable[SimulatedAccount]) -> Iterator[tuple[SimulatedAccount, 
             yield account, "; ".join(facts)
 
 
-def _cv(this: Law) -> float:
+def _cv(this: Distribution) -> float:
     return math.sqrt(this.variance) / this.mean if this.mean else 0.0

@@ -9,7 +9,6 @@ The map:
     accounts    unequal speeds under the rule `weighted`, and the price of not looking
 """
 
-from pika_balancer.simulate.theory.accounts import Shared, blind, weighted
 from pika_balancer.simulate.theory.erlang import (
     erlang_b,
     erlang_b_load,
@@ -22,6 +21,7 @@ from pika_balancer.simulate.theory.erlang import (
     erlang_c_wait,
 )
 from pika_balancer.simulate.theory.retrial import Retrial, retrial
+from pika_balancer.simulate.theory.shared_accounts import Shared, blind, weighted
 from pika_balancer.simulate.theory.station import (
     Station,
     constant_patience,

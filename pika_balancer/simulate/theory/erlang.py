@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.checks import MOST_SLOTS, bisect, finite, share, slots_of
+from pika_balancer.simulate.theory.arguments import MOST_SLOTS, bisect, finite, share, slots_of
 
 _PRECISION: Final = 1e-15
 

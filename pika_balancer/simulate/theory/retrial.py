@@ -9,7 +9,7 @@ import math
 import attrs
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.checks import finite, whole_slots
+from pika_balancer.simulate.theory.arguments import finite, whole_slots
 
 _PRECISION = 1e-13
 _MOST_STATES = 1_000_000

@@ -18,7 +18,7 @@ from itertools import count
 import attrs
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.checks import NEGLIGIBLE, bisect, finite, positive, share, whole_slots
+from pika_balancer.simulate.theory.arguments import NEGLIGIBLE, bisect, finite, positive, share, whole_slots
 from pika_balancer.simulate.theory.erlang import erlang_c
 
 _SMALL = 1e-4

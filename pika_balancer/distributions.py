@@ -1,0 +1,236 @@
+"""Laws of durations: how long a job runs, or how patient it is. All durations are float seconds.
+
+Each law knows its mean and variance, and draws in two ways: an array at a time with NumPy, one at a time
+without. The two give different numbers for the same seed, under the same law.
+"""
+
+import math
+import random
+from array import array
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import attrs
+
+from pika_balancer._util.validators import length, number, seconds
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.float64]
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A law of durations."""
+
+    @property
+    def mean(self) -> float:
+        """Its mean, in seconds."""
+        ...
+
+    @property
+    def variance(self) -> float:
+        """Its variance, in seconds squared."""
+        ...
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        ...
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs, the first of them being job number `first`."""
+        ...
+
+
+@attrs.frozen
+class Exponential:
+    """Exponential durations."""
+
+    mean: float = attrs.field(validator=number(above=0))
+    """Their mean, in seconds."""
+
+    @property
+    def variance(self) -> float:
+        """Variance, in seconds squared."""
+        return self.mean**2
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        rate = 1 / self.mean
+        return lambda: rng.expovariate(rate)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        del first
+        column = generator.standard_exponential(count)
+        column *= self.mean
+        return column
+
+
+@attrs.frozen
+class Constant:
+    """The same duration for every job."""
+
+    mean: float = attrs.field(validator=number(least=0))
+    """The duration, in seconds."""
+
+    @property
+    def variance(self) -> float:
+        """Variance: 0."""
+        return 0.0
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that returns the duration."""
+        del rng
+        return lambda: float(self.mean)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
+        del generator, first
+        return np.full(count, float(self.mean))
+
+
+@attrs.frozen
+class Lognormal:
+    """Lognormal durations: most are short, a few are long."""
+
+    mean: float = attrs.field(validator=number(above=0))
+    """Their mean, in seconds."""
+    cv: float = attrs.field(validator=number(least=0))
+    """Their coefficient of variation: standard deviation over mean."""
+
+    @property
+    def variance(self) -> float:
+        """Variance, in seconds squared."""
+        return (self.cv * self.mean) ** 2
+
+    @property
+    def _normal(self) -> tuple[float, float]:
+        # Moments of the lognormal law: cv² = exp(σ²) − 1, mean = exp(μ + σ²/2).
+        spread = math.log1p(self.cv * self.cv)
+        return math.log(self.mean) - spread / 2, math.sqrt(spread)
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        mu, sigma = self._normal
+        return lambda: rng.lognormvariate(mu, sigma)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        del first
+        mu, sigma = self._normal
+        return generator.lognormal(mu, sigma, count)
+
+
+@attrs.frozen
+class Gamma:
+    """Gamma durations; Erlang's law for cv² = 1/k, the exponential for cv = 1."""
+
+    mean: float = attrs.field(validator=number(above=0))
+    """Their mean, in seconds."""
+    cv: float = attrs.field(validator=number(above=0))
+    """Their coefficient of variation: standard deviation over mean."""
+
+    @property
+    def variance(self) -> float:
+        """Variance, in seconds squared."""
+        return (self.cv * self.mean) ** 2
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        shape = self.cv**-2
+        return lambda: rng.gammavariate(shape, self.mean / shape)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        del first
+        shape = self.cv**-2
+        return generator.gamma(shape, self.mean / shape, count)
+
+
+@attrs.frozen
+class Weibull:
+    """Weibull durations; the exponential law for shape 1, heavier tails below, lighter above."""
+
+    mean: float = attrs.field(validator=number(above=0))
+    """Their mean, in seconds."""
+    shape: float = attrs.field(validator=number(least=0.1))
+    """The shape k of 1 − exp(−(t/scale)ᵏ)."""
+
+    @property
+    def scale(self) -> float:
+        """The scale, in seconds: mean / Γ(1 + 1/shape)."""
+        return self.mean / math.gamma(1 + 1 / self.shape)
+
+    @property
+    def variance(self) -> float:
+        """Variance, in seconds squared."""
+        return self.scale**2 * math.gamma(1 + 2 / self.shape) - self.mean**2
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        scale = self.scale
+        return lambda: rng.weibullvariate(scale, self.shape)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        del first
+        column = generator.weibull(self.shape, count)
+        column *= self.scale
+        return column
+
+
+def _column(values: Iterable[float]) -> "array[float]":
+    return seconds(values, "values")
+
+
+@attrs.frozen
+class Empirical:
+    """Durations drawn with replacement from recorded ones."""
+
+    values: "array[float]" = attrs.field(converter=_column, repr=length, hash=False)
+    """The recorded durations, in seconds."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of the recorded durations, in seconds."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the recorded durations, in seconds squared."""
+        mean = self.mean
+        return math.fsum((value - mean) ** 2 for value in self.values) / len(self.values)
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        return lambda: rng.choice(self.values)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
+        del first
+        column: Column = np.frombuffer(self.values)[generator.integers(0, len(self.values), count)]
+        return column
+
+
+@attrs.frozen
+class Recorded(Empirical):
+    """The recorded durations in their order, one for each job of a trace."""
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that returns the durations in turn."""
+        del rng
+        return iter(self.values).__next__
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs from job number `first` on."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
+        del generator
+        return np.frombuffer(self.values)[first : first + count]

@@ -1,0 +1,1 @@
+"""Which account gets the next job: plain and synchronous, without clock or I/O."""

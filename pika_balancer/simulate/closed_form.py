@@ -1,0 +1,201 @@
+"""Which closed form holds for a scenario, and what it foretells of a simulation in the long run."""
+
+import math
+from collections.abc import Mapping
+
+import attrs
+
+from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Weibull
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.simulate.arrivals import Bursty, Poisson, Trace
+from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
+from pika_balancer.simulate.theory import (
+    Station,
+    constant_patience,
+    erlang_a,
+    erlang_c_quantile,
+    mgcc,
+    mmck,
+    mmck_quantile,
+    retrial,
+    weighted,
+)
+
+_MOST_SLOTS = 20_000
+_MOST_PLACES = 10_000
+_LEVELS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@attrs.frozen
+class Theory:
+    """A closed form that holds exactly for a scenario in the long run."""
+
+    name: str
+    """What it is called, such as `Erlang B`."""
+    figures: Mapping[str, float]
+    """What it foretells, by the names of a result's estimates: `refused_fraction`, `wait.mean`."""
+    premise: str = ""
+    """What must hold beside, in words, that only the simulation can tell; empty where nothing must."""
+
+
+def closed_form(scenario: Scenario) -> Theory | None:
+    """Return the closed form that holds for the scenario, None if none of those known here does.
+
+    All ask for Poisson arrivals, slots freed at once, no outages, slowdown or faults. Beyond that:
+
+    - loss with accounts of one speed is Erlang B, whatever the law of service times (M/G/c/c);
+    - loss with unequal speeds under the policy `weighted` has a product form, likewise;
+    - with exponential service times and one speed a line is Erlang C (M/M/c), one with a limit M/M/c/K, with
+      exponential patience Erlang A (M/M/c+M), with constant patience M/M/c+D;
+    - and exponential delays between tries make the retrial queue, for as long as nobody runs out of tries.
+
+    Which account gets a job makes no difference to these figures, except for the product form.
+    """
+    if not _plain(scenario):
+        return None
+    try:
+        if len({account.speed for account in scenario.accounts}) > 1:
+            return _unequal(scenario, scenario.offered_load)
+        return _equal(scenario)
+    except InvalidArgument:  # within reach in principle, but with too many states to solve
+        return None
+
+
+def _equal(scenario: Scenario) -> Theory | None:
+    service = scenario.service.mean / scenario.accounts[0].speed
+    load = scenario.arrivals.rate * service
+    if isinstance(scenario.when_full, Loss):
+        return _loss(scenario, load, service)
+    if not _memoryless(scenario.service):
+        return None
+    if isinstance(scenario.when_full, Queue):
+        return _queue(scenario, scenario.when_full, load, service)
+    return _retry(scenario, scenario.when_full, load, service)
+
+
+def unsteady(scenario: Scenario) -> str | None:
+    """Return why the scenario has no steady state, as a sentence; None if it has one, or ends by itself."""
+    full = scenario.when_full
+    endless = isinstance(full, Queue) and full.limit == math.inf and full.patience is None
+    if not (endless or isinstance(full, Retry)) or isinstance(scenario.arrivals, Trace):
+        return None
+    strength = math.fsum(account.max_jobs * account.speed for account in scenario.accounts)
+    if scenario.offered_load < strength:
+        return None
+    what = "the line grows without end" if endless else "only running out of tries keeps jobs from piling up"
+    return (
+        f"{scenario.offered_load:.4g} erlang are offered to {strength:.4g} slots: {what}, "
+        "and every wait depends on how long one looks"
+    )
+
+
+def _plain(scenario: Scenario) -> bool:
+    arrivals = scenario.arrivals
+    return (
+        (isinstance(arrivals, Poisson) or (isinstance(arrivals, Bursty) and arrivals.cv == 1))
+        and scenario.slowdown is None
+        and not scenario.poll_period
+        and not scenario.faults.rate_limited + scenario.faults.accepted
+        and not any(account.outages or account.failures for account in scenario.accounts)
+        and scenario.slots <= _MOST_SLOTS
+    )
+
+
+def _memoryless(law: Distribution) -> bool:
+    return (
+        isinstance(law, Exponential)
+        or (isinstance(law, Gamma) and law.cv == 1)
+        or (isinstance(law, Weibull) and law.shape == 1)
+    )
+
+
+def _unequal(scenario: Scenario, load: float) -> Theory | None:
+    if not isinstance(scenario.when_full, Loss) or scenario.policy != "weighted":
+        return None
+    caps = [account.max_jobs for account in scenario.accounts]
+    found = weighted(caps, load, [1 / account.speed for account in scenario.accounts])
+    busy = math.fsum(found.in_flight)
+    return Theory(
+        "the product form of the rule `weighted`",
+        {
+            "refused_fraction": found.refused,
+            "gave_up_fraction": found.refused,
+            "in_flight": busy,
+            "utilisation": busy / sum(caps),
+        }
+        | {
+            f"utilisation.{place}": flying / cap
+            for place, (flying, cap) in enumerate(zip(found.in_flight, caps, strict=True), 1)
+        },
+    )
+
+
+def _loss(scenario: Scenario, load: float, service: float) -> Theory:
+    found = mgcc(scenario.slots, load)
+    return Theory(
+        "Erlang B",
+        {"refused_fraction": found.refused, "gave_up_fraction": found.refused}
+        | _use(scenario, found.in_flight_mean)
+        | {"time_in_system.mean": service},
+    )
+
+
+def _queue(scenario: Scenario, full: Queue, load: float, service: float) -> Theory | None:
+    slots, patience = scenario.slots, full.patience
+    places = full.limit if full.limit == math.inf else float(int(full.limit))
+    if patience is None:
+        if unsteady(scenario) is not None or _MOST_PLACES < places < math.inf:
+            return None
+        found = mmck(slots, load, line=places, service=service)
+        name, waits = "M/M/c/K", {}
+        for level, share in _LEVELS.items():
+            if places == math.inf:
+                name = "Erlang C"
+                waits[f"wait.{level}"] = erlang_c_quantile(slots, load, share, service=service)
+            else:
+                waits[f"wait.{level}"] = mmck_quantile(slots, load, share, line=places, service=service)
+        return Theory(name, _station(scenario, found, service) | waits)
+    if _memoryless(patience):
+        found = erlang_a(slots, load, patience.mean, line=places, service=service)
+        return Theory("Erlang A", _station(scenario, found, service))
+    if isinstance(patience, Constant) and patience.mean and places == math.inf:
+        found = constant_patience(slots, load, patience.mean, service=service)
+        return Theory("M/M/c with constant patience", _station(scenario, found, service))
+    return None
+
+
+def _station(scenario: Scenario, found: Station, service: float) -> dict[str, float]:
+    return {
+        "refused_fraction": found.delayed + found.refused,
+        "gave_up_fraction": found.refused + found.gave_up,
+        "wait.mean": found.served_wait_mean,
+        "time_in_system.mean": found.served_wait_mean + service,
+    } | _use(scenario, found.in_flight_mean)
+
+
+def _retry(scenario: Scenario, full: Retry, load: float, service: float) -> Theory | None:
+    if not full.exponential or unsteady(scenario) is not None:
+        return None
+    found = retrial(scenario.slots, load, full.delay, service=service)
+    return Theory(
+        "the retrial queue M/M/c",
+        {
+            "refused_fraction": found.refused,
+            "gave_up_fraction": 0.0,
+            "wait.mean": found.wait_mean,
+            "time_in_system.mean": found.wait_mean + service,
+            "attempts": found.attempts_mean,
+        }
+        | _use(scenario, found.in_flight_mean),
+        "no job runs out of tries",
+    )
+
+
+def _use(scenario: Scenario, busy: float) -> dict[str, float]:
+    used = {"in_flight": busy, "utilisation": busy / scenario.slots}
+    caps = {account.max_jobs for account in scenario.accounts}
+    if len(caps) == 1 and isinstance(scenario.policy, str):  # then no account differs from another
+        used |= {
+            f"utilisation.{place}": used["utilisation"] for place in range(1, len(scenario.accounts) + 1)
+        }
+    return used

@@ -1,0 +1,1 @@
+"""The fast engine: the event loop of a simulation, compiled by Numba."""
