@@ -28,7 +28,7 @@ import attrs
 
 from pika_balancer._util.text import printable
 
-Reason = Literal["full", "resting", "never"]
+Reason = Literal["full", "cooling_down", "never"]
 """Why nothing can be had: full now, resting until a known moment, or never (no accounts, all paused)."""
 _LONGEST: Final = 2000
 
@@ -88,8 +88,8 @@ class NoCapacity(PikaError):
     """No account had a free slot in time.
 
     Attributes:
-        reason: `"full"`, `"resting"` or `"never"`.
-        until: When the first rest ends, on the balancer's clock, for `"resting"`.
+        reason: `"full"`, `"cooling_down"` or `"never"`.
+        until: When the first rest ends, on the balancer's clock, for `"cooling_down"`.
     """
 
     def __init__(

@@ -291,7 +291,7 @@ class Explanation:
     eligible: bool
     """Whether it can take a job now; a rule may still give it the probability 0."""
     why: str
-    """In words: `eligible`, `full`, `paused`, `resting` or `removed`."""
+    """In words: `eligible`, `full`, `paused`, `cooling_down` or `removed`."""
     free: int
     """Free slots under its cap."""
     probability: float
@@ -303,8 +303,8 @@ class Unavailability:
     """Why nothing can be had right now."""
 
     reason: Reason
-    """`full` (a release helps), `resting` (time helps) or `never` (only `resume` or `update` helps)."""
+    """`full` (a release helps), `cooling_down` (time helps) or `never` (only `resume` or `update` helps)."""
     until: float | None
-    """When the first rest ends; only for `resting`."""
+    """When the first rest ends; only for `cooling_down`."""
     message: str
     """The same as a sentence with what to do next."""

@@ -173,4 +173,4 @@ def _state(paused: bool, cooldown_until: float | None, removed: bool) -> str:  #
         return "removed"
     if paused:
         return "paused"
-    return "open" if cooldown_until is None else "resting"
+    return "open" if cooldown_until is None else "cooling down"

@@ -1,8 +1,8 @@
 """Selection rules: which of the accounts with capacity gets the next job.
 
-A rule never sees a full, paused, resting or removed account: the selector filters first and draws then.
-Chance comes in as a function that returns a float in [0, 1), so that a seed fixes every decision. Every rule
-states its exact odds, which is what `Selector.explain` shows.
+A rule never sees a full, paused, cooling or removed account: the selector filters first, then the rule draws.
+`chance` is a function that returns a float in [0, 1), so that a seed fixes every decision. Every rule states
+its exact odds, which `Selector.explain` shows.
 """
 
 import math
@@ -35,7 +35,7 @@ class Candidate(Protocol):
 
     @property
     def order(self) -> int:
-        """Its place in the account map, from 0."""
+        """Its position in the account map, from 0."""
         ...
 
 
@@ -46,13 +46,13 @@ Weights = Callable[[Sequence[Candidate]], Sequence[float]]
 
 
 class Rule(Protocol):
-    """A way to choose, with its odds. Candidates are never empty."""
+    """How to choose a candidate, and with what odds. There is always at least one candidate."""
 
     ordered: bool
-    """Whether the candidates must come in map order, which costs the selector a pass over the accounts."""
+    """Whether `rows` must be in map order, which costs the selector a pass over the accounts."""
 
-    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
-        """Return the candidate that gets the job."""
+    def pick(self, slots: Sequence[C], rows: Sequence[int], chance: Chance) -> C:
+        """Return the candidate that gets the job; `rows` are the candidates' indexes in `slots`."""
         ...
 
     def odds(self, candidates: Sequence[Candidate]) -> list[float]:
@@ -61,13 +61,13 @@ class Rule(Protocol):
 
 
 class Uniform:
-    """The documented rule of the service: each account with capacity alike, however many slots are free."""
+    """The service's documented rule: every account with capacity is equally likely."""
 
     ordered = False
 
-    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
-        """Return one candidate, all alike. O(1), one draw."""
-        return candidates[int(chance() * len(candidates))]
+    def pick(self, slots: Sequence[C], rows: Sequence[int], chance: Chance) -> C:
+        """Return one candidate. O(1), one draw."""
+        return slots[rows[int(chance() * len(rows))]]
 
     def odds(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return 1/n for each."""
@@ -75,23 +75,23 @@ class Uniform:
 
 
 class TwoChoices:
-    """Of two candidates drawn at random the one with fewer jobs in flight (Mitzenmacher 2001)."""
+    """The one with fewer jobs in flight of two candidates drawn at random (Mitzenmacher 2001)."""
 
     ordered = False
 
-    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
-        """Return the less loaded of two distinct candidates. O(1), two draws; one candidate needs none."""
-        n = len(candidates)
+    def pick(self, slots: Sequence[C], rows: Sequence[int], chance: Chance) -> C:
+        """Return the less loaded of two distinct candidates. O(1), two draws; none for a single candidate."""
+        n = len(rows)
         if n == 1:
-            return candidates[0]
+            return slots[rows[0]]
         i = int(chance() * n)
         j = int(chance() * (n - 1))
-        first, second = candidates[i], candidates[j + (j >= i)]
-        # Which of the two was drawn first is itself a fair coin, so a tie is broken at random.
+        first, second = slots[rows[i]], slots[rows[j + (j >= i)]]
+        # The order of the two draws is itself random, so a tie is broken at random.
         return second if second.in_flight < first.in_flight else first
 
     def odds(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Return each candidate's share of the pairs that it wins, a tie counting half."""
+        """Return each candidate's share of the pairs that it wins; a tie counts half."""
         n = len(candidates)
         if n == 1:
             return [1.0]
@@ -106,15 +106,16 @@ class TwoChoices:
 
 
 class RoundRobin:
-    """The next candidate after the last one picked, in map order; the first pick of all is at random."""
+    """The candidate after the last one picked, in map order; the first pick is at random."""
 
     ordered = True
 
     def __init__(self) -> None:
         self._last: Candidate | None = None
 
-    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+    def pick(self, slots: Sequence[C], rows: Sequence[int], chance: Chance) -> C:
         """Return the next candidate in turn. O(n); only the first pick draws."""
+        candidates = [slots[row] for row in rows]
         index = int(chance() * len(candidates)) if self._last is None else self._next(candidates, self._last)
         chosen = candidates[index]
         self._last = chosen
@@ -129,22 +130,23 @@ class RoundRobin:
 
     @staticmethod
     def _next(candidates: Sequence[Candidate], last: Candidate) -> int:
-        # The candidate is asked for its place only now: an update may have moved it.
+        # Read `order` at each pick: an update may have changed it.
         return bisect_right(candidates, last.order, key=lambda c: c.order) % len(candidates)
 
 
 class Weighted:
-    """Each candidate with a probability in proportion to its weight."""
+    """Each candidate with a probability proportional to its weight."""
 
     ordered = True
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
 
-    def pick(self, candidates: Sequence[C], chance: Chance) -> C:
+    def pick(self, slots: Sequence[C], rows: Sequence[int], chance: Chance) -> C:
         """Return a candidate drawn by weight. O(n), one draw."""
+        candidates = [slots[row] for row in rows]
         totals = list(accumulate(self._checked(candidates)))
-        # A candidate of weight 0 adds no step to land on; tiny weights could round the product to the total.
+        # A weight of 0 adds no step to land on. With tiny weights the product could round up to the total.
         draw = min(chance() * totals[-1], math.nextafter(totals[-1], 0))
         return candidates[bisect_right(totals, draw)]
 
@@ -175,13 +177,13 @@ class Weighted:
 
 
 def fewest_in_flight(candidates: Sequence[Candidate]) -> list[float]:
-    """Weigh the candidates with the fewest jobs in flight alike, all others 0."""
+    """Give weight 1 to the candidates with the fewest jobs in flight, 0 to the others."""
     least = min(candidate.in_flight for candidate in candidates)
     return [float(candidate.in_flight == least) for candidate in candidates]
 
 
 def free_slots(candidates: Sequence[Candidate]) -> list[float]:
-    """Weigh each candidate by its free slots."""
+    """Give each candidate its number of free slots as weight."""
     return [float(candidate.max_jobs - candidate.in_flight) for candidate in candidates]
 
 
@@ -198,10 +200,10 @@ POLICIES: tuple[str, ...] = tuple(_NAMED)
 
 
 def make_rule(policy: str | Weights) -> Rule:
-    """Return the rule of that name, or one that draws by a user's own weights.
+    """Return the rule of that name, or a rule that draws by the user's own weights.
 
     Raises:
-        InvalidArgument: There is no rule of that name, or `policy` is neither a name nor a function.
+        InvalidArgument: No rule has that name, or `policy` is neither a name nor a function.
     """
     if isinstance(policy, str):
         if policy not in _NAMED:

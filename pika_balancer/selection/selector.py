@@ -1,18 +1,19 @@
-"""In-flight bookkeeping and the pick: the specification that every store is tested against.
+"""Count the jobs in flight per account and pick an account for the next job.
 
-Plain and synchronous: no event loop, no wall clock. The moment `now` and the chance `rng` come in. Reserving
-happens inside the pick, so nothing can come between the decision and the count. Not for several threads.
+Plain and synchronous: no event loop, no clock; `now` and `rng` are arguments. A slot is reserved inside the
+pick, so nothing can happen between the decision and the count. Every store is tested against this class. Not
+thread-safe.
 
-Every channel ever heard of keeps its row: a list of free slots by row, and its `Books` in the same row of
-another. The rows of the accounts that could take a job stand unordered in `_open`; leaving it swaps the last
-one into the gap. That makes the documented rule O(1) whatever the number of accounts.
+Each channel ever seen has a row: the index of its `AccountSlots` and of its number of free slots. `_open`
+holds the rows of the accounts that can take a job, in any order; the last one fills the gap of one that
+leaves. The documented rule therefore costs O(1) whatever the number of accounts.
 """
 
 import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import attrs
 
@@ -21,32 +22,33 @@ from pika_balancer.models import Account, AccountState, Explanation, Lease, Snap
 from pika_balancer.selection.policy import Uniform, Weights, make_rule
 
 CLOSED: Final = -1
-"""The `place` of an account that cannot take a job."""
+"""The `open_index` of an account that cannot take a job."""
 
 
 class AccountSlots:
-    """One channel as a selector knows it, at first without an account in the map.
+    """The slots of one channel: its cap, its jobs in flight, and what keeps it from taking another.
 
-    Mutable, and changed by its selector only.
+    Only its selector changes it. The free slots are stored outside, in a list indexed by row: with thousands
+    of accounts a pick then touches a few bytes instead of a whole object.
 
     Attributes:
         account: The account as last configured.
-        row: Which place of the column is this channel's.
-        order: Place in the account map, from 0.
-        place: Position among the accounts that can take a job, or `CLOSED`.
-        paused: Whether it is paused until resumed.
-        removed: Whether it is gone from the account map.
-        rest_until: When its rest ends; minus infinity when it does not rest.
+        row: Index of this channel in the selector's lists.
+        order: Position in the account map, from 0.
+        open_index: Position among the accounts that can take a job, or `CLOSED`.
+        paused: True until resumed.
+        removed: True if the account map does not have it.
+        cooldown_until: End of its cooldown in seconds; minus infinity if it is not cooling down.
     """
 
-    __slots__ = ("_free", "account", "order", "paused", "place", "removed", "cooldown_until", "row")
+    __slots__ = ("_free", "account", "cooldown_until", "open_index", "order", "paused", "removed", "row")
 
     def __init__(self, account: Account, free: Sequence[int], row: int) -> None:
         self.account = account
         self._free = free
         self.row = row
         self.order = 0
-        self.place = CLOSED
+        self.open_index = CLOSED
         self.paused = False
         self.removed = True
         self.cooldown_until = -math.inf
@@ -63,39 +65,39 @@ class AccountSlots:
 
     @property
     def limit(self) -> int:
-        """What free slots are counted from: the cap, or 0 once removed."""
+        """The cap, or 0 once removed; free slots are this minus the jobs in flight."""
         return 0 if self.removed else self.account.max_jobs
 
     @property
     def in_flight(self) -> int:
-        """Slots taken."""
-        # `limit`, without the call: rules read this of every candidate.
+        """Jobs in flight."""
+        # Inlines `limit`: rules read this for every candidate.
         return (0 if self.removed else self.account.max_jobs) - self._free[self.row]
 
     @property
     def cooling_down(self) -> bool:
-        """Whether a rest has been set and not ended."""
+        """Whether a cooldown has been set and not ended."""
         return self.cooldown_until > -math.inf
 
     @property
     def matters(self) -> bool:
-        """Whether the channel has to be shown even without an account: a pause or rest outlives it too."""
+        """Whether to show the channel even without an account: a pause or a cooldown outlives the account."""
         return bool(self.in_flight) or self.paused or self.cooling_down
 
-    def obstacle(self) -> str | None:
-        """Return why this account cannot take a job, or None if it can: the one test of eligibility."""
+    def why_ineligible(self) -> str | None:
+        """Return why this account cannot take a job, or None if it can: the only test of eligibility."""
         if self.removed:
             return "removed"
         if self.paused:
             return "paused"
         if self.cooling_down:
-            return "resting"
+            return "cooling_down"
         if self._free[self.row] <= 0:
             return "full"
         return None
 
     def state(self) -> AccountState:
-        """Return the books, frozen."""
+        """Return a frozen copy."""
         return AccountState(
             channel=self.channel,
             max_jobs=self.max_jobs,
@@ -106,80 +108,55 @@ class AccountSlots:
         )
 
 
-class Chosen(Sequence[AccountSlots]):
-    """Some of the books, by their rows, without making a list of them."""
-
-    __slots__ = ("_books", "_rows")
-
-    def __init__(self, books: Sequence[AccountSlots], rows: Sequence[int]) -> None:
-        self._books = books
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> AccountSlots: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[AccountSlots]: ...
-
-    def __getitem__(self, index: int | slice) -> AccountSlots | list[AccountSlots]:
-        if isinstance(index, slice):
-            return [self._books[row] for row in self._rows[index]]
-        return self._books[self._rows[index]]
-
-
-def unavailability_of(books: Iterable[AccountSlots], channel: str | None) -> Unavailability | None:
-    """Return why none of the accounts can take a job, or None if one can; stops at the first full one.
+def unavailability_of(candidates: Iterable[AccountSlots], channel: str | None) -> Unavailability | None:
+    """Return why none of the accounts can take a job, or None if one can. Stops at the first full account.
 
     Args:
-        books: The accounts that would do, none of which is open unless it is the only one.
-        channel: The only channel that was asked for; None for any.
+        candidates: The accounts that could serve the request.
+        channel: The only acceptable channel; None for any.
     """
     subject = "every account" if channel is None else f"channel {channel!r}"
-    rests: list[float] = []
+    cooldowns: list[float] = []
     known = False
-    for one in books:
+    for slots in candidates:
         known = True
-        obstacle = one.obstacle()
-        if obstacle is None:
+        why = slots.why_ineligible()
+        if why is None:
             return None
-        if obstacle == "full":
+        if why == "full":
             full = "no account has a free slot now" if channel is None else f"{subject} is full now"
             return Unavailability("full", None, f"{full}; wait for a job to end, or add an account")
-        if obstacle == "resting":
-            rests.append(one.cooldown_until)
-    if rests:
-        return Unavailability("resting", min(rests), f"{subject} rests or is paused; wait for a rest to end")
-    return Unavailability("never", None, _never(subject, channel, known=known))
-
-
-def _never(subject: str, channel: str | None, *, known: bool) -> str:
+        if why == "cooling_down":
+            cooldowns.append(slots.cooldown_until)
+    if cooldowns:
+        message = f"{subject} is cooling down or paused; wait for a cooldown to end"
+        return Unavailability("cooling_down", min(cooldowns), message)
     if known:
-        return f"{subject} is paused; resume one"
-    if channel is None:
-        return "there are no accounts; configure one"
-    return f"no account has {subject}; name a configured one"
+        message = f"{subject} is paused; resume one"
+    elif channel is None:
+        message = "there are no accounts; configure one"
+    else:
+        message = f"no account has {subject}; name a configured one"
+    return Unavailability("never", None, message)
 
 
 _NEW: Final = object.__new__
 
 
 class Selector:
-    """Pick an account with capacity and count what is in flight.
+    """Pick an account with capacity and count the jobs in flight.
 
     Args:
-        accounts: The account map's values, in its order; no channel twice.
-        rng: Source of chance; a seed makes every pick repeatable. A fresh one by default.
+        accounts: The values of the account map, in its order; no channel twice.
+        rng: Source of randomness; a seed makes every pick repeatable. A new `random.Random()` by default.
         policy: A name from `POLICIES`, or a function from candidates to weights. `random`, the default, is
             the documented rule: uniform over the accounts that have a free slot.
 
     Attributes:
-        next_wake: A moment before which no rest ends; infinite when nobody rests.
+        next_wake: Time before which no cooldown ends; infinite if no account is cooling down.
 
     Raises:
-        InvalidArgument: An account is not an `Account`, a channel comes twice, the policy is unknown.
+        InvalidArgument: An account is not an `Account`, a channel appears twice, or the policy is unknown.
     """
 
     def __init__(
@@ -196,52 +173,49 @@ class Selector:
         self._rng = random.Random() if rng is None else rng  # noqa: S311 - balancing, not cryptography
         self._chance = self._rng.random
         self._free: list[int] = []
-        self._books: list[AccountSlots] = []
+        self._slots: list[AccountSlots] = []
         self._rows: dict[str, int] = {}
         self._map: list[AccountSlots] = []
-        # An array, not a list: its numbers stand side by side, so that a pick among thousands stays in cache.
+        # An array, not a list: its numbers are adjacent in memory, so a pick among thousands stays in cache.
         self._open = array("i")
         self._adopted: dict[int | str, Lease] = {}
         self._serial = 0
         self.next_wake = math.inf
         self.update(accounts)
 
-    def try_acquire(
-        self, channel: str | None = None, max_jobs: int | None = None, now: float | None = None
-    ) -> Lease | None:
-        """Reserve a slot and return its lease, or return None: never blocks, never passes a cap.
+    def try_acquire(self, channel: str | None = None, now: float | None = None) -> Lease | None:
+        """Reserve a slot and return its lease, or return None if there is no free slot. Never blocks.
 
-        O(1) for `random` and `two_choices`, O(n) for the other rules and wherever `max_jobs` is given.
+        O(1) for `random` and `two_choices`, O(n) for the other rules.
 
         Args:
-            channel: Take a slot of this channel and of no other.
-            max_jobs: A lower cap for this call only; it cannot raise an account's own.
-            now: The moment, in seconds; rests due by then end. Without it, time stands still.
+            channel: The only acceptable channel; None for any.
+            now: Time in seconds; cooldowns that are due end first. None leaves cooldowns as they are.
 
         Raises:
             UnknownChannel: No account has that channel.
         """
         if now is not None and now >= self.next_wake:
             self.wake(now)
-        if channel is None and max_jobs is None and self._uniform:
-            # Uniform.pick, without the call: this is the hot path.
+        if channel is None and self._uniform:
+            # Uniform.pick inlined: this is the hot path.
             rows = self._open
             if not rows:
                 return None
             row = rows[int(self._chance() * len(rows))]
         else:
-            chosen = self._choose(channel, max_jobs)
+            chosen = self._choose(channel)
             if chosen is None:
                 return None
-            if chosen.place < 0:
+            if chosen.open_index < 0:
                 raise InvalidArgument("the policy must not acquire or release by itself", field="policy")
             row = chosen.row
         free = self._free
         free[row] = left = free[row] - 1
         if left <= 0:
-            self._close(self._books[row])
+            self._close(self._slots[row])
         self._serial = serial = self._serial + 1
-        # What Lease(self, row, serial) makes, at half its cost; all in one line would make a tuple first.
+        # The same as Lease(self, row, serial) at half the cost; one assignment of all would build a tuple.
         lease = _NEW(Lease)
         lease.grantor = self
         lease.row = row
@@ -250,10 +224,10 @@ class Selector:
         return lease
 
     def release(self, lease: Lease) -> bool:
-        """Give the slot back; return whether it was still held. A second time does nothing.
+        """Give the slot back; return whether the lease was still held. A second release does nothing.
 
         Raises:
-            ForeignLease: The lease was granted by somebody else.
+            ForeignLease: Another selector granted the lease.
         """
         try:
             ours = lease.grantor is self
@@ -273,22 +247,22 @@ class Selector:
         row, free = lease.row, self._free
         free[row] = left = free[row] + 1
         if left == 1:
-            self._settle(self._books[row])
+            self._settle(self._slots[row])
         if self._adopted:
             self._adopted.pop(lease.id, None)
         return True
 
     def adopt(self, channel: str, key: str) -> Lease:
-        """Count a job that already runs upstream, even past the cap, and return its lease.
+        """Count a job that the service already executes, even above the cap, and return its lease.
 
-        The same `key` (the job's id) again returns the same lease for as long as it is held. A channel that
-        is not in the map is counted too, so that the count is right if its account returns.
+        The same `key` (the job's id) returns the same lease as long as it is held. A channel that is not in
+        the map is counted too, so that the count is right if its account returns.
 
         Raises:
-            InvalidArgument: The key is empty, or is held on another channel.
+            InvalidArgument: The key is empty, or it is held on another channel.
         """
         if type(key) is not str or not key:
-            raise InvalidArgument("key must name the job that is adopted, as a string", field="key")
+            raise InvalidArgument("key must be a non-empty string: the id of the adopted job", field="key")
         known = self._adopted.get(key)
         if known is not None:
             if known.channel != channel:
@@ -298,158 +272,156 @@ class Selector:
                     channel=channel,
                 )
             return known
-        books = self._books_of(channel) or self._begin(Account(channel))
-        self._free[books.row] -= 1
-        self._settle(books)
-        lease = self._adopted[key] = Lease(self, books.row, key)
+        slots = self._find(channel) or self._begin(Account(channel))
+        self._free[slots.row] -= 1
+        self._settle(slots)
+        lease = self._adopted[key] = Lease(self, slots.row, key)
         return lease
 
     def update(self, accounts: Iterable[Account]) -> None:
-        """Take over a new account map by difference: what is in flight, paused or resting stays so.
+        """Apply a new account map; jobs in flight, pauses and cooldowns stay.
 
-        A cap below what is in flight drains. A removed account gets no new job and keeps its leases until
-        they end; one that comes back gets its count back.
+        An account whose cap is now below its jobs in flight gets no new job until enough have ended. A
+        removed account gets no new job and keeps its leases until they end; if it returns, its count is still
+        right.
 
         Raises:
             InvalidArgument: As for the constructor; nothing has changed then.
         """
         new = read_map(accounts)
-        for books in self._map:
-            if books.channel not in new:
-                # An account that runs nothing any more leaves no token behind.
-                account = books.account if books.in_flight else attrs.evolve(books.account, discord=None)
-                self._resize(books, account, removed=True)
+        for slots in self._map:
+            if slots.channel not in new:
+                # Drop the token of an account that runs nothing any more.
+                account = slots.account if slots.in_flight else attrs.evolve(slots.account, discord=None)
+                self._resize(slots, account, removed=True)
         self._map = []
         for order, account in enumerate(new.values()):
-            books = self._books_of(account.channel) or self._begin(account)
-            books.order = order
-            self._resize(books, account, removed=False)
-            self._map.append(books)
+            slots = self._find(account.channel) or self._begin(account)
+            slots.order = order
+            self._resize(slots, account, removed=False)
+            self._map.append(slots)
 
     def pause(self, channel: str) -> None:
-        """Give the channel no new job until `resume`; its running ones keep their slots.
+        """Give the channel no new job until `resume`; its jobs in flight keep their slots.
 
         Raises:
             UnknownChannel: No account has that channel.
         """
-        books = self._known(channel)
-        books.paused = True
-        self._settle(books)
+        slots = self._known(channel)
+        slots.paused = True
+        self._settle(slots)
 
     def cool_down(self, channel: str, until: float) -> None:
-        """Give the channel no new job before `until`, a moment on the caller's clock, in seconds.
+        """Give the channel no new job before `until`, in seconds on the caller's clock.
 
-        The longest of several rests counts; `resume` ends them.
+        Of several cooldowns the last to end counts; `resume` ends them all.
 
         Raises:
             UnknownChannel: No account has that channel.
-            InvalidArgument: `until` is not finite; to rest without end, pause.
+            InvalidArgument: `until` is not finite.
         """
         if not math.isfinite(until):
-            raise InvalidArgument("until must be finite; use pause to rest without end", field="until")
-        books = self._known(channel)
-        books.cooldown_until = max(books.cooldown_until, until)
-        self._settle(books)
-        # A lower bound will do: a wake that comes too early finds nothing and sets it right.
+            raise InvalidArgument("until must be finite; for no end use pause", field="until")
+        slots = self._known(channel)
+        slots.cooldown_until = max(slots.cooldown_until, until)
+        self._settle(slots)
+        # A lower bound is enough: a wake that comes too early corrects it.
         self.next_wake = min(self.next_wake, until)
 
     def resume(self, channel: str) -> None:
-        """End a pause and a rest at once.
+        """End a pause and a cooldown at once.
 
         Raises:
             UnknownChannel: No account has that channel.
         """
-        books = self._known(channel)
-        books.paused = False
-        books.cooldown_until = -math.inf
-        self._settle(books)
+        slots = self._known(channel)
+        slots.paused = False
+        slots.cooldown_until = -math.inf
+        self._settle(slots)
 
     def wake(self, now: float) -> None:
-        """End the rests that are due by `now`, in seconds on the clock that `rest` was given."""
+        """End the cooldowns that are due by `now`, in seconds on the clock of `cool_down`."""
         if now < self.next_wake:
             return
-        for books in self._books:
-            if books.cooling_down and books.cooldown_until <= now:
-                books.cooldown_until = -math.inf
-                self._settle(books)
-        self.next_wake = min((b.cooldown_until for b in self._books if b.cooling_down), default=math.inf)
+        for slots in self._slots:
+            if slots.cooling_down and slots.cooldown_until <= now:
+                slots.cooldown_until = -math.inf
+                self._settle(slots)
+        self.next_wake = min((b.cooldown_until for b in self._slots if b.cooling_down), default=math.inf)
 
     def __len__(self) -> int:
         """Return the number of accounts in the map."""
         return len(self._map)
 
     def in_flight(self, channel: str | None = None) -> int:
-        """Return how many slots are taken on the channel, 0 for one never heard of; without one, in all."""
+        """Return the jobs in flight on the channel, 0 if it was never seen; without a channel, of all."""
         if channel is None:
-            return sum(books.in_flight for books in self._books)
-        books = self._books_of(channel)
-        return books.in_flight if books is not None else 0
+            return sum(slots.in_flight for slots in self._slots)
+        slots = self._find(channel)
+        return slots.in_flight if slots is not None else 0
 
     def snapshot(self, *, now: float | None = None) -> Snapshot:
-        """Return the books at this moment, frozen. O(n)."""
+        """Return the in-flight counts as frozen values. O(n)."""
         if now is not None:
             self.wake(now)
-        return Snapshot(tuple(books.state() for books in self._shown()))
+        return Snapshot(tuple(slots.state() for slots in self._shown()))
 
     def explain(self, *, now: float | None = None) -> dict[str, Explanation]:
-        """Return for each account whether the next unpinned pick could choose it, and how probably.
+        """Return each account's probability at the next pick for any channel, or why it cannot be picked.
 
-        Reserves nothing and draws nothing. O(n).
+        Reserves nothing and draws no random number. O(n).
         """
         if now is not None:
             self.wake(now)
         candidates = self._ordered()
         odds = self._rule.odds(candidates) if candidates else []
-        probability = {books.channel: p for books, p in zip(candidates, odds, strict=True)}
+        probability = {slots.channel: p for slots, p in zip(candidates, odds, strict=True)}
         explanations: dict[str, Explanation] = {}
-        for books in self._shown():
-            obstacle = books.obstacle()
-            explanations[books.channel] = Explanation(
-                channel=books.channel,
-                eligible=obstacle is None,
-                why=obstacle or "eligible",
-                free=books.state().free,
-                probability=probability.get(books.channel, 0.0),
+        for slots in self._shown():
+            why = slots.why_ineligible()
+            explanations[slots.channel] = Explanation(
+                channel=slots.channel,
+                eligible=why is None,
+                why=why or "eligible",
+                free=slots.state().free,
+                probability=probability.get(slots.channel, 0.0),
             )
         return explanations
 
     def why_unavailable(
         self, channel: str | None = None, *, now: float | None = None
     ) -> Unavailability | None:
-        """Return why nothing can be had, on the channel or at all; None if something can.
-
-        It knows nothing of a lower cap for one call: `try_acquire(max_jobs=…)` can find nothing all the same.
-        """
+        """Return why there is no free slot, on the channel or on any; None if there is one."""
         if now is not None:
             self.wake(now)
         if channel is None:
             return None if self._open else unavailability_of(self._map, None)
-        books = self._books_of(channel)
-        return unavailability_of([] if books is None or books.removed else [books], channel)
+        slots = self._find(channel)
+        return unavailability_of([] if slots is None or slots.removed else [slots], channel)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Bind the method anew, so that a copy draws from its own copy of the chance."""
+        """Bind `rng.random` again, so that a copy draws from its own copy of `rng`."""
         vars(self).update(state)
         self._chance = self._rng.random
 
     def account_at(self, row: int) -> Account:
-        """Return the account of that row, as last configured; for leases."""
-        return self._books[row].account
+        """Return the account of that row, as last configured."""
+        return self._slots[row].account
 
-    def _books_of(self, channel: str) -> AccountSlots | None:
+    def _find(self, channel: str) -> AccountSlots | None:
         if not isinstance(channel, str):
             raise InvalidArgument(
-                f"channel must be a string, not {type(channel).__name__}; a time limit goes to timeout=",
+                f"channel must be a string, not {type(channel).__name__}; pass a time limit as timeout=",
                 field="channel",
             )
         row = self._rows.get(channel)
-        return None if row is None else self._books[row]
+        return None if row is None else self._slots[row]
 
     def _known(self, channel: str) -> AccountSlots:
-        books = self._books_of(channel)
-        if books is None or (books.removed and not books.matters):
+        slots = self._find(channel)
+        if slots is None or (slots.removed and not slots.matters):
             raise self._unknown(channel)
-        return books
+        return slots
 
     @staticmethod
     def _unknown(channel: str) -> UnknownChannel:
@@ -459,67 +431,58 @@ class Selector:
             channel=channel,
         )
 
-    def _choose(self, channel: str | None, max_jobs: int | None) -> AccountSlots | None:
-        if max_jobs is not None and (type(max_jobs) is not int or max_jobs < 1):
-            raise InvalidArgument("max_jobs must be a whole number of at least 1", field="max_jobs")
+    def _choose(self, channel: str | None) -> AccountSlots | None:
         if channel is not None:
-            books = self._books_of(channel)
-            if books is None or books.removed:
+            slots = self._find(channel)
+            if slots is None or slots.removed:
                 raise self._unknown(channel)
-            roomy = books.place >= 0 and (max_jobs is None or books.in_flight < max_jobs)
-            return books if roomy else None
-        candidates: Sequence[AccountSlots]
-        if max_jobs is not None:
-            candidates = [books for books in self._ordered() if books.in_flight < max_jobs]
-        elif self._rule.ordered:
-            candidates = self._ordered()
-        else:
-            candidates = Chosen(self._books, self._open)
-        return self._rule.pick(candidates, self._chance) if candidates else None
+            return slots if slots.open_index >= 0 else None
+        rows = [slots.row for slots in self._ordered()] if self._rule.ordered else self._open
+        return self._rule.pick(self._slots, rows, self._chance) if rows else None
 
     def _shown(self) -> list[AccountSlots]:
-        """Return the books of the map, in its order, and then of removed accounts that still matter."""
-        return self._map + [books for books in self._books if books.removed and books.matters]
+        """Return the slots of the map in its order, then those of removed accounts that still matter."""
+        return self._map + [slots for slots in self._slots if slots.removed and slots.matters]
 
     def _ordered(self) -> list[AccountSlots]:
-        return [books for books in self._map if books.place >= 0]
+        return [slots for slots in self._map if slots.open_index >= 0]
 
     def _begin(self, account: Account) -> AccountSlots:
-        """Return new books for a channel never heard of, as if it had been removed."""
-        books = AccountSlots(account, self._free, len(self._books))
+        """Return the slots of a channel never seen before, marked as removed."""
+        slots = AccountSlots(account, self._free, len(self._slots))
         self._free.append(0)
-        self._books.append(books)
-        self._rows[account.channel] = books.row
-        return books
+        self._slots.append(slots)
+        self._rows[account.channel] = slots.row
+        return slots
 
-    def _resize(self, books: AccountSlots, account: Account, *, removed: bool) -> None:
-        before = books.limit
-        books.account, books.removed = account, removed
-        self._free[books.row] += books.limit - before
-        self._settle(books)
+    def _resize(self, slots: AccountSlots, account: Account, *, removed: bool) -> None:
+        before = slots.limit
+        slots.account, slots.removed = account, removed
+        self._free[slots.row] += slots.limit - before
+        self._settle(slots)
 
-    def _settle(self, books: AccountSlots) -> None:
-        """Put the account among the open ones, or take it out, as its books say."""
-        if books.obstacle() is None:
-            if books.place < 0:
-                books.place = len(self._open)
-                self._open.append(books.row)
-        elif books.place >= 0:
-            self._close(books)
+    def _settle(self, slots: AccountSlots) -> None:
+        """Add the account to the open ones or remove it, as its state requires."""
+        if slots.why_ineligible() is None:
+            if slots.open_index < 0:
+                slots.open_index = len(self._open)
+                self._open.append(slots.row)
+        elif slots.open_index >= 0:
+            self._close(slots)
 
-    def _close(self, books: AccountSlots) -> None:
+    def _close(self, slots: AccountSlots) -> None:
         last = self._open.pop()
-        if last != books.row:
-            self._open[books.place] = last
-            self._books[last].place = books.place
-        books.place = CLOSED
+        if last != slots.row:
+            self._open[slots.open_index] = last
+            self._slots[last].open_index = slots.open_index
+        slots.open_index = CLOSED
 
 
 def read_map(accounts: Iterable[Account]) -> dict[str, Account]:
-    """Return the account map by channel, in its order.
+    """Return the accounts by channel, in their order.
 
     Raises:
-        InvalidArgument: An account is not an `Account`, or a channel comes twice.
+        InvalidArgument: An account is not an `Account`, or a channel appears twice.
     """
     new: dict[str, Account] = {}
     for account in accounts:
@@ -531,7 +494,7 @@ def read_map(accounts: Iterable[Account]) -> dict[str, Account]:
             )
         if account.channel in new:
             raise InvalidArgument(
-                f"channel {account.channel!r} comes twice; each account needs its own",
+                f"channel {account.channel!r} appears twice; give each account its own",
                 field="accounts",
                 channel=account.channel,
             )

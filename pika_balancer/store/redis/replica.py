@@ -115,14 +115,14 @@ class Replica:
         """Return per account whether the next pick could choose it, and how probably."""
         learning = self.learning_until > now
         shown = list(self._shown(now))
-        candidates = [] if learning else [books for books in shown if books.obstacle() is None]
+        candidates = [] if learning else [books for books in shown if books.why_ineligible() is None]
         odds = rule.odds(candidates) if candidates else []
         probability = {books.channel: p for books, p in zip(candidates, odds, strict=True)}
         return {
             books.channel: Explanation(
                 channel=books.channel,
                 eligible=books.channel in probability,
-                why=books.obstacle() or ("learning" if learning else "eligible"),
+                why=books.why_ineligible() or ("learning" if learning else "eligible"),
                 free=books.state().free,
                 probability=probability.get(books.channel, 0.0),
             )
@@ -136,11 +136,11 @@ class Replica:
             for books in self._shown(now)
             if not books.removed and (channel is None or books.channel == channel)
         ]
-        is_open = any(books.obstacle() is None for books in would_do)
+        is_open = any(books.why_ineligible() is None for books in would_do)
         found = None if is_open else unavailability_of(would_do, channel)
         if found is None and self.learning_until > now:
             return Unavailability(
-                "resting",
+                "cooling_down",
                 self.learning_until,
                 "the store was empty and learns first what is in flight; wait until it has",
             )
