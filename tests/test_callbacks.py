@@ -30,7 +30,7 @@ from yarl import URL
 
 from pika_balancer.client.client import PikaClient
 from pika_balancer.client.responses import read_job
-from pika_balancer.dispatch.webhook import READ_WITHIN, Statistics, Webhook
+from pika_balancer.dispatch.webhook import READ_WITHIN, Webhook, WebhookStatistics
 from pika_balancer.errors import ChannelFull, InvalidArgument, InvalidResponse
 from pika_balancer.models import Job, Secret
 from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
@@ -175,7 +175,7 @@ async def test_a_callback_is_told_as_a_job_and_answered_with_an_empty_object(mou
         assert (reply.status, reply.body) == (200, {})
         assert reply.headers["Content-Type"].startswith("application/json")
         assert at.told == [Job("job:1", "completed", reply_ref="ref 1", channel="55")]
-        assert at.receiver.statistics() == Statistics(matched=1)
+        assert at.receiver.statistics() == WebhookStatistics(matched=1)
 
 
 async def test_the_sender_cannot_tell_known_jobs_from_unknown_ones_and_duplicates() -> None:
@@ -183,8 +183,8 @@ async def test_the_sender_cannot_tell_known_jobs_from_unknown_ones_and_duplicate
         replies = [await known.post(), await known.post(), await unknown.post()]
         assert len({(reply.status, str(reply.body), *sorted(reply.headers)) for reply in replies}) == 1
         assert len(known.told) == 2
-        assert known.receiver.statistics() == Statistics(matched=2)
-        assert unknown.receiver.statistics() == Statistics(unmatched=1)
+        assert known.receiver.statistics() == WebhookStatistics(matched=2)
+        assert unknown.receiver.statistics() == WebhookStatistics(unmatched=1)
 
 
 async def test_a_callback_that_nobody_waits_for_is_answered_too() -> None:
@@ -192,7 +192,7 @@ async def test_a_callback_that_nobody_waits_for_is_answered_too() -> None:
     async with receiver.run() as url, aiohttp.ClientSession() as session:
         async with session.post(url, data=GOOD) as response:
             assert (response.status, await response.json()) == (200, {})
-        assert receiver.statistics() == Statistics(unmatched=1)
+        assert receiver.statistics() == WebhookStatistics(unmatched=1)
         assert receiver.statistics().received == 1
 
 
@@ -302,7 +302,7 @@ async def test_two_hundred_at_once_are_all_told() -> None:
 
             assert await asyncio.gather(*map(post, bodies)) == [200] * 200
         assert {job.jobid for job in at.told} == {f"job:{number}" for number in range(200)}
-        assert at.receiver.statistics() == Statistics(matched=200)
+        assert at.receiver.statistics() == WebhookStatistics(matched=200)
 
 
 # --- bodies that are no job ----------------------------------------------------------------------------
@@ -354,7 +354,7 @@ async def test_a_body_that_is_no_job_is_refused_by_its_faults_and_told_to_nobody
         assert reply.body["error"].startswith("the body is not a job: ")
         wire.close()
         assert at.told == []
-        assert at.receiver.statistics() == Statistics(broken=1)
+        assert at.receiver.statistics() == WebhookStatistics(broken=1)
         assert (await at.post()).status == 200
 
 
@@ -384,7 +384,7 @@ async def test_a_body_too_large_by_its_length_is_refused_unread(mounted: bool) -
         )
         assert reply.headers["Connection"] == "close"
         wire.close()
-        assert at.receiver.statistics() == Statistics(broken=1)
+        assert at.receiver.statistics() == WebhookStatistics(broken=1)
 
 
 async def test_a_large_body_is_refused_by_an_answer_that_arrives() -> None:
@@ -442,7 +442,7 @@ async def test_a_compressed_body_is_refused_in_bounded_memory(
             assert reply.status == (404 if target else 415)
             assert peak < 8 * LIMIT
             wire.close()
-        assert at.receiver.statistics() == Statistics(broken=1)
+        assert at.receiver.statistics() == WebhookStatistics(broken=1)
         good = gzip.compress(GOOD)
         async with at.session.post(at.url, data=good, headers={"Content-Encoding": "gzip"}) as response:
             assert (await response.json())["error"] == "the body must not be compressed"
@@ -478,7 +478,7 @@ async def test_a_body_that_drips_is_given_up_in_time(mounted: bool) -> None:  # 
             {"error": "the body did not arrive within 30 s", "code": 408},
         )
         assert reply.headers["Connection"] == "close"
-        assert at.receiver.statistics() == Statistics(broken=1)
+        assert at.receiver.statistics() == WebhookStatistics(broken=1)
         # The sender goes on; it has had its answer and is cut off.
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -532,7 +532,7 @@ async def test_a_sender_that_leaves_within_its_body_leaves_nothing_behind(
         if reset:
             wire.writer.transport.abort()
         wire.close()
-        await wait_until(lambda: at.receiver.statistics() == Statistics(broken=1))
+        await wait_until(lambda: at.receiver.statistics() == WebhookStatistics(broken=1))
         assert clock.sleeping == 0
         await settle()
         assert at.told == []
@@ -583,7 +583,7 @@ async def test_whatever_breaks_a_body_off_it_is_refused(error: Exception) -> Non
         session.post(f"{base}/pika/{SECRET}", data=GOOD) as response,
     ):
         assert (response.status, await response.json()) == (400, told)
-    assert receiver.statistics() == Statistics(broken=1)
+    assert receiver.statistics() == WebhookStatistics(broken=1)
 
 
 # --- other addresses and methods -----------------------------------------------------------------------
@@ -617,7 +617,7 @@ async def test_any_other_path_is_not_found(path: str, mounted: bool) -> None:  #
         reply = await at.post(path=("/pika" if mounted else "") + path)
         assert (reply.status, reply.body) == (404, {"error": "Not Found", "code": 404})
         assert at.told == []
-        assert at.receiver.statistics() == Statistics()
+        assert at.receiver.statistics() == WebhookStatistics()
 
 
 @both
@@ -661,7 +661,7 @@ async def test_subscribers_are_asked_in_order_until_one_says_true() -> None:
             at.receiver.subscribe(keeping(asked, answer, name))
         await at.post()
         assert asked == ["no", "none", "truthy", "yes"]
-        assert at.receiver.statistics() == Statistics(matched=1)
+        assert at.receiver.statistics() == WebhookStatistics(matched=1)
 
 
 async def test_a_subscriber_that_raises_is_logged_without_values_and_the_others_are_asked(
@@ -686,7 +686,7 @@ async def test_a_subscriber_that_raises_is_logged_without_values_and_the_others_
             assert (response.status, await response.json()) == (200, {})
         assert len(asked) == 3
         assert len(told) == 1
-        assert first.statistics() == Statistics(matched=1, failed=3)
+        assert first.statistics() == WebhookStatistics(matched=1, failed=3)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage().strip() for record in errors] == [
         "a subscriber failed on a callback: ValueError",
@@ -705,7 +705,7 @@ async def test_a_subscriber_that_only_raises_leaves_the_callback_unmatched() -> 
 
         at.receiver.subscribe(take)
         assert (await at.post()).status == 200
-        assert at.receiver.statistics() == Statistics(unmatched=1, failed=1)
+        assert at.receiver.statistics() == WebhookStatistics(unmatched=1, failed=1)
 
 
 async def test_whoever_ends_its_subscription_is_asked_no_more_even_within_a_call() -> None:
@@ -921,7 +921,7 @@ async def test_a_receiver_runs_again_and_keeps_its_counts_and_subscribers() -> N
             async with receiver.run() as url, session.post(url, data=GOOD) as response:
                 assert response.status == 200
     assert len(told) == 2
-    assert receiver.statistics() == Statistics(matched=2)
+    assert receiver.statistics() == WebhookStatistics(matched=2)
 
 
 # --- secrets -------------------------------------------------------------------------------------------
@@ -1142,7 +1142,7 @@ class Model:
         self._asked: list[int] = []
         self._ends: list[Callable[[], None]] = []
         self._here: list[tuple[int, bool | None]] = []
-        self._expected = Statistics()
+        self._expected = WebhookStatistics()
 
     def join(self, turn: Turn) -> None:
         number = len(self._ends)
@@ -1240,7 +1240,7 @@ async def test_the_local_server_reports_each_end_once_with_the_reference_verbati
         assert {job.status for job in told} == {"completed"}
         assert told[0].attachments[0].filename == told[0].attachments[0].url.rpartition("/")[2]
         assert told[0] == await client.job(told[0].jobid)
-        assert receiver.statistics() == Statistics(matched=10)
+        assert receiver.statistics() == WebhookStatistics(matched=10)
 
 
 @both
@@ -1251,7 +1251,7 @@ async def test_a_callback_in_the_very_moment_of_the_submits_answer_is_not_lost(m
             await wait_until(lambda: len(told) == number + 1)  # noqa: B023 - waited for here
             assert (told[-1].jobid, told[-1].reply_ref) == (job.jobid, str(number))
             assert told[-1].ended
-        assert receiver.statistics() == Statistics(matched=50)
+        assert receiver.statistics() == WebhookStatistics(matched=50)
 
 
 async def test_a_callback_that_comes_before_the_submits_own_answer_is_told_at_once() -> None:

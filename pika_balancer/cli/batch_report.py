@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pika_balancer.cli.exit_codes import error_document, sentence
-from pika_balancer.cli.job_file import Line
+from pika_balancer.cli.job_file import JobLine
 from pika_balancer.cli.submit_journal import Entry, Journal
 from pika_balancer.errors import PikaError
 from pika_balancer.models import JobStatus
@@ -40,7 +40,7 @@ def why(entry: Entry, error: PikaError | None) -> str | None:
     return entry.error if error is None else sentence(error)
 
 
-class Report:
+class BatchReport:
     """How the jobs stand now.
 
     Args:
@@ -51,23 +51,23 @@ class Report:
     """
 
     def __init__(
-        self, lines: Sequence[Line], journal: Journal, errors: Mapping[str, PikaError], output: Path | None
+        self, lines: Sequence[JobLine], journal: Journal, errors: Mapping[str, PikaError], output: Path | None
     ) -> None:
         self._lines = lines
         self._journal = journal
         self._errors = errors
         self._output = output
 
-    def status(self, line: Line) -> str:
+    def status(self, line: JobLine) -> str:
         """Return how one job stands, in one word."""
         return status_of(self._journal[line.key], self._errors.get(line.key))
 
-    def sentence(self, line: Line) -> str:
+    def sentence(self, line: JobLine) -> str:
         """Return how one job stands, in words for people."""
         reason = why(self._journal[line.key], self._errors.get(line.key))
         return f"{line.name}: {self.status(line)}" + (f": {reason}" if reason else "")
 
-    def results(self, line: Line) -> list[str]:
+    def results(self, line: JobLine) -> list[str]:
         """Return what a job brought: files where they are fetched, else addresses; nothing after an error."""
         entry = self._journal[line.key]
         if line.key in self._errors:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.bench_report import Report, Side, Watch
+from pika_balancer.cli.bench_report import BenchReport, Side, Watch
 from pika_balancer.cli.bench_setting import (
     SETTINGS,
     Setting,
@@ -31,12 +31,12 @@ from pika_balancer.dispatch import Dispatcher
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.loadtest.compare import PAIRS, turns
-from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.driver import Load, LoadPlan
 from pika_balancer.loadtest.generators import ARRIVALS
 from pika_balancer.loadtest.latency import histogram
 from pika_balancer.loadtest.picture import check_picture, draw
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import Settings, server_apart
+from pika_balancer.loadtest.server_process import ServerSettings, server_apart
 from pika_balancer.models import Secret
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.server import LAW_FORMS, parse_fault
@@ -167,7 +167,7 @@ async def run(args: argparse.Namespace) -> int:
     _prepare(args, settings)
     seed: int = secrets.randbelow(1_000_000) if args.seed is None else args.seed
     names = list(dict(args.vs))
-    report = Report(settings, names, seconds=args.duration, seed=seed, foreign=args.base_url is not None)
+    report = BenchReport(settings, names, seconds=args.duration, seed=seed, foreign=args.base_url is not None)
     try:
         await _perform(args, report, out)
     except (asyncio.CancelledError, Interrupted):
@@ -250,7 +250,7 @@ def _prepare(args: argparse.Namespace, settings: list[Setting]) -> None:
         raise Usage(str(error), field=error.field) from None
 
 
-async def _perform(args: argparse.Namespace, report: Report, out: Output) -> None:
+async def _perform(args: argparse.Namespace, report: BenchReport, out: Output) -> None:
     """Load the sides in turns, and have the report take it all down."""
     async with contextlib.AsyncExitStack() as stack:
         for side in report.sides:
@@ -278,10 +278,10 @@ async def _perform(args: argparse.Namespace, report: Report, out: Output) -> Non
                     return
 
 
-def _plan(args: argparse.Namespace, setting: Setting, seconds: float, pair: int, pairs: int) -> Plan:
+def _plan(args: argparse.Namespace, setting: Setting, seconds: float, pair: int, pairs: int) -> LoadPlan:
     jobs: int = args.jobs or _MOST
     grace = _GRACE + _MEANS_OF_GRACE * setting.service.mean if setting.accounts else _FOREIGN_GRACE
-    return Plan(
+    return LoadPlan(
         rate=setting.rate,
         arrivals=setting.arrivals,
         closed=setting.closed,
@@ -303,7 +303,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
             token = Secret(secrets.token_urlsafe(24))
             side.server = await stack.enter_async_context(
                 server_apart(
-                    Settings(
+                    ServerSettings(
                         accounts={account.channel: account.max_jobs for account in setting.accounts},
                         service=setting.service.text,
                         faults=args.fault,

@@ -87,7 +87,7 @@ class Side:
         ]
 
 
-class Report:
+class BenchReport:
     """One benchmark.
 
     Args:
@@ -305,7 +305,7 @@ class Watch:
         clock: Measures.
     """
 
-    def __init__(self, out: Output, report: Report, clock: Clock | None = None) -> None:
+    def __init__(self, out: Output, report: BenchReport, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._report = report
         self._say: Callable[[str], object] = out.say

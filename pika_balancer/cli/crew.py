@@ -9,7 +9,7 @@ import attrs
 
 from pika_balancer._util.child_process import Apart
 from pika_balancer.cli.crew_member import Share, Standing
-from pika_balancer.cli.demo_view import Frame, Row, View
+from pika_balancer.cli.demo_view import DemoFrame, DemoView, Row
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK
 from pika_balancer.cli.fetch_jobs import ask
 from pika_balancer.cli.store import Findings
@@ -123,7 +123,7 @@ class Crew:
             self._jobs += share.jobs
             self.members += (await Member.start(share),)
 
-    async def run(self, view: View) -> None:
+    async def run(self, view: DemoView) -> None:
         """Show how they stand until all have ended.
 
         If one dies the others go on, and its slots come back once its jobs are over. If cancelled, let all
@@ -177,7 +177,7 @@ class Crew:
         except StoreUnavailable:
             return None
 
-    def frame(self) -> Frame:
+    def frame(self) -> DemoFrame:
         """Return how it stands now, by the server's count."""
         now = self._clock.now()
         statistics = self._server.statistics()
@@ -187,7 +187,7 @@ class Crew:
         while len(self._history) > 1 and self._history[0][0] < now - _RATE_OVER:
             self._history.popleft()
         since, before = self._history[0]
-        return Frame(
+        return DemoFrame(
             elapsed=self.elapsed,
             jobs=self._jobs,
             completed=sum(member.completed for member in self.members),
@@ -201,7 +201,7 @@ class Crew:
             processes=tuple(f"{member.completed}{' (died)' * member.died}" for member in self.members),
         )
 
-    async def _watch(self, following: Sequence[asyncio.Task[None]], view: View) -> None:
+    async def _watch(self, following: Sequence[asyncio.Task[None]], view: DemoView) -> None:
         running = set(following)
         while running:
             self._begin_together()
@@ -250,7 +250,7 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 @attrs.frozen
-class Ended:
+class CrewEnd:
     """How a process ended."""
 
     process: int
@@ -263,6 +263,6 @@ class Ended:
     """0 if all went well, 130 if it was stopped; minus the signal if one ended it."""
 
     @classmethod
-    def of(cls, member: Member) -> "Ended":
+    def of(cls, member: Member) -> "CrewEnd":
         """Return how a process has ended."""
         return cls(member.share.number, member.share.jobs, member.completed, member.exit_code)

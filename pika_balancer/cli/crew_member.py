@@ -18,10 +18,10 @@ from typing import Any, Self
 import attrs
 
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.demo_view import Frame
+from pika_balancer.cli.demo_view import DemoFrame
 from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK, exit_for, sentence
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workers import Workload
+from pika_balancer.cli.workers import Workers
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import PikaError
@@ -108,7 +108,7 @@ class Telling:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: DemoFrame) -> None:
         """Tell how it stands."""
         done = Counter({row.channel: row.done for row in frame.rows if row.done})
         self._tell(Standing(frame.completed, frame.waiting, done).wire())
@@ -143,7 +143,7 @@ async def work(
             PikaClient(share.token, base_url=share.base_url, clock=clock) as client,
             await Balancer.from_client(client, store=store, clock=clock) as balancer,
         ):
-            workload = Workload(
+            workload = Workers(
                 client,
                 balancer,
                 clock=clock,

@@ -7,11 +7,11 @@ import secrets
 from typing import Final
 
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.demo_report import START_WITHIN, Report, pause_between_looks, server_of, watched
+from pika_balancer.cli.demo_report import START_WITHIN, DemoReport, pause_between_looks, server_of, watched
 from pika_balancer.cli.exit_codes import Interrupted
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workers import Workload
+from pika_balancer.cli.workers import Workers
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Secret
@@ -122,7 +122,7 @@ async def run(args: argparse.Namespace) -> int:
 
 async def _perform(
     args: argparse.Namespace, out: Output, *, seed: int, slots: int, jobs: int, workers: int
-) -> Report:
+) -> DemoReport:
     """Start the server, run the jobs before the user's eyes, and return how it went."""
     clock = SystemClock()
     token = Secret(secrets.token_urlsafe(24))
@@ -136,7 +136,7 @@ async def _perform(
             clock=clock,
         )
         async with balancer:
-            workload = Workload(
+            workload = Workers(
                 client,
                 balancer,
                 clock=clock,
@@ -146,4 +146,4 @@ async def _perform(
                 stagger=START_WITHIN * mean,
             )
             interrupted = await watched(workload, out)
-    return Report.of(server.statistics(), workload, jobs=jobs, interrupted=interrupted)
+    return DemoReport.of(server.statistics(), workload, jobs=jobs, interrupted=interrupted)

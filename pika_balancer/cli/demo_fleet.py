@@ -9,11 +9,11 @@ from typing import Final
 
 import attrs
 
-from pika_balancer.cli.crew import Crew, Ended
+from pika_balancer.cli.crew import Crew, CrewEnd
 from pika_balancer.cli.crew_member import Share
 from pika_balancer.cli.demo_report import (
     START_WITHIN,
-    Report,
+    DemoReport,
     pause_between_looks,
     seen_by,
     server_of,
@@ -85,7 +85,7 @@ async def perform(
         accounts=seen_by(statistics),
         interrupted=interrupted,
         doubled=statistics.duplicate_reply_refs,
-        processes=tuple(map(Ended.of, crew.members)),
+        processes=tuple(map(CrewEnd.of, crew.members)),
         pool=pool,
         slots_left=left,
     )
@@ -121,12 +121,12 @@ def _part(whole: int, number: int, parts: int) -> int:
 
 
 @attrs.frozen(kw_only=True)
-class FleetReport(Report):
+class FleetReport(DemoReport):
     """How the demo went with several processes."""
 
     doubled: int
     """Jobs that the server got twice."""
-    processes: tuple[Ended, ...]
+    processes: tuple[CrewEnd, ...]
     """In their order."""
     pool: str
     """The pool that they shared."""
@@ -162,7 +162,7 @@ class FleetReport(Report):
             out.say(f"{count(self.doubled, 'job')} sent twice (0 expected), no slot left taken in the pool")
 
 
-def how_it_ended(process: Ended) -> str:
+def how_it_ended(process: CrewEnd) -> str:
     """Return it in words."""
     code = process.exit_code
     if code == OK:

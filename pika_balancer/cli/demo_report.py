@@ -7,13 +7,13 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from pika_balancer.cli.demo_view import PlainView, View
+from pika_balancer.cli.demo_view import DemoView, PlainView
 from pika_balancer.cli.exit_codes import FAILURE, INTERRUPTED, OK
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workers import Workload
+from pika_balancer.cli.workers import Workers
 from pika_balancer.clock import Clock
 from pika_balancer.models import Secret
-from pika_balancer.server import LocalServer, Statistics
+from pika_balancer.server import LocalServer, ServerStatistics
 
 _LOOKS_PER_JOB: Final = 20
 _LOOKS_PER_SECOND: Final = 250
@@ -39,7 +39,7 @@ def server_of(args: argparse.Namespace, token: Secret, seed: int, clock: Clock) 
 class Shown(Protocol):
     """Something that runs before the user's eyes."""
 
-    async def run(self, view: View) -> None:
+    async def run(self, view: DemoView) -> None:
         """Run, showing how it stands."""
         ...
 
@@ -71,7 +71,7 @@ class Seen:
     peak_in_flight: int
 
 
-def seen_by(statistics: Statistics) -> tuple[Seen, ...]:
+def seen_by(statistics: ServerStatistics) -> tuple[Seen, ...]:
     """Return what the server saw, by account, in the order of the account map."""
     return tuple(
         Seen(seen.channel, seen.max_jobs or 0, seen.jobs, seen.peak_in_flight)
@@ -80,7 +80,7 @@ def seen_by(statistics: Statistics) -> tuple[Seen, ...]:
 
 
 @attrs.frozen
-class Report:
+class DemoReport:
     """How the demo went, by the server's own count."""
 
     jobs: int
@@ -97,7 +97,9 @@ class Report:
     """Whether it was cut short."""
 
     @classmethod
-    def of(cls, statistics: Statistics, workload: Workload, *, jobs: int, interrupted: bool) -> "Report":
+    def of(
+        cls, statistics: ServerStatistics, workload: Workers, *, jobs: int, interrupted: bool
+    ) -> "DemoReport":
         """Return the report of a workload that has ended."""
         return cls(
             jobs=jobs,

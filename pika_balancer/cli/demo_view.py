@@ -23,7 +23,7 @@ class Row:
 
 
 @attrs.frozen
-class Frame:
+class DemoFrame:
     """All there is to show."""
 
     elapsed: float
@@ -44,7 +44,7 @@ class Frame:
     """What each of several processes has done."""
 
 
-class View(Protocol):
+class DemoView(Protocol):
     """Shows frames as they come, between its entry and its exit as a context manager."""
 
     interval: float
@@ -58,7 +58,7 @@ class View(Protocol):
         """End, and leave the screen as it was."""
         ...
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: DemoFrame) -> None:
         """Show how it stands now."""
         ...
 
@@ -78,7 +78,7 @@ class PlainView:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: DemoFrame) -> None:
         """Print a line."""
         slots = " ".join(f"{row.in_flight}/{row.max_jobs}" for row in frame.rows[:_MOST_ROWS])
         if len(frame.rows) > _MOST_ROWS:

@@ -11,7 +11,7 @@ import attrs
 
 from pika_balancer.cli.download import download
 from pika_balancer.cli.exit_codes import Interrupted, JournalError, StillRunning
-from pika_balancer.cli.job_file import Line
+from pika_balancer.cli.job_file import JobLine
 from pika_balancer.cli.submit_journal import Entry, Journal, State
 from pika_balancer.client.client import PikaClient
 from pika_balancer.dispatch import Dispatcher, JobHandle
@@ -37,7 +37,7 @@ _LAST_WORDS: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class BatchSettings:
     """How to run jobs."""
 
     output: Path | None = None
@@ -52,7 +52,7 @@ class Settings:
     """The reference of the only job; None has one made for each."""
 
 
-class Batch:
+class BatchRun:
     """One run of jobs.
 
     Args:
@@ -69,9 +69,9 @@ class Batch:
     def __init__(
         self,
         journal: Journal,
-        settings: Settings,
+        settings: BatchSettings,
         *,
-        told: Callable[[Line, Job | None], None],
+        told: Callable[[JobLine, Job | None], None],
         errors: dict[str, PikaError] | None = None,
     ) -> None:
         self.errors = {} if errors is None else errors
@@ -109,7 +109,7 @@ class Batch:
         self._crash = self._crash or crash
         self._halt(PikaError("the run has ended unexpectedly"))
 
-    async def take_over(self, client: PikaClient, dispatcher: Dispatcher, lines: Sequence[Line]) -> None:
+    async def take_over(self, client: PikaClient, dispatcher: Dispatcher, lines: Sequence[JobLine]) -> None:
         """Resume what an earlier run has left, and count what executes.
 
         Args:
@@ -127,7 +127,7 @@ class Batch:
 
     async def run(
         self,
-        lines: Sequence[Line],
+        lines: Sequence[JobLine],
         *,
         concurrency: int,
         patience: Callable[[], float],
@@ -203,7 +203,7 @@ class Batch:
         if not task.cancelled() and (crash := task.exception()) is not None:
             self.abort(crash)
 
-    async def _work(self, todo: Iterator[Line]) -> None:
+    async def _work(self, todo: Iterator[JobLine]) -> None:
         for line in todo:
             if self.ended_by is not None:
                 return
@@ -220,7 +220,7 @@ class Batch:
             else:
                 await self._carry(line)
 
-    async def _carry(self, line: Line) -> None:
+    async def _carry(self, line: JobLine) -> None:
         try:
             job = await self._job(line)
         except PikaError as error:
@@ -235,7 +235,7 @@ class Batch:
         else:
             self._told(line, job)
 
-    async def _job(self, line: Line) -> Job:
+    async def _job(self, line: JobLine) -> Job:
         """Return the ended job, or the accepted one if that is enough."""
         resumed = self._resumed.pop(line.key, None)
         if resumed is not None:
@@ -247,7 +247,7 @@ class Batch:
                 self._note(line.key, "unknown", error=error.message)
         return await self._follow(line, await self._submit(line))
 
-    async def _submit(self, line: Line) -> JobHandle:
+    async def _submit(self, line: JobLine) -> JobHandle:
         while True:
             try:
                 return await self._dispatcher.submit(
@@ -265,7 +265,7 @@ class Batch:
                     raise
                 self._refuse_if_ended()
 
-    def _sending(self, line: Line, channel: str, reply_ref: str) -> None:
+    def _sending(self, line: JobLine, channel: str, reply_ref: str) -> None:
         self._refuse_if_ended()
         self._keys[reply_ref] = line.key
         facts = {"line": line.number, "id": line.id, "verb": line.verb, "ref": reply_ref, "channel": channel}
@@ -277,7 +277,7 @@ class Batch:
         if self.ended_by is not None:
             raise Closed("this run takes up nothing new")
 
-    async def _follow(self, line: Line, handle: JobHandle) -> Job:
+    async def _follow(self, line: JobLine, handle: JobHandle) -> Job:
         async for job in handle:
             self._accepted(line.key, job.jobid, handle.channel)
             if not self._settings.to_the_end:
@@ -288,7 +288,7 @@ class Batch:
         if self._journal[key].jobid is None:
             self._note(key, "accepted", jobid=jobid, channel=channel)
 
-    def _failed(self, line: Line, error: PikaError) -> None:
+    def _failed(self, line: JobLine, error: PikaError) -> None:
         if isinstance(error, Closed):  # it stands where the journal says
             return
         if _stops_all(line, error):
@@ -311,7 +311,7 @@ class Batch:
             return False
         return entry.state == "ended" or not all((output / name).exists() for name in entry.files)
 
-    async def _fetch(self, line: Line, jobid: str) -> None:
+    async def _fetch(self, line: JobLine, jobid: str) -> None:
         # Asked for again: the addresses of results do not last.
         try:
             job = await self._client.job(jobid)
@@ -322,7 +322,7 @@ class Batch:
         if self._settings.output is not None:
             await self._save(line, job, self._settings.output)
 
-    async def _save(self, line: Line, job: Job, directory: Path) -> None:
+    async def _save(self, line: JobLine, job: Job, directory: Path) -> None:
         service = self._client.base_url
         try:
             async with self._gate:
@@ -341,7 +341,7 @@ class Batch:
             self._halt(error)
 
 
-def _stops_all(line: Line, error: PikaError) -> bool:
+def _stops_all(line: JobLine, error: PikaError) -> bool:
     """Return whether no other job would fare better."""
     if isinstance(error, NoCapacity):
         return line.channel is None

@@ -39,7 +39,7 @@ Numbered = tuple[int, dict[str, Any] | str]
 
 
 @attrs.frozen
-class Line:
+class JobLine:
     """One job of a file."""
 
     number: int
@@ -96,7 +96,7 @@ def read_source(path: Path) -> Source:
     return Source(path, content)
 
 
-def read_lines(source: Source) -> list[Line]:
+def read_lines(source: Source) -> list[JobLine]:
     """Return the jobs of the file, in its order.
 
     Raises:
@@ -104,7 +104,7 @@ def read_lines(source: Source) -> list[Line]:
         Usage: There is no job in it.
     """
     faults: list[Fault] = []
-    lines: list[Line] = []
+    lines: list[JobLine] = []
     equals: Counter[str] = Counter()
     ids: dict[str, int] = {}
     for number, values in _numbered(source):
@@ -127,7 +127,7 @@ def read_lines(source: Source) -> list[Line]:
     return lines
 
 
-def one_line(values: Mapping[str, Any]) -> Line:
+def one_line(values: Mapping[str, Any]) -> JobLine:
     """Return the one job that a command line describes; paths begin at the working directory.
 
     Raises:
@@ -142,7 +142,7 @@ def one_line(values: Mapping[str, Any]) -> Line:
 
 def _line(
     number: int, given: dict[str, Any], directory: Path, equals: Counter[str]
-) -> tuple[Line, list[str]]:
+) -> tuple[JobLine, list[str]]:
     problems = [
         f"unknown name {printable(name, 40)!r}; known are {', '.join(COLUMNS)}"
         for name in given
@@ -171,7 +171,7 @@ def _line(
         if error.field not in wrong:
             problems.append(error.message)
     channel: str | None = values.pop("channel", None)
-    return Line(number, f"{equal}.{equals[equal]}", verb, own_id, channel, values), problems
+    return JobLine(number, f"{equal}.{equals[equal]}", verb, own_id, channel, values), problems
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from pika_balancer.cli.scenario_options import (
 from pika_balancer.cli.simulate import show_table
 from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, notation, simulate
 from pika_balancer.simulate.report import plan_page
-from pika_balancer.simulate.sizing import Find, Plan, Point, plan
+from pika_balancer.simulate.sizing import Find, Plan, SizePoint, plan
 from pika_balancer.simulate.variants import with_accounts, with_rate, with_slots
 
 _MOST: Final = 1000
@@ -97,7 +97,7 @@ def register(subparsers: Subparsers) -> None:
 async def run(args: argparse.Namespace) -> int:
     """Find the size, and print it with what surrounds it; after a signal, the sizes that were looked at."""
     out = Output(as_json=args.json)
-    looks: list[Point] = []
+    looks: list[SizePoint] = []
     with interruptible(), extras():
         try:
             work = work_of(args)
@@ -149,12 +149,12 @@ def simulated(found: Plan, scenario: Scenario, seed: int) -> Result | None:
     return simulate(sized, jobs=None if isinstance(sized.arrivals, Trace) else _JOBS, seed=seed)
 
 
-def _planned(args: argparse.Namespace, scenario: Scenario, looks: list[Point]) -> Plan:
+def _planned(args: argparse.Namespace, scenario: Scenario, looks: list[SizePoint]) -> Plan:
     # What the engine has to say is among the warnings.
     with Gauge(None) as gauge, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
 
-        def progress(point: Point) -> None:
+        def progress(point: SizePoint) -> None:
             looks.append(point)
             gauge.show(len(looks))
 
@@ -170,7 +170,7 @@ def _planned(args: argparse.Namespace, scenario: Scenario, looks: list[Point]) -
         )
 
 
-def _last(looks: list[Point]) -> str:
+def _last(looks: list[SizePoint]) -> str:
     if not looks:
         return ""
     last = looks[-1]

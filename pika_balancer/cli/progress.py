@@ -13,7 +13,7 @@ from pika_balancer.cli.output import Output, clean
 from pika_balancer.cli.signals import handling
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows how far it is, between its entry and its exit as a context manager."""
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class Bar:
             self._out.result(text)
 
 
-def progress(out: Output, people: Output, total: int) -> View:
+def progress(out: Output, people: Output, total: int) -> ProgressView:
     """Return what shows a run of so many jobs.
 
     Args:

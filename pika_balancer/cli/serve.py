@@ -22,7 +22,7 @@ from pika_balancer.server import (
     LAW_FORMS,
     ConfigError,
     LocalServer,
-    Statistics,
+    ServerStatistics,
     parse_accounts,
     parse_distribution,
     parse_duration,
@@ -155,7 +155,7 @@ async def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _greet(out: Output, base_url: str, host: str, statistics: Statistics, *, token_known: bool) -> None:
+def _greet(out: Output, base_url: str, host: str, statistics: ServerStatistics, *, token_known: bool) -> None:
     caps = [channel.max_jobs or 0 for channel in statistics.channels.values()]
     out.say(f"Pika API on {base_url} ({len(caps)} accounts, {sum(caps)} slots); Ctrl-C stops it")
     token = "$USEAPI_TOKEN" if token_known else "any"
@@ -165,7 +165,7 @@ def _greet(out: Output, base_url: str, host: str, statistics: Statistics, *, tok
         out.note(f"other machines may reach this server{opens}")
 
 
-def _show(out: Output, statistics: Statistics) -> None:
+def _show(out: Output, statistics: ServerStatistics) -> None:
     totals = {"jobs": statistics.jobs, "in_flight": statistics.in_flight}
     out.document(totals | attrs.asdict(statistics))
     if out.as_json:

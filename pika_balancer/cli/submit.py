@@ -9,8 +9,8 @@ from typing import Final
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.download import make_directory
 from pika_balancer.cli.exit_codes import BadJobFile, Interrupted, JournalInUse, Usage
-from pika_balancer.cli.job_batch import Batch, Settings
-from pika_balancer.cli.job_file import STDIN, Line, Source, one_line, read_lines, read_source
+from pika_balancer.cli.job_batch import BatchRun, BatchSettings
+from pika_balancer.cli.job_file import STDIN, JobLine, Source, one_line, read_lines, read_source
 from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import progress
@@ -112,7 +112,7 @@ async def run(args: argparse.Namespace) -> int:
     lines = [_one(args)] if source is None else _many(args, source, out)
     if args.output is not None:
         make_directory(args.output)  # before anything is paid for
-    settings = Settings(
+    settings = BatchSettings(
         output=args.output,
         to_the_end=not args.no_wait,
         resubmit_unknown=args.resubmit_unknown,
@@ -125,7 +125,7 @@ async def run(args: argparse.Namespace) -> int:
         return await _run_many(args, lines, journal, settings, out)
 
 
-def _one(args: argparse.Namespace) -> Line:
+def _one(args: argparse.Namespace) -> JobLine:
     values = {name: getattr(args, name) for name in ("verb", "prompt", "message", "font", "channel")}
     values["image"] = None if args.image is None else str(args.image)
     if args.button_of is not None:
@@ -137,7 +137,7 @@ def _one(args: argparse.Namespace) -> Line:
     return one_line(values)
 
 
-def _many(args: argparse.Namespace, source: Source, out: Output) -> list[Line]:
+def _many(args: argparse.Namespace, source: Source, out: Output) -> list[JobLine]:
     if any(getattr(args, name) is not None for name in _ONE_ONLY):
         raise Usage("--jobs takes everything about its jobs from the file; leave out PROMPT and its options")
     if source.name == STDIN and args.output is None:
@@ -157,7 +157,7 @@ def _listing(out: Output) -> Generator[None]:
         raise
 
 
-def _journal(source: Source | None, directory: Path | None, line: Line) -> Journal:
+def _journal(source: Source | None, directory: Path | None, line: JobLine) -> Journal:
     if source is not None:
         name = f"{source.name}.journal.jsonl"
         path = source.path.with_name(name) if directory is None else directory / f"{_JOURNAL}.jsonl"
@@ -178,10 +178,10 @@ def _journal(source: Source | None, directory: Path | None, line: Line) -> Journ
 
 
 async def _run_one(
-    args: argparse.Namespace, line: Line, journal: Journal, settings: Settings, out: Output
+    args: argparse.Namespace, line: JobLine, journal: Journal, settings: BatchSettings, out: Output
 ) -> int:
     one = One(line, journal, out, args.output)
-    batch = Batch(journal, settings, told=one.told)
+    batch = BatchRun(journal, settings, told=one.told)
     try:
         await _perform(args, [line], batch, one)
         interrupted = isinstance(batch.ended_by, Interrupted)
@@ -192,17 +192,19 @@ async def _run_one(
 
 
 async def _run_many(
-    args: argparse.Namespace, lines: list[Line], journal: Journal, settings: Settings, out: Output
+    args: argparse.Namespace, lines: list[JobLine], journal: Journal, settings: BatchSettings, out: Output
 ) -> int:
     view = progress(out, Output(as_json=True), len(lines))
     many = Many(lines, journal, view, out, output=args.output, clock=SystemClock())
-    batch = Batch(journal, settings, told=many.told, errors=many.errors)
+    batch = BatchRun(journal, settings, told=many.told, errors=many.errors)
     with view, _listing(out):
         await _perform(args, lines, batch, many)
     return many.finish(batch.ended_by, to_the_end=settings.to_the_end)
 
 
-async def _perform(args: argparse.Namespace, lines: list[Line], batch: Batch, teller: One | Many) -> None:
+async def _perform(
+    args: argparse.Namespace, lines: list[JobLine], batch: BatchRun, teller: One | Many
+) -> None:
     """Run the jobs; what ends that early is then in `batch.ended_by`."""
 
     def observe(event: Event) -> None:

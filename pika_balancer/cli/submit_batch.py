@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.batch_report import RUNNING, UNKNOWN, WAITING, Report
+from pika_balancer.cli.batch_report import RUNNING, UNKNOWN, WAITING, BatchReport
 from pika_balancer.cli.exit_codes import (
     FAILURE,
     OK,
@@ -15,9 +15,9 @@ from pika_balancer.cli.exit_codes import (
     exit_for,
     sentence,
 )
-from pika_balancer.cli.job_file import Line
+from pika_balancer.cli.job_file import JobLine
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.progress import View
+from pika_balancer.cli.progress import ProgressView
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.clock import Clock
 from pika_balancer.errors import Fault, PikaError
@@ -45,9 +45,9 @@ class Many:
 
     def __init__(
         self,
-        lines: Sequence[Line],
+        lines: Sequence[JobLine],
         journal: Journal,
-        view: View,
+        view: ProgressView,
         out: Output,
         *,
         output: Path | None,
@@ -60,7 +60,7 @@ class Many:
         # Its tables go to stderr: stdout is for results alone.
         self._people = Output(as_json=True)
         self.errors: dict[str, PikaError] = {}
-        self._report = Report(lines, journal, self.errors, output)
+        self._report = BatchReport(lines, journal, self.errors, output)
         self._clock = clock
         self._begun = clock.now()
         self._done = 0
@@ -101,7 +101,7 @@ class Many:
         elif isinstance(event, RefreshFailed):
             self._view.say(f"the service did not tell its accounts, and is asked again later: {event.why}")
 
-    def told(self, line: Line, job: Job | None) -> None:
+    def told(self, line: JobLine, job: Job | None) -> None:
         """Count a job that is through, and print what it brought."""
         self._done += 1
         self._view.show(self._done)

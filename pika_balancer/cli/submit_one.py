@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.exit_codes import Interrupted, NotCompleted, StillRunning
-from pika_balancer.cli.job_file import Line
+from pika_balancer.cli.job_file import JobLine
 from pika_balancer.cli.jobs import as_wire
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_journal import Entry, Journal
@@ -23,7 +23,7 @@ class One:
         output: Where its results go; None where they are not fetched.
     """
 
-    def __init__(self, line: Line, journal: Journal, out: Output, output: Path | None) -> None:
+    def __init__(self, line: JobLine, journal: Journal, out: Output, output: Path | None) -> None:
         self.lines = [line]
         self._line = line
         self._journal = journal
@@ -63,7 +63,7 @@ class One:
             case _:
                 pass
 
-    def told(self, _line: Line, job: Job | None) -> None:
+    def told(self, _line: JobLine, job: Job | None) -> None:
         """Print what the job brought."""
         self._job = job
         if job is None or job.status != JobStatus.COMPLETED:

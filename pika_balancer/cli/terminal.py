@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pika_balancer._util.text import printable
-from pika_balancer.cli.demo_view import Frame, Row, View
+from pika_balancer.cli.demo_view import DemoFrame, DemoView, Row
 from pika_balancer.cli.views import (
     JOBS_HEADER,
     NO_ACCOUNTS,
@@ -59,7 +59,7 @@ class Terminal:
             table.add_row(*map(Text, row))
         self.console.print(table)
 
-    def live(self) -> View:
+    def live(self) -> DemoView:
         """Return a view of the demo; use it as a context manager."""
         return LiveView(self.console)
 
@@ -108,11 +108,11 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: DemoFrame) -> None:
         """Replace what is shown."""
         self._live.update(self._render(frame), refresh=True)
 
-    def _render(self, frame: Frame) -> RenderableType:
+    def _render(self, frame: DemoFrame) -> RenderableType:
         most = max(1, self._console.height - _LINES_AROUND - bool(frame.processes))
         shown = frame.rows if len(frame.rows) <= most else frame.rows[: most - 1]
         rest = frame.rows[len(shown) :]
@@ -149,13 +149,13 @@ class LiveView:
             text.append(f"{glyph} ", _FILLED if filled else _FREE)
         return text
 
-    def _line(self, frame: Frame) -> Text:
+    def _line(self, frame: DemoFrame) -> Text:
         if frame.stopping:
             return Text("stopping: waiting for what runs", _WAITING)
         text = Text(f"{self._glyphs.waiting} " * min(frame.waiting, _MOST_WAITERS), _WAITING)
         return text.append(str(frame.waiting) if frame.waiting else "nobody", _QUIET)
 
-    def _progress(self, frame: Frame) -> RenderableType:
+    def _progress(self, frame: DemoFrame) -> RenderableType:
         grid = Table.grid(padding=(0, _MARGIN, 0, 0))
         bar = ProgressBar(
             total=frame.jobs,

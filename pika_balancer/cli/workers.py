@@ -5,7 +5,7 @@ from collections import Counter, deque
 from typing import Final
 
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.demo_view import Frame, Row, View
+from pika_balancer.cli.demo_view import DemoFrame, DemoView, Row
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock
 from pika_balancer.dispatch import Dispatcher
@@ -16,7 +16,7 @@ _PATIENCE: Final = 4.0
 _RATE_OVER: Final = 3.0
 
 
-class Workload:
+class Workers:
     """So many jobs, done by so many workers.
 
     Args:
@@ -60,7 +60,7 @@ class Workload:
         """Seconds from the first worker's start to the last one's end, or until now."""
         return (self._clock.now() if self._ended is None else self._ended) - self._begun
 
-    async def run(self, view: View) -> None:
+    async def run(self, view: DemoView) -> None:
         """Do the jobs, showing how they stand.
 
         If cancelled, submit nothing more, wait a few seconds at most for what runs, and let the cancellation
@@ -90,13 +90,13 @@ class Workload:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._dispatcher.close()
 
-    def frame(self) -> Frame:
+    def frame(self) -> DemoFrame:
         """Return how it stands now."""
         now = self._clock.now()
         while self._recent and self._recent[0] < now - _RATE_OVER:
             self._recent.popleft()
         statistics = self._balancer.statistics()
-        return Frame(
+        return DemoFrame(
             elapsed=self.elapsed,
             jobs=self._jobs,
             completed=self.completed,
@@ -109,7 +109,7 @@ class Workload:
             stopping=self._stopping,
         )
 
-    async def _watch(self, tasks: set[asyncio.Task[object]], view: View) -> None:
+    async def _watch(self, tasks: set[asyncio.Task[object]], view: DemoView) -> None:
         running = tasks
         while running:
             view.show(self.frame())

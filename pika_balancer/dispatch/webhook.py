@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Statistics:
+class WebhookStatistics:
     """What has come so far, callbacks that are still being read left out."""
 
     matched: int = 0
@@ -142,9 +142,9 @@ class Webhook:
 
         return unsubscribe
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> WebhookStatistics:
         """Return what has come until now."""
-        return Statistics(**self._counts)
+        return WebhookStatistics(**self._counts)
 
     def app(self) -> web.Application:
         """Return an application to mount with `add_subapp`, where `public_url` leads; each call makes one."""

@@ -27,7 +27,7 @@ _OWN: Final = (ApiError, TransportError, SubmissionUnknown, InvalidResponse)
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class LoadPlan:
     """How one stretch is loaded. Either `rate` or `closed` is set."""
 
     rate: float | None = None
@@ -72,7 +72,7 @@ class Load:
 
     async def run(
         self,
-        plan: Plan,
+        plan: LoadPlan,
         tally: Recorder,
         *,
         rng: random.Random,
@@ -124,7 +124,7 @@ class Load:
         return reasons[0]
 
     async def _offer(
-        self, plan: Plan, job: Job, rng: random.Random, offered: Callable[[Reason], object]
+        self, plan: LoadPlan, job: Job, rng: random.Random, offered: Callable[[Reason], object]
     ) -> None:
         limits: dict[str, Any] = {
             "seconds": plan.seconds,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.loadtest.latency import Latencies
-from pika_balancer.loadtest.recorder import Point, Recorder
+from pika_balancer.loadtest.recorder import Recorder, TimePoint
 
 _KINDS: Final = (".png", ".svg", ".pdf")
 _SHARES: Final = [1 - 10 ** (-step / 10) for step in range(51)]
@@ -96,7 +96,7 @@ def _curve(axes: Any, latencies: Latencies, scale: float, **style: Any) -> None:
     axes.plot([1 / (1 - share) for share in shares], heights, **style)
 
 
-def _line(axes: Any, points: Sequence[Point], name: str, scale: float = 1.0, **style: Any) -> None:
+def _line(axes: Any, points: Sequence[TimePoint], name: str, scale: float = 1.0, **style: Any) -> None:
     known = [(point.at_s, getattr(point, name)) for point in points if getattr(point, name) is not None]
     axes.plot([at for at, _ in known], [scale * value for _, value in known], lw=1.4, **style)
 

@@ -18,7 +18,7 @@ _COARSE: Final = 2
 
 
 @attrs.frozen(kw_only=True)
-class Point:
+class TimePoint:
     """A part of the time of the load."""
 
     at_s: float
@@ -244,17 +244,17 @@ class Recorder:
             self.bins[place] = Latencies(_COARSE)
         return self.bins[place]
 
-    def series(self) -> list["Point"]:
+    def series(self) -> list["TimePoint"]:
         """Return how latencies and jobs under way changed over the time of the load, in order."""
         looks: dict[int, list[tuple[int, int]]] = {}
         for at, running, waiting in self.looks:
             looks.setdefault(int(BINS * at / self.seconds), []).append((running, waiting))
-        points: list[Point] = []
+        points: list[TimePoint] = []
         # The time after the load only as long as the load: what is of interest is over by then.
         for place in sorted(place for place in self.bins.keys() | looks.keys() if place < 2 * BINS):
             latencies, seen = self.bins.get(place), looks.get(place)
             points.append(
-                Point(
+                TimePoint(
                     at_s=(place + 0.5) * self.seconds / BINS,
                     jobs=latencies.count if latencies else 0,
                     p50_s=latencies.quantile(0.5) if latencies else None,

@@ -21,7 +21,7 @@ from pika_balancer.server import LocalServer
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class ServerSettings:
     """What the server is to be."""
 
     accounts: Mapping[str, int]
@@ -72,7 +72,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def server_apart(settings: Settings) -> AsyncGenerator[Server]:
+async def server_apart(settings: ServerSettings) -> AsyncGenerator[Server]:
     """Run the local server in a process of its own while the context lasts.
 
     Raises:
@@ -104,7 +104,7 @@ async def serve(
             tell(json.dumps(attrs.asdict(server.statistics())))
 
 
-def _wire(settings: Settings) -> dict[str, Any]:
+def _wire(settings: ServerSettings) -> dict[str, Any]:
     return {
         "accounts": dict(settings.accounts),
         "service": settings.service,

@@ -13,21 +13,21 @@ It shares no code with the client side, so that a misreading of the API cannot c
 
 from pika_balancer.server.accounts import ServerAccount, parse_accounts
 from pika_balancer.server.errors import ConfigError
-from pika_balancer.server.faults import FAULTS, Fault, parse_fault
+from pika_balancer.server.faults import FAULTS, ScriptedFault, parse_fault
 from pika_balancer.server.laws import LAW_FORMS, Distribution, parse_distribution, parse_duration
 from pika_balancer.server.local import LocalServer
-from pika_balancer.server.state import ChannelStatistics, Statistics
+from pika_balancer.server.state import ChannelStatistics, ServerStatistics
 
 __all__ = [
     "FAULTS",
     "LAW_FORMS",
     "ChannelStatistics",
     "ConfigError",
-    "Fault",
+    "ScriptedFault",
     "Distribution",
     "LocalServer",
     "ServerAccount",
-    "Statistics",
+    "ServerStatistics",
     "parse_accounts",
     "parse_duration",
     "parse_fault",

@@ -72,7 +72,7 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
 
 
 @attrs.frozen
-class Fault:
+class ScriptedFault:
     """One line of a fault script."""
 
     name: str
@@ -107,7 +107,7 @@ class Fault:
         return self.param if self.param is not None else self.kind.param or 0.0
 
 
-def parse_fault(text: str) -> Fault:
+def parse_fault(text: str) -> ScriptedFault:
     """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, PARAM being a duration.
 
     Raises:
@@ -123,14 +123,14 @@ def parse_fault(text: str) -> Fault:
         raise ConfigError(
             f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
         )
-    return Fault(name, probability, parse_duration(param, field="faults") if colon else None)
+    return ScriptedFault(name, probability, parse_duration(param, field="faults") if colon else None)
 
 
 @attrs.frozen
 class FaultScript:
     """The faults of a server, drawn from for each submit."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[ScriptedFault, ...]
     """In the order in which they are drawn."""
 
     def __attrs_post_init__(self) -> None:
@@ -143,11 +143,11 @@ class FaultScript:
             )
 
     @classmethod
-    def of(cls, faults: Iterable[Fault | str]) -> "FaultScript":
+    def of(cls, faults: Iterable[ScriptedFault | str]) -> "FaultScript":
         """Return the script of these faults, texts among them parsed by `parse_fault`."""
         return cls(tuple(parse_fault(fault) if isinstance(fault, str) else fault for fault in faults))
 
-    def draw(self, rng: random.Random) -> Fault | None:
+    def draw(self, rng: random.Random) -> ScriptedFault | None:
         """Return the fault that the next submit meets, or None; uses one number of `rng`, none if empty."""
         if not self.faults:
             return None

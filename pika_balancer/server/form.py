@@ -35,7 +35,7 @@ _MAGIC: Final = (
 
 
 @attrs.frozen
-class Upload:
+class ReceivedFile:
     """A file that came with a submit; its bytes are not kept."""
 
     size: int
@@ -44,7 +44,7 @@ class Upload:
     """Media type: by its first bytes where they are an image's, else as the sender said."""
 
 
-Form = dict[str, str | Upload]
+Form = dict[str, str | ReceivedFile]
 """Parameters by name; empty ones are left out, and the last of several with one name counts."""
 
 
@@ -115,7 +115,7 @@ def _multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
             continue
         if name in files:
             declared = _TYPE.search(head)
-            form[name] = Upload(len(content), _media_type(content, declared[1] if declared else ""))
+            form[name] = ReceivedFile(len(content), _media_type(content, declared[1] if declared else ""))
         else:
             form[name] = _text(name, content)
     return form

@@ -11,7 +11,7 @@ import attrs
 
 from pika_balancer.clock import Clock
 from pika_balancer.secret import Secret
-from pika_balancer.server.form import Upload
+from pika_balancer.server.form import ReceivedFile
 from pika_balancer.server.laws import Distribution
 from pika_balancer.server.state import State
 from pika_balancer.server.timeline import Timeline
@@ -51,7 +51,7 @@ def _at(ms: int) -> dt.datetime:
 
 
 @attrs.define(eq=False)
-class Job:
+class ServerJob:
     """One accepted job. Moments are readings of the server's clock, in seconds."""
 
     jobid: str
@@ -69,7 +69,7 @@ class Job:
     outcome: Outcome
     message_id: str
     prompt: str | None = None
-    image: Upload | None = None
+    image: ReceivedFile | None = None
     reply_url: Secret | None = None
     reply_ref: str | None = None
     ended: bool = False
@@ -102,7 +102,7 @@ class Jobs:
         notice: float,
         retain: int,
         file_size: int,
-        report: Callable[[Job], None],
+        report: Callable[[ServerJob], None],
     ) -> None:
         self._state = state
         self._timeline = timeline
@@ -116,14 +116,14 @@ class Jobs:
         self._retain = retain
         self._file_size = file_size
         self._report = report
-        self._by_id: dict[str, Job] = {}
+        self._by_id: dict[str, ServerJob] = {}
         self._ended_ids: deque[str] = deque()
         self._last_stamp: dict[str, int] = {}
         self._serial = 0
 
     def accept(
         self, *, channel: str, outcome: Outcome = "completed", search_for: float = 0.0, **facts: Any
-    ) -> Job:
+    ) -> ServerJob:
         """Take a job on `channel`, whose slot is the caller's to have checked, and let its time run.
 
         Args:
@@ -137,7 +137,7 @@ class Jobs:
         service = (search_for if outcome == "lost" else self._law.sample(self._rng)) / self._speed
         ends = now + service
         self._serial += 1
-        job = Job(
+        job = ServerJob(
             jobid=f"job:{_at(stamp):%Y%m%d%H%M%S}{stamp % 1000:03d}-user:1000-channel:{channel[-4:]}",
             channel=channel,
             accepted=now,
@@ -152,12 +152,12 @@ class Jobs:
         self._timeline.at(job.noticed, lambda: self._end(job))
         return job
 
-    def answered(self, job: Job) -> None:
+    def answered(self, job: ServerJob) -> None:
         """Note that the submit's own answer has left: from now on the job's end may be reported."""
         job.answered = True
         self._report_if_due(job)
 
-    def get(self, jobid: str) -> Job | None:
+    def get(self, jobid: str) -> ServerJob | None:
         """Return a job by its id; None for one unknown, forgotten or lost."""
         job = self._by_id.get(jobid)
         return None if job is None or job.outcome == "lost" else job
@@ -166,14 +166,14 @@ class Jobs:
         """Return the ids of the jobs that hold slots, on one channel or on all."""
         return self._state.executing(channel)
 
-    def status(self, job: Job) -> str:
+    def status(self, job: ServerJob) -> str:
         """Return the job's status word at this moment."""
         if job.ended:
             return job.outcome
         # "At most", so that a job without any service time is started when its submit is answered.
         return "started" if self._clock.now() <= self._progress_from(job) else "progress"
 
-    def as_wire(self, job: Job) -> dict[str, Any]:
+    def as_wire(self, job: ServerJob) -> dict[str, Any]:
         """Return the job as the API shows it; absent fields are left out, never null."""
         status = self.status(job)
         iso = self._calendar.iso
@@ -206,7 +206,7 @@ class Jobs:
             wire |= {"code": code, "error": error, "errorDetails": details}
         return wire
 
-    def _result(self, job: Job) -> dict[str, Any]:
+    def _result(self, job: ServerJob) -> dict[str, Any]:
         return {
             "messageId": job.message_id,
             "content": job.prompt or job.verb,
@@ -237,10 +237,10 @@ class Jobs:
         ticks = math.ceil((moment - self._origin) / self._period)
         return max(moment, self._origin + ticks * self._period)
 
-    def _progress_from(self, job: Job) -> float:
+    def _progress_from(self, job: ServerJob) -> float:
         return job.accepted + PROGRESS_SHARE * (job.ends - job.accepted)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: ServerJob) -> None:
         self._state.job_ended(job.channel, job.jobid, completed=job.outcome == "completed")
         if job.outcome == "lost":
             del self._by_id[job.jobid]
@@ -251,7 +251,7 @@ class Jobs:
             del self._by_id[self._ended_ids.popleft()]
         self._report_if_due(job)
 
-    def _report_if_due(self, job: Job) -> None:
+    def _report_if_due(self, job: ServerJob) -> None:
         if job.ended and job.answered:
             self._report(job)
 

@@ -20,10 +20,10 @@ from pika_balancer.server.answers import JsonProtocol
 from pika_balancer.server.app import PREFIX, SAMPLE, Handlers, digest
 from pika_balancer.server.callback import CallbackSender
 from pika_balancer.server.errors import ConfigError
-from pika_balancer.server.faults import Fault, FaultScript
-from pika_balancer.server.jobs import Calendar, Job, Jobs
+from pika_balancer.server.faults import FaultScript, ScriptedFault
+from pika_balancer.server.jobs import Calendar, Jobs, ServerJob
 from pika_balancer.server.laws import Distribution, parse_distribution
-from pika_balancer.server.state import State, Statistics
+from pika_balancer.server.state import ServerStatistics, State
 from pika_balancer.server.submit import Submits
 from pika_balancer.server.timeline import Timeline
 
@@ -79,7 +79,7 @@ class LocalServer:
         service: str | Distribution = "exp:30s",
         speed: float = 1.0,
         notice: float = 0.0,
-        faults: Iterable[Fault | str] = (),
+        faults: Iterable[ScriptedFault | str] = (),
         rng: random.Random | None = None,
         clock: Clock | None = None,
         epoch: dt.datetime | Callable[[], dt.datetime] | None = None,
@@ -145,7 +145,7 @@ class LocalServer:
             clock=clock,
         )
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ServerStatistics:
         """Return what the server has seen until now."""
         return self._state.statistics()
 
@@ -194,7 +194,7 @@ class LocalServer:
         finally:
             await shielded(runner.cleanup())
 
-    def _report(self, job: Job) -> None:
+    def _report(self, job: ServerJob) -> None:
         if job.reply_url is not None:
             body = json.dumps(self._jobs.as_wire(job)).encode()
             self._callbacks.send(job.reply_url, body, jobid=job.jobid)

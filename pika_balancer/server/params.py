@@ -9,7 +9,7 @@ import attrs
 from pika_balancer.secret import Secret
 from pika_balancer.server.accounts import CHANNEL_ID
 from pika_balancer.server.errors import Refusal
-from pika_balancer.server.form import Form, Upload
+from pika_balancer.server.form import Form, ReceivedFile
 
 FONTS: Final = ("MODERN", "COMICS", "SANS SERIF", "BAUHAUS", "RETRO")
 """What `font` may say."""
@@ -48,14 +48,14 @@ VERBS: Final[dict[str, Verb]] = {
 
 
 @attrs.frozen
-class Order:
+class SubmitRequest:
     """A submit whose parameters are good."""
 
     verb: str
     """A key of `VERBS`."""
     prompt: str | None = None
     """The prompt, where there is one."""
-    image: Upload | None = None
+    image: ReceivedFile | None = None
     """The image, where there is one."""
     jobid: str | None = None
     """The job whose button is pressed; only for `button`."""
@@ -71,7 +71,7 @@ class Order:
     """The caller's reference."""
 
 
-def check_order(name: str, form: Form, *, limit: int, allow_remote: bool) -> Order:
+def check_order(name: str, form: Form, *, limit: int, allow_remote: bool) -> SubmitRequest:
     """Return the order that `form` makes.
 
     Args:
@@ -85,7 +85,7 @@ def check_order(name: str, form: Form, *, limit: int, allow_remote: bool) -> Ord
     """
     verb = VERBS[name]
     for param in verb.required:
-        if not form.get(param) or isinstance(form[param], Upload) != (param in verb.files):
+        if not form.get(param) or isinstance(form[param], ReceivedFile) != (param in verb.files):
             raise _missing(param)
     texts: dict[str, str] = {key: value for key, value in form.items() if isinstance(value, str)}
     _check_length(texts, "prompt", _LONGEST_PROMPT)
@@ -96,10 +96,10 @@ def check_order(name: str, form: Form, *, limit: int, allow_remote: bool) -> Ord
     if name == "button" and texts["button"] != "retry":
         raise Refusal(400, "Param button must be retry")
     image = form.get("image")
-    return Order(
+    return SubmitRequest(
         verb=name,
         prompt=texts.get("prompt") if name != "button" else None,
-        image=image if isinstance(image, Upload) else None,
+        image=image if isinstance(image, ReceivedFile) else None,
         jobid=texts.get("jobid"),
         reply_url=_reply_url(texts, allow_remote=allow_remote),
         reply_ref=_check_length(texts, "replyRef", _LONGEST_REPLY),

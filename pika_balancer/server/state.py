@@ -31,7 +31,7 @@ class ChannelStatistics:
 
 
 @attrs.frozen
-class Statistics:
+class ServerStatistics:
     """What the server saw since it was made; later changes do not show in it."""
 
     channels: Mapping[str, ChannelStatistics]
@@ -155,10 +155,10 @@ class State:
         """Return the ids of the jobs that hold slots, oldest first, on one channel or on all."""
         return list(self._executing if channel is None else self._track(channel).executing)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ServerStatistics:
         """Return the counts as they are now."""
         channels = {channel: self._channel(channel) for channel in (*self._accounts, *self._tracks)}
-        return Statistics(
+        return ServerStatistics(
             channels=channels,
             submits=self.submits,
             completed=self._completed,

@@ -12,10 +12,10 @@ from pika_balancer.clock import Clock
 from pika_balancer.server.accounts import MAX_JOBS_LIMIT, discord_hint
 from pika_balancer.server.answers import error_answer, json_answer
 from pika_balancer.server.errors import Refusal
-from pika_balancer.server.faults import Fault, FaultScript
+from pika_balancer.server.faults import FaultScript, ScriptedFault
 from pika_balancer.server.form import read_form
-from pika_balancer.server.jobs import Calendar, Job, Jobs
-from pika_balancer.server.params import VERBS, Order, check_order
+from pika_balancer.server.jobs import Calendar, Jobs, ServerJob
+from pika_balancer.server.params import VERBS, SubmitRequest, check_order
 from pika_balancer.server.state import State
 from pika_balancer.server.timeline import Timeline
 
@@ -67,7 +67,7 @@ class Submits:
         finally:
             self.jobs.answered(job)
 
-    def _parent(self, order: Order) -> Job | None:
+    def _parent(self, order: SubmitRequest) -> ServerJob | None:
         if order.jobid is None or order.verb != "button":
             return None
         parent = self.jobs.get(order.jobid)
@@ -77,7 +77,9 @@ class Submits:
             raise Refusal(400, f"Job {order.jobid} is not completed")
         return parent
 
-    def _accept(self, order: Order, parent: Job | None, fault: Fault | None, *, base_url: str) -> Job:
+    def _accept(
+        self, order: SubmitRequest, parent: ServerJob | None, fault: ScriptedFault | None, *, base_url: str
+    ) -> ServerJob:
         seat = self._seat(order, parent)
         facts: dict[str, Any] = {}
         if fault is not None and fault.kind.outcome is not None:
@@ -95,7 +97,7 @@ class Submits:
             **facts,
         )
 
-    def _seat(self, order: Order, parent: Job | None) -> _Seat:
+    def _seat(self, order: SubmitRequest, parent: ServerJob | None) -> _Seat:
         if parent is None and order.channel is None:
             return self._any_seat()
         seat = self._named_seat(order) if parent is None else self._parents_seat(order, parent)
@@ -114,7 +116,7 @@ class Submits:
             raise Refusal(429, error, executingJobs=self.jobs.executing())
         return _Seat(account.channel, account.max_jobs, discord_hint(account.discord))
 
-    def _named_seat(self, order: Order) -> _Seat:
+    def _named_seat(self, order: SubmitRequest) -> _Seat:
         channel = order.channel or ""
         account = self.state.accounts.get(channel)
         discord = order.discord or (account.discord if account else None)
@@ -122,14 +124,16 @@ class Submits:
             raise Refusal(404, f"Channel {channel} is not configured")
         return _Seat(channel, self._cap(order, channel, MAX_JOBS_LIMIT), discord_hint(discord))
 
-    def _parents_seat(self, order: Order, parent: Job) -> _Seat:
+    def _parents_seat(self, order: SubmitRequest, parent: ServerJob) -> _Seat:
         return _Seat(parent.channel, self._cap(order, parent.channel, parent.max_jobs), parent.discord_hint)
 
-    def _cap(self, order: Order, channel: str, default: int) -> int:
+    def _cap(self, order: SubmitRequest, channel: str, default: int) -> int:
         account = self.state.accounts.get(channel)
         return order.max_jobs or (account.max_jobs if account else min(default, self.max_jobs_limit))
 
-    async def _answer(self, request: web.Request, job: Job, fault: Fault | None) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, job: ServerJob, fault: ScriptedFault | None
+    ) -> web.StreamResponse:
         if fault is not None and fault.kind.answer != "job":
             return self._faulty_answer(request, fault)
         # The answer tells of the moment of acceptance, however late it leaves.
@@ -144,7 +148,7 @@ class Submits:
                 await answer.write_eof()
         return answer
 
-    def _faulty_answer(self, request: web.Request, fault: Fault) -> web.Response:
+    def _faulty_answer(self, request: web.Request, fault: ScriptedFault) -> web.Response:
         kind = fault.kind
         if kind.answer == "drop":
             if request.transport is not None:

@@ -38,7 +38,7 @@ from pika_balancer.distributions import (
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
 from pika_balancer.simulate.bursts import in_bursts
 from pika_balancer.simulate.estimate import Durations, Estimate
-from pika_balancer.simulate.records import Outcome, Records
+from pika_balancer.simulate.records import JobFate, Records
 from pika_balancer.simulate.replicate import Pooled, replicate, sweep
 from pika_balancer.simulate.result import AccountResult, Result, Series
 from pika_balancer.simulate.run import simulate
@@ -74,7 +74,7 @@ __all__ = [
     "Lognormal",
     "Loss",
     "OnOff",
-    "Outcome",
+    "JobFate",
     "Plan",
     "Poisson",
     "Pooled",

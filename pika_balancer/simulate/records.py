@@ -7,7 +7,7 @@ from enum import IntEnum
 import attrs
 
 
-class Outcome(IntEnum):
+class JobFate(IntEnum):
     """How a job ended."""
 
     UNFINISHED = 0
@@ -43,7 +43,7 @@ class Records:
         self.start.append(math.nan)
         self.end.append(math.nan)
         self.attempts.append(0)
-        self.outcome.append(Outcome.UNFINISHED)
+        self.outcome.append(JobFate.UNFINISHED)
 
     def begin(self, job: int, account: int, now: float, end: float, tries: int) -> None:
         """Note that the job started on that account."""
@@ -55,4 +55,4 @@ class Records:
     def give_up(self, job: int, tries: int) -> None:
         """Note that the job will not be run."""
         self.attempts[job] = tries
-        self.outcome[job] = Outcome.GAVE_UP
+        self.outcome[job] = JobFate.GAVE_UP

@@ -17,7 +17,7 @@ import attrs
 from pika_balancer.models import Account, Lease
 from pika_balancer.selection.selector import Selector
 from pika_balancer.simulate.collector import Collector, Counting
-from pika_balancer.simulate.records import Outcome, Records
+from pika_balancer.simulate.records import JobFate, Records
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.streams import DELAY, FAULT, PICK, Streams, uniform
 from pika_balancer.simulate.workload import Workload
@@ -228,7 +228,7 @@ class Reference:
         if job is not None:
             self.tally.completed += 1
             if self.records is not None:
-                self.records.outcome[job.number] = Outcome.COMPLETED
+                self.records.outcome[job.number] = JobFate.COMPLETED
         self._serve(now)
 
     def _switch(self, now: float, row: int, out: bool) -> None:  # noqa: FBT001 - as the events have it

@@ -35,7 +35,7 @@ _TICK: Final = 1.0
 
 
 @attrs.frozen
-class Progress:
+class RunProgress:
     """How far a run of tasks has come."""
 
     done: int
@@ -49,7 +49,7 @@ class Progress:
 
 
 @attrs.frozen
-class Outcome(Generic[R]):
+class TaskResult(Generic[R]):
     """What came of the tasks."""
 
     results: tuple[R | None, ...]
@@ -64,9 +64,9 @@ def run_all(
     *,
     executor: Executor | None = None,
     workers: int | None = None,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[RunProgress], object] | None = None,
     now: Callable[[], float] = time.monotonic,
-) -> Outcome[R]:
+) -> TaskResult[R]:
     """Return what `work` makes of each task, in the order of the tasks, whoever does which of them and when.
 
     Ctrl-C calls back what has not begun, and returns what is done. An error in a task calls back the rest and
@@ -98,7 +98,7 @@ def run_all(
     else:
         with _pool(count, run) as pool:
             run.on(pool)
-    return Outcome(tuple(run.results), run.interrupted)
+    return TaskResult(tuple(run.results), run.interrupted)
 
 
 class _Run(Generic[T, R]):
@@ -106,7 +106,7 @@ class _Run(Generic[T, R]):
         self,
         work: Callable[[T], R],
         tasks: Sequence[T],
-        progress: Callable[[Progress], object] | None,
+        progress: Callable[[RunProgress], object] | None,
         now: Callable[[], float],
     ) -> None:
         self._work = work
@@ -161,7 +161,7 @@ class _Run(Generic[T, R]):
         if self._progress is not None:
             elapsed, total = self._now() - self._begun, len(self._tasks)
             left = elapsed / self._done * (total - self._done) if self._done else math.inf
-            self._progress(Progress(self._done, total, elapsed, left))
+            self._progress(RunProgress(self._done, total, elapsed, left))
 
 
 @contextlib.contextmanager
@@ -292,7 +292,7 @@ def replicate(
     engine: Engine = "auto",
     executor: Executor | None = None,
     workers: int | None = None,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[RunProgress], object] | None = None,
 ) -> Pooled:
     """Simulate a scenario so many times independently, and return what the runs say together.
 
@@ -333,7 +333,7 @@ def sweep(
     engine: Engine = "auto",
     executor: Executor | None = None,
     workers: int | None = None,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[RunProgress], object] | None = None,
 ) -> tuple[Pooled, ...]:
     """Simulate each scenario so many times, and return what the runs of each say, in the order given.
 

@@ -12,7 +12,7 @@ import attrs
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.collector import Collector
 from pika_balancer.simulate.estimate import Durations, Estimate, durations, ratio
-from pika_balancer.simulate.records import Outcome, Records
+from pika_balancer.simulate.records import JobFate, Records
 from pika_balancer.simulate.scenario import Scenario
 
 Table = Literal["estimates", "series", "jobs"]
@@ -224,7 +224,7 @@ class Result:
                 "start": records.start,
                 "end": records.end,
                 "attempts": records.attempts,
-                "outcome": [Outcome(outcome).name.lower() for outcome in records.outcome],
+                "outcome": [JobFate(outcome).name.lower() for outcome in records.outcome],
             }
         raise InvalidArgument(f"there is no table {table!r}; take estimates, series or jobs", field="table")
 

@@ -33,7 +33,7 @@ _MEMORY: Final = 600.0
 
 
 @attrs.frozen
-class Point:
+class SizePoint:
     """What one size does."""
 
     size: float
@@ -93,7 +93,7 @@ class Evaluator:
             looks += 1
         return looks
 
-    def evaluate(self, scenario: Scenario, size: float) -> Point:
+    def evaluate(self, scenario: Scenario, size: float) -> SizePoint:
         """Return what the scenario does; looks again with four times the jobs while it is undecided."""
         theory = closed_form(scenario)
         if theory is not None and (
@@ -114,7 +114,7 @@ class Evaluator:
             if verdict != "undecided" or jobs >= self.most_jobs:
                 break
             jobs = min(jobs * _GROWTH, self.most_jobs)
-        return Point(
+        return SizePoint(
             size,
             scenario.slots,
             verdict,
@@ -176,11 +176,11 @@ class Plan:
     is certain at 95 %."""
     summary: str
     """The answer in a sentence."""
-    points: tuple[Point, ...]
+    points: tuple[SizePoint, ...]
     """Every size that was tried, from the smallest capacity to the largest: the sizing curve."""
-    neighbours: tuple[Point, ...]
+    neighbours: tuple[SizePoint, ...]
     """The answer, and what a little less and a little more do; empty without an answer."""
-    sensitivity: tuple[tuple[str, Point], ...]
+    sensitivity: tuple[tuple[str, SizePoint], ...]
     """What becomes of the answer if something goes wrong: a case in words, and what it does."""
     burstiness: Burstiness | None
     """How unlike Poisson the arrivals are; None if they are Poisson or too few to tell."""
@@ -218,7 +218,7 @@ def plan(
     jobs: int = 50_000,
     most_jobs: int = 3_200_000,
     seed: int = 0,
-    progress: Callable[[Point], object] | None = None,
+    progress: Callable[[SizePoint], object] | None = None,
 ) -> Plan:
     """Return the smallest number of accounts or slots, or the largest rate, that meets all targets.
 
@@ -288,14 +288,14 @@ class _Search:
         scenario: Scenario,
         find: Find,
         most: int,
-        progress: Callable[[Point], object] | None = None,
+        progress: Callable[[SizePoint], object] | None = None,
     ) -> None:
         self._judge = evaluate
         self._scenario = scenario
         self._find = find
         self._progress = progress
         self._low, self._high = (-_RATE_STEPS, _RATE_STEPS) if find == "rate" else (0, most)
-        self.points: dict[int, Point] = {}
+        self.points: dict[int, SizePoint] = {}
         self.jobs = 0
 
     def run(self) -> tuple[int, int | None]:
@@ -320,12 +320,12 @@ class _Search:
         """Return what an index stands for."""
         return self._scenario.arrivals.rate * _RATE_STEP**-index if self._find == "rate" else float(index)
 
-    def around(self, best: int) -> list[Point]:
+    def around(self, best: int) -> list[SizePoint]:
         """Return the points beside the answer, and the answer, in order of capacity."""
         steps = (*_NEIGHBOURS[self._find], 0)
         return [self.at(best + step) for step in sorted(steps) if self._low < best + step <= self._high]
 
-    def sensitivity(self, best: int) -> list[tuple[str, Point]]:
+    def sensitivity(self, best: int) -> list[tuple[str, SizePoint]]:
         """Return what becomes of the answer when something goes wrong."""
         scenario = self._sized(best)
         cases = [
@@ -335,13 +335,13 @@ class _Search:
         ]
         return [(case, self._look(changed, best)) for case, changed in cases if changed is not None]
 
-    def at(self, index: int) -> Point:
+    def at(self, index: int) -> SizePoint:
         """Return the point of an index."""
         if index not in self.points:
             self.points[index] = self._look(self._sized(index), index)
         return self.points[index]
 
-    def _look(self, scenario: Scenario, index: int) -> Point:
+    def _look(self, scenario: Scenario, index: int) -> SizePoint:
         point = self._judge.evaluate(scenario, self.size(index))
         self.jobs += point.jobs
         if self._progress is not None:

@@ -24,7 +24,7 @@ SIZE: Final = 65_536
 
 
 @attrs.frozen
-class Block:
+class JobBlock:
     """Some jobs that come one after the other."""
 
     arrivals: "Column | list[float]"
@@ -56,7 +56,7 @@ class Workload:
     watch: Callable[[int], bool] | None = None
     """Told before each block but the first how many jobs came; where it says False, no more do."""
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[JobBlock]:
         """Yield the jobs, a block at a time."""
         left = self.jobs if self.jobs is not None else -1
         size = min(SIZE, left) if left >= 0 else SIZE
@@ -70,35 +70,35 @@ class Workload:
                 count = left
             if count < len(block):
                 patience = None if block.patience is None else block.patience[:count]
-                yield Block(block.arrivals[:count], block.services[:count], patience)
+                yield JobBlock(block.arrivals[:count], block.services[:count], patience)
                 return
             yield block
             left -= count
             if left == 0:
                 return
 
-    def _vector(self, size: int) -> Iterator[Block]:
+    def _vector(self, size: int) -> Iterator[JobBlock]:
         scenario, streams = self.scenario, self.streams
         services, patience = streams.vector("service"), streams.vector("patience")
         law = scenario.when_full.patience if isinstance(scenario.when_full, Queue) else None
         first = 0
         for arrivals in scenario.arrivals.blocks(streams, size):
             count = len(arrivals)
-            yield Block(
+            yield JobBlock(
                 arrivals,
                 scenario.service.block(services, first, count),
                 None if law is None else law.block(patience, first, count),
             )
             first += count
 
-    def _plain(self, size: int) -> Iterator[Block]:
+    def _plain(self, size: int) -> Iterator[JobBlock]:
         scenario, streams = self.scenario, self.streams
         service = scenario.service.one(streams.plain("service"))
         law = scenario.when_full.patience if isinstance(scenario.when_full, Queue) else None
         patience = None if law is None else law.one(streams.plain("patience"))
         times = scenario.arrivals.times(streams)
         while arrivals := list(itertools.islice(times, size)):
-            yield Block(
+            yield JobBlock(
                 arrivals,
                 [service() for _ in arrivals],
                 None if patience is None else [patience() for _ in arrivals],

@@ -6,10 +6,10 @@ import random
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Secret
 from pika_balancer.clock import SystemClock
-from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.driver import Load, LoadPlan
 from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import Server, Settings, server_apart
+from pika_balancer.loadtest.server_process import Server, ServerSettings, server_apart
 from pika_balancer.testing import LocalServer, settle, wait_until
 from tests.cancelling.turn import Turn, about
 from tests.dispatch.conftest import ONE
@@ -69,7 +69,7 @@ async def grouped(turn: Turn) -> None:
 async def stretch(turn: Turn) -> None:
     server = LocalServer({ONE: 2}, service="fixed:1ms")
     load = Load(SystemClock())
-    plan = Plan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
+    plan = LoadPlan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
 
     async with server.run() as url, PikaClient("canary", base_url=url) as client:
         balancer = Balancer([Account(ONE, max_jobs=2)], observer=load.observe)
@@ -125,7 +125,7 @@ async def asking(turn: Turn) -> None:
 
 @about("server_apart")
 async def apart(turn: Turn) -> None:
-    settings = Settings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
+    settings = ServerSettings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
 
     async def use() -> None:
         async with server_apart(settings) as server:

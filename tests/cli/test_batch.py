@@ -547,7 +547,7 @@ def test_full_disk_ends_it_and_no_job_is_lost_or_sent_twice(
 async def test_nothing_is_sent_once_the_run_has_ended() -> None:
     line = one_line({"prompt": "a cat"})
     journal = Journal(None)
-    batch = room.Batch(journal, room.Settings(), told=lambda _line, _job: None)
+    batch = room.BatchRun(journal, room.BatchSettings(), told=lambda _line, _job: None)
     batch._end(Interrupted("interrupted"))
     with pytest.raises(Closed):
         batch._sending(line, FIRST, "a reference")
@@ -651,15 +651,15 @@ def test_patience_with_what_runs_is_short(
 ) -> None:
     monkeypatch.setattr(submit_batch, "_PATIENCE", 0.2)
     serve("1", service="fixed:1h")
-    really = room.Batch._accepted
+    really = room.BatchRun._accepted
 
-    def accepted(self: room.Batch, *facts: Any) -> None:
+    def accepted(self: room.BatchRun, *facts: Any) -> None:
         really(self, *facts)
         if next(first, False):
             os.kill(os.getpid(), signal.SIGINT)
 
     first = iter([True])
-    monkeypatch.setattr(room.Batch, "_accepted", accepted)
+    monkeypatch.setattr(room.BatchRun, "_accepted", accepted)
     begun = SystemClock().now()
     ran = cli("submit", "--jobs", write(file, cats(3)), *QUICK)
     assert ran.code == 130

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.cli.bench_report import Report, Side, Watch, span
+from pika_balancer.cli.bench_report import BenchReport, Side, Watch, span
 from pika_balancer.cli.bench_setting import Setting, accounts, caps, law
 from pika_balancer.cli.output import Output
 from pika_balancer.loadtest.latency import MICROSECONDS
@@ -312,8 +312,8 @@ def test_spans(seconds: float, text: str) -> None:
     assert MICROSECONDS == 1_000_000
 
 
-def report(**changes: Any) -> Report:
-    made = Report([setting()], [], seconds=10.0, seed=1, foreign=False)
+def report(**changes: Any) -> BenchReport:
+    made = BenchReport([setting()], [], seconds=10.0, seed=1, foreign=False)
     tally = Recorder(seconds=10.0)
     flight = tally.start(0.0, 0.5)
     flight.accepted(1.0)

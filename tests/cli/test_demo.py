@@ -14,10 +14,10 @@ import pytest
 
 from pika_balancer import POLICIES, Account, Balancer, Job, PikaClient
 from pika_balancer.cli import workers as workload_room
-from pika_balancer.cli.demo_report import Report, Seen, pause_between_looks
-from pika_balancer.cli.demo_view import Frame, PlainView, Row
+from pika_balancer.cli.demo_report import DemoReport, Seen, pause_between_looks
+from pika_balancer.cli.demo_view import DemoFrame, PlainView, Row
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.workers import Workload
+from pika_balancer.cli.workers import Workers
 from pika_balancer.clock import SystemClock
 from pika_balancer.errors import ConnectFailed
 from pika_balancer.server import LocalServer
@@ -121,9 +121,9 @@ def test_interrupt_drains_tells_and_leaves_nothing(spawn: Spawn) -> None:
 
 def test_interrupt_in_this_process(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     really = PlainView.show
-    frames: list[Frame] = []
+    frames: list[DemoFrame] = []
 
-    def show(self: PlainView, frame: Frame) -> None:
+    def show(self: PlainView, frame: DemoFrame) -> None:
         really(self, frame)
         frames.append(frame)
         if len(frames) == 2:
@@ -183,7 +183,7 @@ class Quiet:
     interval = 0.01
 
     def __init__(self) -> None:
-        self.frames: list[Frame] = []
+        self.frames: list[DemoFrame] = []
 
     def __enter__(self) -> Self:
         return self
@@ -191,26 +191,26 @@ class Quiet:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: DemoFrame) -> None:
         self.frames.append(frame)
 
 
 async def perform(
     believed: Sequence[Account], *, view: Any, jobs: int = 12, **settings: Any
-) -> tuple[LocalServer, Workload]:
+) -> tuple[LocalServer, Workers]:
     """Run a workload that believes in these accounts, on a server whose one account has cap 2."""
     defaults: dict[str, Any] = {"service": "fixed:0.02s", "rng": random.Random(1)}
     server = LocalServer({FIRST: 2}, **(defaults | settings))
     async with server.run() as url, PikaClient("any", base_url=url) as client, Balancer(believed) as balancer:
-        workload = Workload(
+        workload = Workers(
             client, balancer, clock=SystemClock(), jobs=jobs, workers=6, every=0.005, stagger=0.0
         )
         await workload.run(view)
     return server, workload
 
 
-def verdict(server: LocalServer, workload: Workload, jobs: int = 12) -> Report:
-    return Report.of(server.statistics(), workload, jobs=jobs, interrupted=False)
+def verdict(server: LocalServer, workload: Workers, jobs: int = 12) -> DemoReport:
+    return DemoReport.of(server.statistics(), workload, jobs=jobs, interrupted=False)
 
 
 async def test_caller_who_believes_in_too_many_slots_is_found_out() -> None:
@@ -240,7 +240,7 @@ async def test_submits_that_fail_cost_their_job_and_no_other() -> None:
 async def test_rate_is_that_of_the_last_three_seconds() -> None:
     clock = ManualClock()
     client = PikaClient("any", base_url="http://127.0.0.1:1/v1")
-    workload = Workload(client, Balancer(), clock=clock, jobs=9, workers=1, every=1.0, stagger=0.0)
+    workload = Workers(client, Balancer(), clock=clock, jobs=9, workers=1, every=1.0, stagger=0.0)
     ended = Job("j", "completed", channel="1")
     for _ in range(4):
         workload._count(ended)
@@ -266,7 +266,7 @@ async def test_frames_add_up() -> None:
 
 async def test_view_that_fails_leaves_no_worker() -> None:
     class Broken(Quiet):
-        def show(self, frame: Frame) -> None:
+        def show(self, frame: DemoFrame) -> None:
             super().show(frame)
             if len(self.frames) == 3:
                 raise BrokenPipeError
@@ -296,7 +296,7 @@ async def test_service_that_cannot_be_reached_ends_the_workload() -> None:
     clock = ManualClock()
     async with PikaClient("any", base_url="http://127.0.0.1:1/v1", retries=0) as client:
         balancer = Balancer([Account("1", 2)])
-        workload = Workload(client, balancer, clock=clock, jobs=5, workers=3, every=1.0, stagger=0.0)
+        workload = Workers(client, balancer, clock=clock, jobs=5, workers=3, every=1.0, stagger=0.0)
         task = asyncio.create_task(workload.run(Quiet()))
         while not task.done():  # it is tried more than once, with pauses
             await clock.advance(1)
@@ -305,7 +305,7 @@ async def test_service_that_cannot_be_reached_ends_the_workload() -> None:
         assert balancer.snapshot().in_flight == 0
 
 
-GOOD = Report(10, 10, 0, 1.5, (Seen("1", 2, 10, 2),), interrupted=False)
+GOOD = DemoReport(10, 10, 0, 1.5, (Seen("1", 2, 10, 2),), interrupted=False)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_pause_between_looks_is_short_but_the_requests_stay_few(
 
 def test_plain_line_stays_short_with_many_accounts(capsys: pytest.CaptureFixture[str]) -> None:
     rows = tuple(Row(str(number), 10, 10, 0) for number in range(1000))
-    frame = Frame(12.34, 5000, 7, 33, 5.5, rows, stopping=False)
+    frame = DemoFrame(12.34, 5000, 7, 33, 5.5, rows, stopping=False)
     PlainView(Output().say).show(frame)
     line = capsys.readouterr().out
     assert line.startswith(" 12.3 s     7 of 5000 done    5.5 jobs/s  in flight 10/10 ")

@@ -17,11 +17,11 @@ import pytest
 
 from pika_balancer import Account, PikaClient
 from pika_balancer.cli import demo_fleet
-from pika_balancer.cli.crew import Crew, Ended, Member
+from pika_balancer.cli.crew import Crew, CrewEnd, Member
 from pika_balancer.cli.crew_member import Share, Standing, work
 from pika_balancer.cli.demo_fleet import FleetReport
 from pika_balancer.cli.demo_report import Seen
-from pika_balancer.cli.demo_view import Frame, PlainView
+from pika_balancer.cli.demo_view import DemoFrame, PlainView
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.valkey import embedded_server
 from pika_balancer.clock import SystemClock
@@ -149,7 +149,7 @@ def test_interrupt_drains_tells_and_leaves_nothing(spawn: Spawn, servers: Server
 def test_two_interrupts_in_this_process(cli: Run, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[float] = []
 
-    def show(self: PlainView, frame: Frame) -> None:
+    def show(self: PlainView, frame: DemoFrame) -> None:
         if (not begun and frame.rows[0].in_flight == 2) or (len(begun) == 1 and frame.stopping):
             begun.append(frame.elapsed)
             os.kill(os.getpid(), signal.SIGINT)
@@ -214,7 +214,7 @@ async def test_process_that_dies_is_told_and_the_others_finish(
         started.append(await really(share))
         return started[-1]
 
-    def show(self: PlainView, frame: Frame) -> None:
+    def show(self: PlainView, frame: DemoFrame) -> None:
         waiting = [member.standing.waiting for member in started if member.standing is not None]
         # The one slot there is is then that of the second.
         if frame.rows[0].in_flight and waiting == [1, 0, 1] and next(killed) == 1:
@@ -318,7 +318,7 @@ async def test_member_that_is_stopped_before_it_begins_ends_quietly(
 
 # --- what is made of it ---------------------------------------------------------------------------------
 
-ENDED = Ended(1, 10, 10, 0)
+ENDED = CrewEnd(1, 10, 10, 0)
 GOOD = FleetReport(
     jobs=10,
     completed=10,

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.cli.exit_codes import BadJobFile, Usage
-from pika_balancer.cli.job_file import Line, Source, one_line, read_lines, read_source
+from pika_balancer.cli.job_file import JobLine, Source, one_line, read_lines, read_source
 
 
 def source(text: str | bytes, name: str = "jobs.jsonl", directory: Path = Path()) -> Source:
     return Source(directory / name, text.encode() if isinstance(text, str) else text)
 
 
-def lines(text: str | bytes, name: str = "jobs.jsonl", directory: Path = Path()) -> list[Line]:
+def lines(text: str | bytes, name: str = "jobs.jsonl", directory: Path = Path()) -> list[JobLine]:
     return read_lines(source(text, name, directory))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.simulate.sizing import Point, plan
+from pika_balancer.simulate.sizing import SizePoint, plan
 from tests.cli.conftest import Run
 
 LAW = ("--arrivals", "poisson:500/h", "--service", "lognormal:mean=180s,cv=0.7")
@@ -166,9 +166,9 @@ def test_a_signal_ends_it_with_the_sizes_that_were_looked_at(
     cli: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, looked: int
 ) -> None:
     def interrupted(*args: Any, progress: Any, **options: Any) -> Any:
-        seen: list[Point] = []
+        seen: list[SizePoint] = []
 
-        def watched(point: Point) -> None:
+        def watched(point: SizePoint) -> None:
             progress(point)
             seen.append(point)
             if len(seen) == looked:

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pika_balancer.cli import main
-from pika_balancer.cli.demo_view import Frame, Row
+from pika_balancer.cli.demo_view import DemoFrame, Row
 from pika_balancer.cli.terminal import LiveLooks, LiveView
 from pika_balancer.cli.views import Look
 from pika_balancer.clock import SystemClock
@@ -169,7 +169,7 @@ def test_glyphs_suit_the_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str
     assert SUMMARY in sent
 
 
-def draw(frame: Frame, **options: object) -> list[str]:
+def draw(frame: DemoFrame, **options: object) -> list[str]:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, color_system=None, **options)  # type: ignore[arg-type] # width and height
     console.print(LiveView(console)._render(frame))
@@ -178,7 +178,7 @@ def draw(frame: Frame, **options: object) -> list[str]:
 
 def test_view_never_outgrows_the_screen() -> None:
     rows = tuple(Row(f"11000000000000000{number:02}", 4, 3, 1) for number in range(50))
-    frame = Frame(1.0, 100, 50, 0, 5.0, rows, stopping=False)
+    frame = DemoFrame(1.0, 100, 50, 0, 5.0, rows, stopping=False)
     for height in (12, 24, 40):
         lines = draw(frame, width=80, height=height)
         assert len(lines) <= height - 1
@@ -190,7 +190,7 @@ def test_view_never_outgrows_the_screen() -> None:
 
 def test_several_processes_have_a_line_of_their_own_within_the_screen() -> None:
     rows = tuple(Row(f"11000000000000000{number:02}", 4, 3, 1) for number in range(50))
-    frame = Frame(1.0, 100, 19, 0, 5.0, rows, stopping=False, processes=("12", "7 (died)"))
+    frame = DemoFrame(1.0, 100, 19, 0, 5.0, rows, stopping=False, processes=("12", "7 (died)"))
     for height in (12, 24):
         lines = draw(frame, width=80, height=height)
         assert len(lines) <= height - 1
@@ -202,7 +202,7 @@ def test_several_processes_have_a_line_of_their_own_within_the_screen() -> None:
 def test_picture_stands_still() -> None:
     def at(in_flight: int, waiting: int, done: int) -> list[str]:
         rows = (Row("1100000000000000001", 10, in_flight, done), Row("22", 1, 1, done))
-        return draw(Frame(1.0, 2000, done, waiting, 5.0, rows, stopping=False), width=100, height=30)
+        return draw(DemoFrame(1.0, 2000, done, waiting, 5.0, rows, stopping=False), width=100, height=30)
 
     pictures = [at(0, 0, 0), at(10, 3, 5), at(10, 100, 999), at(12, 24, 1000)]
     assert len({len(picture) for picture in pictures}) == 1
@@ -213,7 +213,7 @@ def test_picture_stands_still() -> None:
 
 def test_channel_from_outside_cannot_steer_the_terminal() -> None:
     rows = (Row("[red]\x1b[2Jx", 1, 0, 0),)
-    lines = draw(Frame(0.0, 1, 0, 0, 0.0, rows, stopping=True), width=100, height=30)
+    lines = draw(DemoFrame(0.0, 1, 0, 0, 0.0, rows, stopping=True), width=100, height=30)
     assert any("[red]\\x1b[2Jx" in line for line in lines)
 
 

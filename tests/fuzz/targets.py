@@ -18,7 +18,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from pika_balancer._util import units
 from pika_balancer.cli.exit_codes import BadJobFile, error_document, sentence
-from pika_balancer.cli.job_file import Line, Source, read_lines
+from pika_balancer.cli.job_file import JobLine, Source, read_lines
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.client import requests, responses, strict
 from pika_balancer.client.requests import Answer, Request, Upload
@@ -285,7 +285,7 @@ def fuzz_jobfile(content: bytes) -> None:
                 _check_line(line)
 
 
-def _check_line(line: Line) -> None:
+def _check_line(line: JobLine) -> None:
     assert line.number >= 1
     json.dumps([line.key, line.id, line.channel]).encode()
     values = {

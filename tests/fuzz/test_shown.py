@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pika_balancer.cli.demo_view import Frame, Row
+from pika_balancer.cli.demo_view import DemoFrame, Row
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Bar
 from pika_balancer.cli.terminal import LiveLine, LiveLooks, LiveView
@@ -51,7 +51,7 @@ def test_live_views_escape_what_they_show() -> None:
         looks.show(look(), trouble="".join(ESCAPES))
     with LiveView(console) as view:
         rows = tuple(Row(name, 1, 3, 0) for name in NAMES)
-        view.show(Frame(elapsed=1.0, jobs=3, completed=1, waiting=1, rate=1.0, rows=rows, stopping=False))
+        view.show(DemoFrame(elapsed=1.0, jobs=3, completed=1, waiting=1, rate=1.0, rows=rows, stopping=False))
     with LiveLine(console) as line:
         for escape in ESCAPES:
             line.show(escape)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Unauthorized
-from pika_balancer.loadtest.driver import Load, Plan
+from pika_balancer.loadtest.driver import Load, LoadPlan
 from pika_balancer.loadtest.generators import Reason, closed_loop, even, open_loop
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import Settings, serve, server_apart
+from pika_balancer.loadtest.server_process import ServerSettings, serve, server_apart
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -155,9 +155,9 @@ async def moved(task: "asyncio.Task[Reason]", clock: ManualClock, step: float = 
         await asyncio.sleep(0.004)
 
 
-def plan(**changes: object) -> Plan:
+def plan(**changes: object) -> LoadPlan:
     values: dict[str, object] = {"seconds": 5.0, "warm_up": 0.0, "most": 99, "grace": 60.0}
-    return Plan(**(values | changes))  # type: ignore[arg-type] # each as its field is
+    return LoadPlan(**(values | changes))  # type: ignore[arg-type] # each as its field is
 
 
 async def test_stall_counts_for_everybody_whom_it_keeps_waiting(
@@ -236,7 +236,7 @@ async def test_watcher_that_fails_ends_the_load_and_leaves_nothing(
 
 
 async def test_server_apart_runs_answers_and_ends() -> None:
-    settings = Settings(
+    settings = ServerSettings(
         accounts={FIRST: 2}, service="fixed:0s", seed="1", token=Secret("user:1234-canary0canary0canary0")
     )
     assert "canary0" not in repr(settings)

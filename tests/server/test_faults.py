@@ -6,7 +6,7 @@ import random
 import aiohttp
 import pytest
 
-from pika_balancer.server import FAULTS, ConfigError, Fault, LocalServer, parse_fault
+from pika_balancer.server import FAULTS, ConfigError, LocalServer, ScriptedFault, parse_fault
 from pika_balancer.testing import settle, wait_until
 from tests.chi_square import p_value
 from tests.server.conftest import FIRST, Rig, form, running
@@ -162,10 +162,10 @@ async def test_faults_happen_as_often_as_scripted_and_exclude_each_other() -> No
 
 
 def test_a_fault_is_read_from_its_text() -> None:
-    assert parse_fault("429:0.1:15s") == Fault("429", 0.1, 15.0)
-    assert parse_fault(" slow:1:500ms ") == Fault("slow", 1.0, 0.5)
+    assert parse_fault("429:0.1:15s") == ScriptedFault("429", 0.1, 15.0)
+    assert parse_fault(" slow:1:500ms ") == ScriptedFault("slow", 1.0, 0.5)
     assert parse_fault("504:0.02").seconds == 180.0
-    assert parse_fault("500-but-accepted:0") == Fault("500-but-accepted", 0.0)
+    assert parse_fault("500-but-accepted:0") == ScriptedFault("500-but-accepted", 0.0)
     assert parse_fault("fail:1").seconds == 0.0
 
 
@@ -194,7 +194,7 @@ def test_a_bad_fault_is_explained(text: str, problem: str) -> None:
 @pytest.mark.parametrize("param", [-1.0, float("inf"), float("nan")])
 def test_a_fault_made_by_hand_is_checked_too(param: float) -> None:
     with pytest.raises(ConfigError, match="a duration of at least 0"):
-        Fault("slow", 1.0, param)
+        ScriptedFault("slow", 1.0, param)
 
 
 def test_probabilities_that_add_up_to_more_than_one_are_refused() -> None:

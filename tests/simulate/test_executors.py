@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate.replicate import Outcome, Progress, run_all
+from pika_balancer.simulate.replicate import RunProgress, TaskResult, run_all
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -63,7 +63,7 @@ class Backwards(Executor):
             future.set_result(fn(*args))
 
 
-EXPECTED = Outcome(tuple(n * n for n in range(20)), interrupted=False)
+EXPECTED = TaskResult(tuple(n * n for n in range(20)), interrupted=False)
 
 
 def test_results_come_in_the_order_of_the_tasks_whoever_works() -> None:
@@ -78,7 +78,7 @@ def test_results_come_in_the_order_of_the_tasks_whoever_works() -> None:
 
 def test_processes_work_by_default() -> None:
     assert run_all(square, range(20), workers=2) == EXPECTED
-    assert run_all(square, [], workers=2) == Outcome((), interrupted=False)
+    assert run_all(square, [], workers=2) == TaskResult((), interrupted=False)
 
 
 def test_more_tasks_than_are_handed_out_at_once() -> None:
@@ -106,21 +106,21 @@ def test_an_error_in_a_task_calls_back_the_rest() -> None:
 
 def test_progress_tells_how_much_is_left() -> None:
     clock = iter(float(second) for second in range(100))
-    seen: list[Progress] = []
+    seen: list[RunProgress] = []
     run_all(square, range(4), workers=1, progress=seen.append, now=lambda: next(clock))
     assert seen == [
-        Progress(1, 4, 1.0, 3.0),
-        Progress(2, 4, 2.0, 2.0),
-        Progress(3, 4, 3.0, 1.0),
-        Progress(4, 4, 4.0, 0.0),
+        RunProgress(1, 4, 1.0, 3.0),
+        RunProgress(2, 4, 2.0, 2.0),
+        RunProgress(3, 4, 3.0, 1.0),
+        RunProgress(4, 4, 4.0, 0.0),
     ]
 
 
 def test_progress_is_told_while_nothing_ends() -> None:
-    seen: list[Progress] = []
+    seen: list[RunProgress] = []
     release = threading.Event()
 
-    def progress(at: Progress) -> None:
+    def progress(at: RunProgress) -> None:
         seen.append(at)
         release.set()
 
@@ -136,7 +136,7 @@ def test_progress_is_told_while_nothing_ends() -> None:
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_an_interrupt_keeps_what_is_done(where: str) -> None:
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: RunProgress) -> None:
         if at.done == 3:
             raise KeyboardInterrupt
 

@@ -34,7 +34,7 @@ from pika_balancer.simulate import (
     theory,
 )
 from pika_balancer.simulate.estimate import Estimate
-from pika_balancer.simulate.sizing import Evaluator, Plan, Point, plan
+from pika_balancer.simulate.sizing import Evaluator, Plan, SizePoint, plan
 from pika_balancer.simulate.targets import Target, factor, together
 from pika_balancer.simulate.variants import (
     as_poisson,
@@ -229,7 +229,7 @@ def test_the_plan_is_the_same_again_and_is_plain_json() -> None:
 
 
 def test_progress_is_told_size_by_size() -> None:
-    seen: list[Point] = []
+    seen: list[SizePoint] = []
     found = plan(REFUSED, Scenario("1x6", ARRIVALS, LAW), jobs=2000, progress=seen.append)
     assert {p.size for p in seen} >= {p.size for p in found.points}
 

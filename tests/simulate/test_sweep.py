@@ -10,7 +10,7 @@ import pytest
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate, theory
-from pika_balancer.simulate.replicate import Pooled, Progress, pool, replicate, seed_of, student, sweep
+from pika_balancer.simulate.replicate import Pooled, RunProgress, pool, replicate, seed_of, student, sweep
 
 SCENARIO = Scenario("5x6", Poisson(25 / 180), Exponential(180))
 
@@ -93,7 +93,7 @@ def test_runs_make_one_result_that_adds_up() -> None:
 
 
 def test_no_run_makes_no_result() -> None:
-    def interrupt(_at: Progress) -> None:
+    def interrupt(_at: RunProgress) -> None:
         raise KeyboardInterrupt
 
     none = sweep([SCENARIO] * 2, runs=1, jobs=50, workers=1, progress=interrupt)[1]
@@ -119,7 +119,7 @@ def test_students_t_is_that_of_the_tables(freedom: int, quantile: float) -> None
 
 
 def test_an_interrupt_keeps_the_runs_that_have_ended() -> None:
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: RunProgress) -> None:
         if at.done == 4:
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from redis import exceptions
 
 from pika_balancer import InvalidArgument, NoCapacity
 from pika_balancer.store.errors import no_capacity
-from pika_balancer.store.redis.connection import Away, Refusal
+from pika_balancer.store.redis.connection import Away, ServerRefused
 from pika_balancer.store.redis.store import RedisStore
 from tests.redis_servers import free_port
 
@@ -85,9 +85,9 @@ def test_sentinels_by_url_with_everything() -> None:
         (exceptions.ReadOnlyError("a replica"), Away),
         (exceptions.ResponseError("MISCONF the disk is full"), Away),
         (exceptions.OutOfMemoryError("OOM command not allowed"), Away),
-        (exceptions.ResponseError("WRONGTYPE of key"), Refusal),
-        (exceptions.NoPermissionError("NOPERM"), Refusal),
-        (ZeroDivisionError("a fault of the client"), Refusal),
+        (exceptions.ResponseError("WRONGTYPE of key"), ServerRefused),
+        (exceptions.NoPermissionError("NOPERM"), ServerRefused),
+        (ZeroDivisionError("a fault of the client"), ServerRefused),
     ],
 )
 def test_a_failure_is_one_that_time_heals_or_not(error: Exception, kind: type[Exception]) -> None:

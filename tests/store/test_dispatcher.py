@@ -16,7 +16,7 @@ import pytest
 from pika_balancer import Account, Balancer, Dispatcher, NotFound, PikaClient, StoreUnavailable
 from pika_balancer.events import Event, LeaseRevoked, StoreAway, StoreBack
 from pika_balancer.models import Job
-from pika_balancer.server import LocalServer, Statistics
+from pika_balancer.server import LocalServer, ServerStatistics
 from pika_balancer.store import MemoryStore
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -141,7 +141,7 @@ class Site:
         return (await self.workers[-1].store.pool_status()).snapshot.in_flight
 
     @property
-    def seen(self) -> Statistics:
+    def seen(self) -> ServerStatistics:
         """What the service saw."""
         return self.service.statistics()
 

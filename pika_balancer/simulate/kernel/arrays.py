@@ -28,7 +28,7 @@ JOB_SHIFT: Final = 21
 """A slot in use is tagged with its account, whether it runs for nobody, and its job's number."""
 
 
-class Block(NamedTuple):
+class BlockArrays(NamedTuple):
     """Jobs that come one after the other."""
 
     arrivals: Floats
@@ -85,7 +85,7 @@ class SlotColumns(NamedTuple):
     serials: Ints
 
 
-class Waiting(NamedTuple):
+class WaitColumns(NamedTuple):
     """Jobs that are in line or will be tried again. All of one length."""
 
     number: Ints
@@ -166,7 +166,7 @@ class Counter(NamedTuple):
 ) = range(11)
 
 
-def begin(rules: Rules, start: float, piece: float) -> tuple[SlotColumns, Waiting, Figures, Counter]:
+def begin(rules: Rules, start: float, piece: float) -> tuple[SlotColumns, WaitColumns, Figures, Counter]:
     """Return how a run begins: every account idle and open, nobody waiting, nothing counted."""
     caps = rules.caps
     accounts, slots, rows = len(caps), int(caps.sum()), len(rules.edges) + 2
@@ -201,7 +201,7 @@ def begin(rules: Rules, start: float, piece: float) -> tuple[SlotColumns, Waitin
     return books, roomier(None, counter), figures, counter
 
 
-def roomier(waiting: Waiting | None, counter: Counter) -> Waiting:
+def roomier(waiting: WaitColumns | None, counter: Counter) -> WaitColumns:
     """Return the same jobs with twice the room, or the first room."""
     room = 512 if waiting is None else len(waiting.line)
     whole = counter.whole
@@ -212,12 +212,14 @@ def roomier(waiting: Waiting | None, counter: Counter) -> Waiting:
             new[:room] = np.roll(old, -head)
         return new
 
-    names = Waiting._fields
+    names = WaitColumns._fields
     kinds = {
         name: np.float64 if name in {"arrival", "service", "deadline", "when"} else np.int64 for name in names
     }
     heads = {"line": int(whole[LINE_HEAD]), "orbit": int(whole[ORBIT_HEAD]), "when": int(whole[ORBIT_HEAD])}
-    made = Waiting(*(wider(getattr(waiting, name, None), kinds[name], heads.get(name, 0)) for name in names))
+    made = WaitColumns(
+        *(wider(getattr(waiting, name, None), kinds[name], heads.get(name, 0)) for name in names)
+    )
     whole[[LINE_HEAD, ORBIT_HEAD]] = 0
     first = 0 if waiting is None else room
     vacant = int(whole[VACANT])

@@ -13,11 +13,11 @@ import numpy as np
 
 from pika_balancer.simulate.collector import CLASSES, EXACT, Collector
 from pika_balancer.simulate.kernel import arrays, loop
-from pika_balancer.simulate.kernel.arrays import Block, Counter, Figures, Outages, RecordColumns, Rules
+from pika_balancer.simulate.kernel.arrays import BlockArrays, Counter, Figures, Outages, RecordColumns, Rules
 from pika_balancer.simulate.records import Records
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.streams import DELAY, FAULT, PICK
-from pika_balancer.simulate.workload import Block as Jobs
+from pika_balancer.simulate.workload import JobBlock as Jobs
 from pika_balancer.simulate.workload import Workload
 
 _POLICIES: Final = {
@@ -93,7 +93,7 @@ def run(scenario: Scenario, workload: Workload, tally: Collector, records: Recor
         _record(kept, records)
 
 
-def _marked(blocks: Iterator[Jobs]) -> Iterator[Block]:
+def _marked(blocks: Iterator[Jobs]) -> Iterator[BlockArrays]:
     """Yield the blocks as the kernel takes them, numbered, the last one marked."""
     first = 0
     block: Jobs | None = next(blocks)
@@ -103,7 +103,7 @@ def _marked(blocks: Iterator[Jobs]) -> Iterator[Block]:
         arrivals, services, patience = (
             np.ascontiguousarray(column) for column in (block.arrivals, block.services, patience)
         )
-        yield Block(arrivals, services, patience, first, final=following is None)
+        yield BlockArrays(arrivals, services, patience, first, final=following is None)
         first += len(block)
         block = following
 

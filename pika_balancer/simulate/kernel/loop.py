@@ -55,14 +55,14 @@ from pika_balancer.simulate.kernel.arrays import (
     SERIAL,
     SERVING,
     VACANT,
-    Block,
+    BlockArrays,
     Counter,
     Figures,
     Outages,
     RecordColumns,
     Rules,
     SlotColumns,
-    Waiting,
+    WaitColumns,
 )
 from pika_balancer.simulate.kernel.steps import (
     choose,
@@ -90,11 +90,11 @@ change of `kernel` or `state` must change it, and a test says by what."""
 
 @compiled
 def advance(
-    block: Block,
+    block: BlockArrays,
     outages: Outages,
     rules: Rules,
     books: SlotColumns,
-    waiting: Waiting,
+    waiting: WaitColumns,
     figures: Figures,
     kept: RecordColumns,
     counter: Counter,

@@ -41,7 +41,7 @@ from pika_balancer.simulate.kernel.arrays import (
     RecordColumns,
     Rules,
     SlotColumns,
-    Waiting,
+    WaitColumns,
 )
 from pika_balancer.simulate.streams import FIRST, SECOND, STEP, TURN, ULP
 
@@ -246,7 +246,7 @@ def close_time(books: SlotColumns, figures: Figures, counter: Counter, now: floa
 
 @compiled
 def wait_in(
-    waiting: Waiting, whole: Ints, number: int, arrival: float, service: float, deadline: float
+    waiting: WaitColumns, whole: Ints, number: int, arrival: float, service: float, deadline: float
 ) -> int:
     """Give a job a place in the pool and return it."""
     whole[VACANT] -= 1
@@ -267,7 +267,7 @@ def vacate(vacant: Ints, whole: Ints, place: int) -> None:
 
 
 @compiled
-def come_back(waiting: Waiting, whole: Ints, heaped: bool, count: int, when: float, place: int) -> None:
+def come_back(waiting: WaitColumns, whole: Ints, heaped: bool, count: int, when: float, place: int) -> None:
     """Put a job into the orbit of `count`."""
     whole[SERIAL] += 1
     if heaped:
@@ -300,7 +300,7 @@ def give_up(
 
 @compiled
 def thin(
-    waiting: Waiting, figures: Figures, kept: RecordColumns, counter: Counter, rules: Rules, now: float
+    waiting: WaitColumns, figures: Figures, kept: RecordColumns, counter: Counter, rules: Rules, now: float
 ) -> None:
     """Take those out of the line whose patience has ended."""
     whole = counter.whole

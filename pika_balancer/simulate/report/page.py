@@ -56,7 +56,7 @@ class Table:
 
 
 @attrs.frozen
-class Report:
+class Page:
     """Everything that is on the page."""
 
     title: str

@@ -8,10 +8,10 @@ from pika_balancer.simulate.notation import format_target
 from pika_balancer.simulate.report import numbers, simulation_page, words
 from pika_balancer.simulate.report.canvas import Axes, Palette
 from pika_balancer.simulate.report.numbers import Kind, count, exactly, unit_of, with_interval
-from pika_balancer.simulate.report.page import Picture, Report, Table
+from pika_balancer.simulate.report.page import Page, Picture, Table
 from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.scenario import Scenario
-from pika_balancer.simulate.sizing import Plan, Point
+from pika_balancer.simulate.sizing import Plan, SizePoint
 from pika_balancer.simulate.targets import Target
 
 _VERDICTS: Final = {"holds": "yes", "fails": "no", "undecided": "undecided"}
@@ -20,7 +20,7 @@ _DECADES: Final = 30.0
 """From this ratio of the largest to the smallest on, figures are drawn on a logarithmic scale."""
 
 
-def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None) -> Report:
+def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None) -> Page:
     """Return the report of a plan.
 
     Args:
@@ -29,7 +29,7 @@ def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None)
         chosen: A simulation of the size that was chosen, if one was.
     """
     tables = [neighbours(plan), sensitivity(plan)] if plan.neighbours else []
-    return Report(
+    return Page(
         title=_TITLES[plan.find],
         answer=answer(plan),
         question=tuple(question(plan, scenario)),
@@ -192,7 +192,7 @@ def _header(plan: Plan) -> Sequence[str]:
     return [*columns, "meets the targets"]
 
 
-def _row(plan: Plan, label: str, point: Point) -> Sequence[str]:
+def _row(plan: Plan, label: str, point: SizePoint) -> Sequence[str]:
     cells = [label] if plan.find == "slots" else [label, f"{point.slots:,}"]
     for target in plan.targets:
         kind = words.FIGURES[target.figure][1]

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pika_balancer.simulate.report import panels, words
 from pika_balancer.simulate.report.canvas import Axes, Palette
 from pika_balancer.simulate.report.numbers import UNKNOWN, duration, with_interval
-from pika_balancer.simulate.report.page import Picture, Report, Table
+from pika_balancer.simulate.report.page import Page, Picture, Table
 from pika_balancer.simulate.result import Result
 
 
-def report_of(result: Result) -> Report:
+def report_of(result: Result) -> Page:
     """Return the report of a simulation."""
-    return Report(
+    return Page(
         title="What the accounts will do",
         answer=words.answer(result),
         question=tuple(words.question(result.scenario)),

@@ -189,7 +189,7 @@ def answer(result: Result) -> str:
 
 
 @attrs.frozen
-class Line:
+class AnswerLine:
     """One figure of a result."""
 
     label: str
@@ -202,7 +202,7 @@ class Line:
     """The closed form, where one applies."""
 
 
-def lines(result: Result) -> list[Line]:
+def lines(result: Result) -> list[AnswerLine]:
     """Return the figures of a result; those that can only be 0 under its rule are left out."""
     rule = result.scenario.when_full
     left_out: set[str] = set()
@@ -211,13 +211,13 @@ def lines(result: Result) -> list[Line]:
     if not isinstance(rule, Retry):
         left_out.add("attempts")
     known = dict(result.estimates())
-    made: list[Line] = []
+    made: list[AnswerLine] = []
     for name, (label, kind) in FIGURES.items():
         if name in left_out:
             continue
         value, interval = with_interval(known[name], kind)
         exact = result.theory.get(name)
-        made.append(Line(label, value, interval, "" if exact is None else exactly(exact, kind)))
+        made.append(AnswerLine(label, value, interval, "" if exact is None else exactly(exact, kind)))
     return made
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pika_balancer.store.redis.leases import Wish
-from pika_balancer.store.redis.pipeline import Answer
+from pika_balancer.store.redis.pipeline import Reply
 
 if TYPE_CHECKING:
     from pika_balancer.store.redis.session import Session
@@ -28,7 +28,7 @@ class Acquire:
             values += (wish.name, wish.channel or "", wish.chance, b"1" if wish.waits else b"0")
         return values
 
-    def done(self, answer: Answer) -> None:
+    def done(self, answer: Reply) -> None:
         """Grant, or take note of who waits."""
         self._session.took(answer)
         items = answer.items
@@ -57,7 +57,7 @@ class Release:
         """Return their names."""
         return self._names
 
-    def done(self, answer: Answer) -> None:
+    def done(self, answer: Reply) -> None:
         """Tell whoever waits for it."""
         self._session.took(answer)
         items = answer.items
@@ -85,7 +85,7 @@ class Call:
         session: "Session",
         operation: str,
         arguments: Callable[[], Sequence[object]],
-        future: "asyncio.Future[Answer | None]",
+        future: "asyncio.Future[Reply | None]",
     ) -> None:
         self._session = session
         self.operation = operation
@@ -93,7 +93,7 @@ class Call:
         self.future = future
         self.over = False
 
-    def done(self, answer: Answer) -> None:
+    def done(self, answer: Reply) -> None:
         """Hand on the answer."""
         self.over = True
         self._session.took(answer)
@@ -120,7 +120,7 @@ class Beat:
         """Return the statement."""
         return (*self._head, *self._claims)
 
-    def done(self, answer: Answer) -> None:
+    def done(self, answer: Reply) -> None:
         """Set right whatever the server sees otherwise."""
         self._session.took(answer)
         self._session.stated(self._claims, answer, leaves=self._leaves)
@@ -129,7 +129,7 @@ class Beat:
         """Say it again."""
 
 
-def settle(future: "asyncio.Future[Answer | None] | asyncio.Future[None]", value: Answer | None) -> None:
+def settle(future: "asyncio.Future[Reply | None] | asyncio.Future[None]", value: Reply | None) -> None:
     """Set the result unless somebody has given up on it."""
     if not future.done():
         future.set_result(value)  # type: ignore[arg-type]  # the two kinds of futures take None alike

@@ -39,7 +39,7 @@ class Away(Exception):
     """The server could not be reached or cannot serve at present; what was sent may have been done."""
 
 
-class Refusal(Exception):
+class ServerRefused(Exception):
     """The server refuses: the credentials, the rights or the kind of server are wrong."""
 
 
@@ -258,15 +258,15 @@ class Connection:
     def _failure(self, error: Exception) -> Exception:
         name = type(error).__name__
         if isinstance(error, self._refused):
-            return Refusal(f"the server refuses with {name}")
+            return ServerRefused(f"the server refuses with {name}")
         if isinstance(error, self._away):
             return Away(name)
         if isinstance(error, self._answered):
             text = str(error)
             if any(word in text for word in _PASSING):
                 return Away(text.split(maxsplit=1)[0])
-            return Refusal(f"the server answers: {Redactor(_passwords(self._client)).words(text)}")
-        return error if isinstance(error, InvalidArgument) else Refusal(f"the client fails with {name}")
+            return ServerRefused(f"the server answers: {Redactor(_passwords(self._client)).words(text)}")
+        return error if isinstance(error, InvalidArgument) else ServerRefused(f"the client fails with {name}")
 
 
 def _passwords(client: Any) -> Iterator[Secret]:
@@ -437,7 +437,7 @@ class Subscriber:
         while True:
             try:
                 await self._connection.listen(self._process, self._hear, self._is_ready, self._checked)
-            except (Away, Refusal):
+            except (Away, ServerRefused):
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
                 self._failures += 1
             else:

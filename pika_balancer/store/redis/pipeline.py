@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import attrs
 
 from pika_balancer.clock import Clock
-from pika_balancer.store.redis.connection import Away, Connection, Refusal
+from pika_balancer.store.redis.connection import Away, Connection, ServerRefused
 from pika_balancer.store.redis.scripts import script
 
 _FIRST_PAUSE: Final = 0.1
@@ -22,7 +22,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 @attrs.frozen
-class Answer:
+class Reply:
     """What the server said."""
 
     grants: tuple[tuple[str, str, int], ...]
@@ -39,7 +39,7 @@ class Answer:
     """What the operation tells."""
 
     @classmethod
-    def read(cls, text: str) -> "Answer":
+    def read(cls, text: str) -> "Reply":
         """Return the answer that the text is."""
         fields = text.split("\n")
         rest = 1 + 3 * int(fields[0])
@@ -54,7 +54,7 @@ class Answer:
         )
 
 
-class Batch(Protocol):
+class Command(Protocol):
     """What one call says."""
 
     operation: str
@@ -64,7 +64,7 @@ class Batch(Protocol):
         """Return its own arguments, as of now."""
         ...
 
-    def done(self, answer: Answer) -> None:
+    def done(self, answer: Reply) -> None:
         """Take the answer."""
         ...
 
@@ -81,7 +81,7 @@ class Batch(Protocol):
 class Desk(Protocol):
     """Whoever has something to say."""
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self) -> Command | None:
         """Return what to say next; None if there is nothing."""
         ...
 
@@ -135,7 +135,7 @@ class Pipeline:
         self._seq = 0
         self._task: asyncio.Task[None] | None = None
         self._connected = False
-        self._out: tuple[Batch, Sequence[object]] | None = None
+        self._out: tuple[Command, Sequence[object]] | None = None
         self._said: asyncio.Future[None] | None = None
         self._failures = 0
         self._stuck = False
@@ -200,8 +200,8 @@ class Pipeline:
                     self._connected = True
                     self._say_next()
                     await self._hear()
-                except (Away, Refusal) as error:
-                    await self._interrupted(str(error), refused=isinstance(error, Refusal))
+                except (Away, ServerRefused) as error:
+                    await self._interrupted(str(error), refused=isinstance(error, ServerRefused))
         except asyncio.CancelledError:
             if self._task is not None:
                 # Not by `end`: the whole program ends, and nobody is to wait, or to begin this anew.
@@ -253,7 +253,7 @@ class Pipeline:
         self.out_since = self._clock.now()
         self._connection.send(script(batch.operation), arguments)
 
-    def _answered(self, batch: Batch, text: str) -> None:
+    def _answered(self, batch: Command, text: str) -> None:
         sent_at, self.out_since = self.out_since or 0.0, None
         if self.away_since is not None:
             away, self.away_since = self._clock.now() - self.away_since, None
@@ -266,7 +266,7 @@ class Pipeline:
             batch.failed("overtaken")
         else:
             self.sent_at = sent_at
-            batch.done(Answer.read(text))
+            batch.done(Reply.read(text))
 
     async def _interrupted(self, why: str, *, refused: bool) -> None:
         self._connected = self._stuck = False

@@ -6,7 +6,7 @@ from typing import Final
 import attrs
 
 from pika_balancer.models import Orphan, Snapshot
-from pika_balancer.store.redis.pipeline import Answer
+from pika_balancer.store.redis.pipeline import Reply
 from pika_balancer.store.redis.replica import Replica, read_survey
 
 
@@ -91,7 +91,7 @@ ADOPTED: Final = "="
 """Begins the server's name of an adopted job's lease."""
 
 
-def read_pool_status(answer: Answer, *, orphan_ttl: float, offset: float, here: float) -> PoolStatus:
+def read_pool_status(answer: Reply, *, orphan_ttl: float, offset: float, here: float) -> PoolStatus:
     """Return what the server told.
 
     Args:
@@ -146,7 +146,7 @@ def read_pool_status(answer: Answer, *, orphan_ttl: float, offset: float, here: 
     )
 
 
-def read_orphans(answer: Answer) -> tuple[Orphan, ...]:
+def read_orphans(answer: Reply) -> tuple[Orphan, ...]:
     """Return what the server told, three fields each."""
     rows = (answer.items[at : at + 3] for at in range(0, len(answer.items), 3))
     return tuple(
@@ -185,7 +185,7 @@ class Repair:
     """The faults that there were."""
 
 
-def read_repair(answer: Answer) -> Repair:
+def read_repair(answer: Reply) -> Repair:
     """Return what the server told."""
     end = 1 + int(answer.items[0])
     return Repair(

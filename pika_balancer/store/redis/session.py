@@ -18,7 +18,7 @@ from pika_balancer.store.redis.commands import Acquire, Beat, Call, Release, set
 from pika_balancer.store.redis.connection import Connection, Subscriber
 from pika_balancer.store.redis.leases import Claims, GrantedSlot, SharedLease, Wish
 from pika_balancer.store.redis.local_share import LocalShare
-from pika_balancer.store.redis.pipeline import Answer, Batch, Pipeline
+from pika_balancer.store.redis.pipeline import Command, Pipeline, Reply
 from pika_balancer.store.redis.replica import Replica, read_survey
 
 _WHILE_WAITING: Final = 5.0
@@ -104,14 +104,14 @@ class Outbox:
         self.takes_part = self.known = self.must_beat = self.must_look = self.leaving = False
         self.calls: list[Call] = []
 
-    def next(self) -> Batch | None:
+    def next(self) -> Command | None:
         """Return what to say next; None if there is nothing."""
         claims = self._claims
         # Whoever was cancelled before it was said does not want it any more.
         self.calls = [call for call in self.calls if not (call.over or call.future.cancelled())]
         if self.leaving and not self.known and not claims.releases and not self.calls:
             return None
-        batch: Batch | None = None
+        batch: Command | None = None
         if (self.must_beat or not self.known) and self.takes_part:
             self.must_beat = False
             batch = self._beat(leaves=False)
@@ -271,7 +271,7 @@ class Session:
             wish.fail(self.unavailable(wish.channel))
             return
 
-        def tell(looked: "asyncio.Future[Answer | None]") -> None:
+        def tell(looked: "asyncio.Future[Reply | None]") -> None:
             answer = None if looked.cancelled() else looked.result()
             why = self.unavailable if answer is None else self.no_capacity
             wish.fail(why(wish.channel))
@@ -353,7 +353,7 @@ class Session:
 
     # --- what is said ----------------------------------------------------------------------------------
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self) -> Command | None:
         """Return what to say next; None if there is nothing."""
         return self._outbox.next()
 
@@ -389,7 +389,7 @@ class Session:
 
     # --- what is answered ------------------------------------------------------------------------------
 
-    def took(self, answer: Answer) -> None:
+    def took(self, answer: Reply) -> None:
         """Take note of what every answer tells."""
         self._offset = self._clock.now() - answer.now / 1000
         self.replica.learning_until = self._here(answer.learning) if answer.learning else -math.inf
@@ -436,7 +436,7 @@ class Session:
             again = [wish for wish in wishes if self.claims.waiting.pop(wish.name, None) is not None]
             self.claims.unsent = {wish.name: wish for wish in again} | self.claims.unsent
 
-    def stated(self, claims: Sequence[object], answer: Answer, *, leaves: bool) -> None:
+    def stated(self, claims: Sequence[object], answer: Reply, *, leaves: bool) -> None:
         """Take note of what the server says to all that was stated."""
         self._outbox.known = not leaves
         self._confirmed_at = self.pipeline.sent_at

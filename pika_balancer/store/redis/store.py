@@ -30,7 +30,7 @@ from pika_balancer.store.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.store.redis.connection import Connection
 from pika_balancer.store.redis.leases import Claims
 from pika_balancer.store.redis.local_share import LocalShare
-from pika_balancer.store.redis.pipeline import Answer, Pipeline
+from pika_balancer.store.redis.pipeline import Pipeline, Reply
 from pika_balancer.store.redis.pool_status import (
     PoolHolder,
     PoolStatus,
@@ -343,7 +343,7 @@ class RedisStore:
         answer = await self._session.call("orphans", lambda: flat, takes_part=False).future
         return () if answer is None else read_orphans(answer)
 
-    async def _ask(self, operation: str, arguments: Callable[[], Sequence[object]]) -> Answer:
+    async def _ask(self, operation: str, arguments: Callable[[], Sequence[object]]) -> Reply:
         answer = await self._session.call(operation, arguments, takes_part=False).future
         if answer is None:
             raise self._session.unavailable()
