@@ -26,22 +26,21 @@ from aiohttp import web
 
 from pika_balancer import Job, PikaClient, PikaError, TransportError
 from pika_balancer.server import LocalServer
-from pika_balancer.testing import (
+from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.connection_faults import (
     BlackHole,
     Cut,
     Delay,
+    Direction,
     Drip,
     Drop,
-    FaultProxy,
+    Fault,
     HalfClose,
-    ManualClock,
     Reorder,
     Reset,
     Stall,
-    settle,
-    wait_until,
 )
-from pika_balancer.testing.faults import Direction, Fault
+from tests.fault_proxy import FaultProxy
 
 ONE, TWO = "100000000000000001", "100000000000000002"
 DEADLINE: Final = 30.0

@@ -9,22 +9,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from pika_balancer.testing import (
-    BlackHole,
-    Cut,
-    Delay,
-    Drip,
-    Drop,
-    Fault,
-    FaultProxy,
-    HalfClose,
-    ManualClock,
-    Reorder,
-    Reset,
-    Stall,
-    settle,
-    wait_until,
-)
+from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.connection_faults import BlackHole, Cut, Delay, Drip, Drop, Fault, HalfClose, Reorder, Reset, Stall
+from tests.fault_proxy import FaultProxy
 
 
 @attrs.define

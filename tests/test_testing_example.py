@@ -11,4 +11,4 @@ for _example in EXAMPLES:
 
 
 def test_the_example_was_found() -> None:
-    assert [name for name in globals() if name.startswith("test_a_job")]
+    assert [name for name in globals() if name.startswith("test_a_rejected")]

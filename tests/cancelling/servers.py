@@ -11,11 +11,13 @@ from pika_balancer.clock import SystemClock, alarm
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.loadtest.server_process import serve
 from pika_balancer.server import LocalServer
-from pika_balancer.testing import Delay, Drop, FaultProxy, ManualClock, Reorder, settle, wait_until
+from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.cancelling.client import client_of
 from tests.cancelling.client import service as answering
 from tests.cancelling.turn import Turn, about
+from tests.connection_faults import Delay, Drop, Reorder
 from tests.dispatch.conftest import ONE
+from tests.fault_proxy import FaultProxy
 from tests.raw_server import RawServer
 
 TOKEN = {"Authorization": "Bearer canary"}

@@ -30,23 +30,21 @@ import pytest
 from pika_balancer import Account, Balancer, Dispatcher, Job, JobHandle, PikaClient, PikaError
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Ended, Event, Failed
-from pika_balancer.testing import (
+from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.connection_faults import (
     BlackHole,
     Cut,
     Delay,
     Drop,
     Fault,
-    FaultProxy,
     HalfClose,
     Injection,
-    ManualClock,
     Reorder,
     Reset,
     Stall,
-    settle,
-    wait_until,
 )
 from tests.fault_matrix import ONE, ROWS, Hasty, Row, Server, Sizes, filled, grid, open_files, short, strike
+from tests.fault_proxy import FaultProxy
 
 pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 

@@ -18,8 +18,9 @@ from pika_balancer import Account, PikaError
 from pika_balancer.models import Lease, Orphan
 from pika_balancer.store.redis.pool_status import PoolStatus
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import Cut, Drop, FaultProxy, HalfClose, wait_until
-from pika_balancer.testing.faults import Injection, StreamFault
+from pika_balancer.testing import wait_until
+from tests.connection_faults import Cut, Drop, HalfClose, Injection, StreamFault
+from tests.fault_proxy import FaultProxy
 from tests.pools import Pool, give_back
 from tests.redis_servers import Servers
 

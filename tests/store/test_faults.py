@@ -9,7 +9,9 @@ import pytest
 from pika_balancer import Account, StoreUnavailable
 from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import Cut, Drop, FaultProxy, Stall, wait_until
+from pika_balancer.testing import wait_until
+from tests.connection_faults import Cut, Drop, Stall
+from tests.fault_proxy import FaultProxy
 from tests.pools import Pool
 
 ACCOUNTS = [Account("1001", 3), Account("1002", 2)]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pika_balancer._util.tasks import shielded
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.testing.faults import (
+from tests.connection_faults import (
     BlackHole,
     Cut,
     Delay,
