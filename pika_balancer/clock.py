@@ -1,4 +1,4 @@
-"""Time as an argument: the clock that every room with a sense of time is handed."""
+"""The clock that is passed to everything that depends on time."""
 
 import asyncio
 import time
@@ -8,47 +8,45 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """A call that has been arranged for later."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Call it off; does nothing once it has happened."""
+        """Cancel the call; does nothing once it has run."""
         ...
 
 
 class Clock(Protocol):
-    """What the library asks of time. All values are float seconds."""
+    """Source of time. All values are float seconds."""
 
     def now(self) -> float:
-        """Return seconds since an arbitrary moment; never goes back."""
+        """Return the seconds since an arbitrary start; never decreases."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return once `now()` has moved on by `seconds`; zero or less yields once."""
+        """Return once `now()` has grown by `seconds`; zero or less yields to the event loop once."""
         ...
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Arrange for `callback()` once `now()` has moved on by `seconds`, in the running event loop."""
+        """Call `callback()` in the running event loop once `now()` has grown by `seconds`."""
         ...
 
 
 class SystemClock:
     """The machine's monotonic clock and the running event loop's timers."""
 
-    # The bare function, not a method around it: the clock is read at every grant.
+    # The bare function, not a method: every grant reads the clock.
     now = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep in the running event loop."""
         await asyncio.sleep(max(0.0, seconds))
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Arrange a call in the running event loop."""
         return asyncio.get_running_loop().call_later(max(0.0, seconds), callback)
 
 
 @asynccontextmanager
 async def alarm(window: asyncio.Timeout, clock: Clock, seconds: float) -> AsyncGenerator[None]:
-    """Let `window` expire after so many seconds of a clock that need not be the event loop's.
+    """Let `window` expire after `seconds` of `clock`, which need not be the event loop's.
 
     `async with asyncio.timeout(None) as window, alarm(window, clock, 30): ...`
     """

@@ -1,8 +1,9 @@
-"""What happens to slots and jobs, told as it happens: one hook, typed events, and the log.
+"""Typed events about slots and jobs, passed to an observer and to the log.
 
-Pass `observer=` to a `Balancer`; a `Dispatcher` over it tells its own events to the same one. An observer is
-called in the middle of the bookkeeping: it must be quick and must not call back. What it raises is logged and
-goes no further. Moments are readings of the clock that was passed in, durations float seconds.
+Pass `observer=` to a `Balancer`; a `Dispatcher` over it reports its events to the same observer. An observer
+is called in the middle of the bookkeeping: it must be quick and must not call back. An exception of an
+observer is logged and suppressed. Times are readings of the clock that was passed in; durations are float
+seconds.
 """
 
 import logging
@@ -14,32 +15,32 @@ import attrs
 from pika_balancer.errors import PikaError
 
 log = logging.getLogger("pika_balancer")
-# Quiet until the program that embeds this configures logging.
+# Silent until the embedding program configures logging.
 log.addHandler(logging.NullHandler())
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Event:
-    """Something that happened. Compared by identity: it happened once."""
+    """Base class of all events. Events compare by identity."""
 
     level: ClassVar[int] = logging.DEBUG
-    """At which it is logged."""
+    """Level of its log record."""
     words: ClassVar[str] = ""
-    """How it is logged, as a format of its facts; empty for a plain list of them."""
+    """Format of its log message from its fields; empty for a plain list of the fields."""
 
     at: float
-    """When, on the clock of whoever tells it."""
+    """Time of the event on the reporting object's clock."""
     channel: str | None = None
-    """The channel that it is about; None where it is about none."""
+    """The channel concerned; None if there is none."""
 
-    # One for all: making it, and comparing, for each of them would be most of the cost of importing this.
+    # One method for all classes: generated ones would be most of the import cost of this module.
     def __repr__(self) -> str:
         facts = ", ".join(f"{key}={value!r}" for key, value in attrs.asdict(self, recurse=False).items())
         return f"{type(self).__name__}({facts})"
 
 
 Observer = Callable[[Event], object]
-"""What is told every event."""
+"""Function that is called with every event."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -47,69 +48,69 @@ class Acquired(Event):
     """A slot was granted."""
 
     lease_id: int | str
-    """Names the lease."""
+    """Id of the lease."""
     waited: float
-    """Seconds in line; 0 where a slot was free."""
+    """Seconds waited; 0 if a slot was free."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Unserved(Event):
-    """Somebody left the line without a slot; `channel` is the one that was wished for."""
+    """A waiter got no slot; `channel` is the only one it would take, if any."""
 
     waited: float
-    """Seconds in line."""
+    """Seconds waited."""
     why: str
     """The error's class: `NoCapacity`, `CancelledError`, …"""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Released(Event):
-    """A slot was given back."""
+    """A slot was released."""
 
     lease_id: int | str
-    """Names the lease."""
+    """Id of the lease."""
     held: float
-    """Seconds from the grant."""
+    """Seconds since the grant."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Leaked(Event):
-    """A lease was dropped without a release; its slot was taken back, which `Released` tells next."""
+    """A lease was garbage-collected unreleased; `Released` follows for its slot."""
 
     level: ClassVar[int] = logging.WARNING
     words: ClassVar[str] = (
-        "lease {lease_id!r} on channel {channel!r} was dropped without a release after {held:.1f} s; "
-        "it was taken at {place} and its slot is free again"
+        "lease {lease_id!r} on channel {channel!r} was dropped unreleased after {held:.1f} s; "
+        "it was acquired at {place}; its slot is free again"
     )
 
     lease_id: int | str
-    """Names the lease."""
+    """Id of the lease."""
     held: float
-    """Seconds from the grant."""
+    """Seconds since the grant."""
     place: str
-    """Where in the source it was taken, as `file:line in function`."""
+    """Source position of the acquire, as `file:line in function`."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Adopted(Event):
-    """A job that runs already was counted.
+    """A job that the service already executes was counted.
 
-    So a dispatcher names the slot of an accepted job by the job's id: the slot's numbered lease is released
-    right after that.
+    A dispatcher also does this for each accepted job, to name its slot by the job's id; the slot's first
+    lease is released right after that.
     """
 
     jobid: str
-    """The key it was adopted by: the job's id, or its reference while the id is unknown."""
+    """The job's id, or its reference while the id is unknown."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CoolingDown(Event):
-    """An account gets no new job for a while."""
+    """An account gets no new job for some time."""
 
     level: ClassVar[int] = logging.INFO
 
     seconds: float
-    """For how long, from now."""
+    """Length of the cooldown from now."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -122,59 +123,59 @@ class Paused(Event):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Resumed(Event):
-    """A pause or rest of an account was ended."""
+    """A pause or cooldown of an account was ended by `resume`."""
 
     level: ClassVar[int] = logging.INFO
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Refreshed(Event):
-    """The account map was taken over."""
+    """A new account map was applied."""
 
     accounts: int
-    """How many accounts it has."""
+    """Number of accounts in it."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RefreshFailed(Event):
-    """The account map could not be read; the old one stays."""
+    """The account map could not be read; the old one stays in use."""
 
     level: ClassVar[int] = logging.WARNING
-    words: ClassVar[str] = "refresh of the account map failed, the old one stays: {why}"
+    words: ClassVar[str] = "refresh of the account map failed, the old one stays in use: {why}"
 
     failures: int
-    """Failures since the last read that worked."""
+    """Failures since the last success."""
     why: str
-    """What went wrong; holds no token."""
+    """The cause; holds no token."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LeaseRevoked(Event):
-    """A lease that is held here is not counted any more: while the store was away, or by a repair."""
+    """The store stopped counting a lease that is held here: while it was away, or by a repair."""
 
     level: ClassVar[int] = logging.ERROR
     words: ClassVar[str] = (
-        "lease {lease_id!r} on channel {channel!r} is counted no more: {why}; "
-        "its slot may be given to somebody else while its job runs"
+        "lease {lease_id!r} on channel {channel!r} is no longer counted: {why}; "
+        "its slot may go to another job while its job runs"
     )
 
     lease_id: int | str
-    """Names the lease."""
+    """Id of the lease."""
     why: str
-    """How that came about."""
+    """The cause."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StoreAway(Event):
-    """The shared store cannot be reached, or refuses; what is owed to it is kept until it is back."""
+    """The shared store is unreachable or refuses commands; pending releases are sent when it is back."""
 
     level: ClassVar[int] = logging.WARNING
-    words: ClassVar[str] = "the store at {address} is away ({why}); it is tried again until it is back"
+    words: ClassVar[str] = "the store at {address} is away ({why}); retrying until it is back"
 
     address: str
-    """Where it is, without credentials."""
+    """Address without credentials."""
     why: str
-    """What went wrong, in a few words."""
+    """The cause in a few words."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -185,88 +186,88 @@ class StoreBack(Event):
     words: ClassVar[str] = "the store at {address} is back after {away:.1f} s"
 
     address: str
-    """Where it is, without credentials."""
+    """Address without credentials."""
     away: float
-    """For how many seconds it was away."""
+    """Seconds that it was away."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobEvent(Event):
-    """Something that happened to a job."""
+    """Base class of events about a job."""
 
     verb: str
-    """What was asked for: `create`, `animate`, …"""
+    """The request: `create`, `animate`, …"""
     reply_ref: str
-    """The reference under which it was submitted."""
+    """The reference that the submit carries."""
     jobid: str | None = None
-    """The service's id of it; None while that is not known."""
+    """The service's id; None while it is unknown."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Submitting(JobEvent):
-    """A job is about to be sent, on a slot of `channel`."""
+    """A job is about to be sent on a slot of `channel`."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Submitted(JobEvent):
-    """The service has the job."""
+    """The service accepted the job."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Refused(JobEvent):
-    """The service does not have the job: a submit was answered with an error, or never arrived."""
+    """The service did not accept the job: it answered with an error, or the submit never arrived."""
 
     level: ClassVar[int] = logging.INFO
 
     error: str
     """The error's class: `ChannelFull`, `RateLimited`, `PromptRejected`, …"""
     status: int | None
-    """HTTP status, where there was an answer."""
+    """HTTP status, if there was an answer."""
     again: bool
-    """Whether it will be sent again."""
+    """Whether the job will be sent again."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Uncertain(JobEvent):
-    """Nobody knows whether the service has the job; its slot stays taken while it is looked for."""
+    """It is unknown whether the service has the job; its slot stays taken during the search."""
 
     level: ClassVar[int] = logging.WARNING
     words: ClassVar[str] = (
-        "after {error} nobody knows whether the service has job {reply_ref!r}; "
-        "its slot on channel {channel!r} stays taken while it is looked for"
+        "after {error} it is unknown whether the service has job {reply_ref!r}; "
+        "its slot on channel {channel!r} stays taken during the search"
     )
 
     error: str
     """The error's class: `ServiceError`, `ConnectionLost`, `LostTrack`, …"""
     status: int | None
-    """HTTP status, where there was an answer."""
+    """HTTP status, if there was an answer."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Changed(JobEvent):
-    """A running job's status has changed."""
+    """The status of a running job changed."""
 
     status: str
-    """The new one."""
+    """The new status."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Ended(JobEvent):
-    """A job has ended, well or badly."""
+    """A job ended, successfully or not."""
 
     level: ClassVar[int] = logging.INFO
 
     status: str
     """`completed`, `moderated`, `failed` or `cancelled`."""
     elapsed: float
-    """Seconds since it was accepted, as far as this process knows."""
+    """Seconds since this process learned that it was accepted."""
     told_by: str
-    """`answer`, `poll` or `callback`, whichever came first."""
+    """Source of the news: `answer`, `poll` or `callback`."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failed(JobEvent):
-    """A job was given up: its submit failed for good, its fate stayed unknown, or it was lost from sight."""
+    """A job was given up: its submit failed for good, or its fate stayed unknown."""
 
     level: ClassVar[int] = logging.WARNING
     words: ClassVar[str] = "job {reply_ref!r} ({jobid}) was given up: {error}"
@@ -274,45 +275,41 @@ class Failed(JobEvent):
     error: str
     """The error's class."""
     status: int | None
-    """HTTP status, where there was an answer."""
+    """HTTP status, if there was an answer."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Detached(JobEvent):
-    """A job is followed no more, because its dispatcher ends; it runs on and keeps its slot."""
+    """The dispatcher ends and stops following a job; the job runs on and keeps its slot."""
 
     level: ClassVar[int] = logging.INFO
 
     error: str
-    """The class of what its handle raises."""
+    """Class of the error that its handle raises."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Stopped(Event):
-    """The dispatcher submits nothing any more: the token or subscription is refused, or its client closed."""
+    """The dispatcher submits nothing more: token or subscription was refused, or the client is closed."""
 
     level: ClassVar[int] = logging.ERROR
-    words: ClassVar[str] = "nothing is submitted any more: {why}"
+    words: ClassVar[str] = "the dispatcher submits nothing more: {why}"
 
     why: str
-    """The service's refusal; holds no token."""
+    """The cause; holds no token."""
 
 
 _TAKEN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class Reporter:
-    """Tells events to an observer and to the log.
-
-    Args:
-        observer: Is told everything; None for nobody.
-    """
+    """Passes events to the observer, if any, and to the log."""
 
     def __init__(self, observer: Observer | None = None) -> None:
         self.observer = observer
 
-    def tell(self, event: Event) -> None:
-        """Log the event, with its facts as `extra`, and hand it to the observer; raises nothing."""
+    def report(self, event: Event) -> None:
+        """Log the event with its fields as `extra`, and call the observer; raises nothing."""
         if log.isEnabledFor(event.level):
             facts = attrs.asdict(event, recurse=False)
             plain = " ".join([type(event).__name__, *(f"{key}={value}" for key, value in facts.items())])
@@ -322,10 +319,10 @@ class Reporter:
         if self.observer is not None:
             try:
                 self.observer(event)
-            except Exception as error:  # noqa: BLE001 - whoever watches must not stop the work
+            except Exception as error:  # noqa: BLE001 - an observer must not stop the work
                 log.error("an observer failed on %s: %s", type(event).__name__, _safe(error))  # noqa: TRY400 - a traceback's locals may hold tokens
 
 
 def _safe(error: Exception) -> str:
-    # Only our own errors are known to hold no token.
+    # Only this library's errors are known to hold no token.
     return str(error) if isinstance(error, PikaError) else type(error).__name__

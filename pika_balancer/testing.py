@@ -11,7 +11,7 @@ from pika_balancer.testing import LocalServer
 
 @pytest.fixture
 async def base_url():
-    server = LocalServer({"100000000000000001": 1}, service="fixed:0s", faults=["422:100%"])
+    server = LocalServer({"100000000000000001": 1}, service="fixed:0s", faults=["422:1"])
     async with server.run() as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""Work under way that somebody has to hold on to, and waiting until all of it is settled."""
+"""Coroutines that must run to completion, and waiting until all tracked work is done."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -8,10 +8,9 @@ from pika_balancer.clock import Clock
 
 
 async def shielded(work: Coroutine[Any, Any, object]) -> None:
-    """Do the work to its end; if cancelled meanwhile, be cancelled after that.
+    """Run a coroutine to completion even if the caller is cancelled; then raise the cancellation.
 
-    For work that takes a short time, and whose half would leave something behind. A second cancellation is
-    passed on to it.
+    For short work that must not stop half done. A second cancellation is passed on to the coroutine.
     """
     task = asyncio.get_running_loop().create_task(work)
     cancelled: asyncio.CancelledError | None = None
@@ -23,7 +22,7 @@ async def shielded(work: Coroutine[Any, Any, object]) -> None:
                 task.cancel()
             cancelled = error
     if cancelled is not None:
-        # Whatever else it failed with: who was cancelled is not to be told anything else.
+        # Retrieves the coroutine's error, which the cancellation replaces.
         if not task.cancelled():
             task.exception()
         raise cancelled
@@ -31,11 +30,11 @@ async def shielded(work: Coroutine[Any, Any, object]) -> None:
 
 
 class Drain:
-    """Sees releases through, and lets somebody wait until nothing is out any more.
+    """Tracks releases until they are done, and waits until nothing is outstanding.
 
     Args:
-        busy: Tells whether anything else is still out; asked again after each `stir`.
-        clock: Measures how long is waited.
+        busy: Returns whether anything else is outstanding; called again after each `notify`.
+        clock: Measures time limits.
     """
 
     def __init__(self, busy: Callable[[], bool], clock: Clock) -> None:
@@ -43,23 +42,23 @@ class Drain:
         self._clock = clock
         self._owed: set[asyncio.Future[None]] = set()
         self.waiting: list[asyncio.Future[None]] = []
-        """Those who wait, for whoever wants to know if a `stir` is of use."""
+        """Futures of `wait()` callers; if empty, `notify` has nothing to do."""
 
     def track(self, owed: Awaitable[None]) -> asyncio.Future[None]:
-        """Hold on to a release until it is done: it must arrive even if the releaser is cancelled."""
+        """Run a release as a task that finishes even if the releaser is cancelled."""
         task = asyncio.ensure_future(owed)
         self._owed.add(task)
         task.add_done_callback(self._arrived)
         return task
 
     def notify(self) -> None:
-        """Have whoever waits look again, after everybody else who is ready has run."""
+        """Make every `wait()` caller check again."""
         for waiter in self.waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self, timeout: float | None) -> bool:
-        """Return whether everything was settled within `timeout` seconds; None waits for ever."""
+        """Wait until nothing is outstanding; return False after `timeout` seconds. None waits forever."""
         expired = timeout == 0
 
         def expire() -> None:
@@ -70,19 +69,19 @@ class Drain:
         timer = self._clock.call_later(timeout, expire) if timeout else None
         try:
             while self._unsettled() and not expired:
-                stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self.waiting.append(stirred)
+                notified: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self.waiting.append(notified)
                 try:
-                    await stirred
+                    await notified
                 finally:
-                    self.waiting.remove(stirred)
+                    self.waiting.remove(notified)
         finally:
             if timer is not None:
                 timer.cancel()
         return not self._unsettled()
 
     async def settle(self) -> None:
-        """Return once every release that was under way has arrived."""
+        """Return once every tracked release is done."""
         if self._owed:
             await asyncio.wait(self._owed)
 
@@ -95,26 +94,26 @@ class Drain:
 
 
 class Tasks:
-    """Tasks that somebody has to hold on to until they are done."""
+    """Keeps references to tasks until they are done."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Run `work` in a task of its own."""
+        """Start `work` as a task."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def cancel(self) -> None:
-        """Cancel what is left; returns once nothing is."""
+        """Cancel the remaining tasks and wait for them."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settle(self) -> None:
-        """Return once everything that was under way is done."""
+        """Return once no task is left."""
         while self._tasks:
             await asyncio.wait(self._tasks)

@@ -1,8 +1,8 @@
-"""Leases for whoever waits their turn: time limits, refresh, drain, and an eye on what is never given back.
+"""Leases with fair waiting, time limits, refresh of the account map, leak detection and drain.
 
-What is in flight, and the line in front of it, live in a store. This room adds what belongs to one process:
-leases as context managers, the account map kept up to date, who holds what since when, and an orderly end.
-It knows nothing of HTTP: the account map comes from anything that has `accounts()`.
+A store keeps the in-flight counts and the wait queue. The balancer adds what belongs to one process: leases
+as context managers, background refresh, the list of held leases, and an orderly end. It knows nothing of
+HTTP: the account map comes from any object with `accounts()`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import CodeType, FrameType, TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from pika_balancer import events
 from pika_balancer._util.tasks import Drain
@@ -37,56 +37,36 @@ from pika_balancer.store.base import Store
 from pika_balancer.store.memory import MemoryStore
 
 _LONGEST: Final = sys.float_info.max
-# `int | float` in its place would make a new object at every lease with a time limit.
+# A constant: `int | float` in the check would create an object for every lease with a time limit.
 _NUMBER: Final = (int, float)
 
 
-class Desk(Protocol):
-    """What a lease context needs of its balancer; see there."""
-
-    _is_open: bool
-    _observed: bool
-    _held: dict[int | str, Any]
-    _now: Callable[[], float]
-    _try_acquire: Callable[[str | None], Lease | None]
-    _release: Callable[[Lease], Awaitable[None] | None]
-    _drain: Drain
-
-    async def _wait(self, wish: "LeaseContext") -> Lease: ...
-
-    def _granted(self, lease: Lease) -> None: ...
-
-    def _give_back(self, lease: Lease) -> Awaitable[None] | None: ...
-
-    def _track(self, owed: Awaitable[None]) -> asyncio.Future[None]: ...
-
-
 class LeaseContext:
-    """`async with` this to hold a slot; made by `Balancer.lease`."""
+    """Context manager that holds a slot; made by `Balancer.lease`."""
 
-    # While it waits and while it holds, it is also its own entry in the balancer's lists of who does.
-    __slots__ = ("_balancer", "_code", "_instruction", "lease", "since", "timeout", "wish")
+    # It doubles as the balancer's record of a waiter and of a held lease: one object per lease, not three.
+    __slots__ = ("_balancer", "_code", "_instruction", "lease", "since", "timeout", "wanted")
 
-    _balancer: Desk
+    _balancer: "Balancer"
     _code: CodeType
     _instruction: int
-    wish: str | None
-    """The only channel that will do; None for any."""
+    wanted: str | None
+    """The only acceptable channel; None for any."""
     timeout: float | None
-    """Seconds to wait at most; None for ever."""
+    """Maximum wait in seconds; None waits forever."""
     lease: Lease | None
-    """What it holds, while it does."""
+    """The lease while it is held."""
     since: float
-    """When it began to wait or to hold, on the balancer's clock."""
+    """Start of the wait or of the lease, on the balancer's clock."""
 
     @property
     def place(self) -> Place:
-        """Where in the source it was asked for."""
+        """Source position of the call."""
         return self._code, self._instruction
 
     @property
     def channel(self) -> str:
-        """The channel on which the slot is, while it is held."""
+        """The channel of the slot while it is held, else an empty string."""
         return self.lease.channel if self.lease is not None else ""
 
     async def __aenter__(self) -> Lease:
@@ -94,7 +74,7 @@ class LeaseContext:
         balancer = self._balancer
         if self.lease is not None:
             raise in_use()
-        lease = balancer._try_acquire(self.wish) if balancer._is_open else None
+        lease = balancer._try_acquire(self.wanted) if balancer._is_open else None
         if lease is None:
             lease = await balancer._wait(self)
         elif balancer._observed:
@@ -113,7 +93,7 @@ class LeaseContext:
             return
         balancer = self._balancer
         if lease.held and not balancer._observed:
-            # Balancer._give_back, without the calls: this is the hot path.
+            # Balancer._give_back inlined: this is the hot path.
             owed = balancer._release(lease)
             del balancer._held[lease.id]
             if balancer._drain.waiting:
@@ -122,7 +102,7 @@ class LeaseContext:
             owed = balancer._give_back(lease)
         if owed is not None:
             sent = balancer._track(owed)
-            # An abandoned coroutine that is being closed may not wait for anything.
+            # A coroutine that is being closed must not await.
             if kind is not GeneratorExit:
                 await asyncio.shield(sent)
 
@@ -130,18 +110,20 @@ class LeaseContext:
 _NEW: Final = object.__new__
 
 
-def context(balancer: Desk, wish: str | None, timeout: float | None, frame: FrameType) -> LeaseContext:
-    """Return a new lease context, asked for in that frame.
+def context(
+    balancer: "Balancer", channel: str | None, timeout: float | None, frame: FrameType
+) -> LeaseContext:
+    """Return a new lease context for a call made in `frame`.
 
     Raises:
-        InvalidArgument: `timeout` is not a number of seconds to wait.
+        InvalidArgument: `timeout` is not a number of seconds.
     """
     if timeout is not None:
         check_timeout(timeout)
-    # Not a constructor: a call of the class would cost half as much again as a whole uncontended semaphore.
+    # Bypasses the constructor, whose call would cost half of a whole uncontended `asyncio.Semaphore`.
     made = _NEW(LeaseContext)
     made._balancer = balancer
-    made.wish = wish
+    made.wanted = channel
     made.timeout = timeout
     made._code = frame.f_code
     made._instruction = frame.f_lasti
@@ -150,36 +132,36 @@ def context(balancer: Desk, wish: str | None, timeout: float | None, frame: Fram
 
 
 def in_use() -> InvalidArgument:
-    """Return the error for a context that is entered a second time before it was left."""
+    """Return the error for a context that is entered again before it was left."""
     return InvalidArgument("this lease context is in use; call lease() once per `async with`")
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise `InvalidArgument` unless `timeout` is None or a number of seconds to wait."""
+    """Raise `InvalidArgument` unless `timeout` is None or a number of seconds."""
     if timeout is not None and not (isinstance(timeout, _NUMBER) and 0 <= timeout <= _LONGEST):
         raise InvalidArgument(
-            "timeout must be a number of seconds, 0 or more; None waits for ever", field="timeout"
+            "timeout must be a number of seconds, 0 or more; None waits forever", field="timeout"
         )
 
 
 class Balancer:
-    """Hand out slots of several accounts, first come, first served, never above a cap.
+    """Grant slots of several accounts in order of arrival, never above a cap.
 
-    For one event loop. Open it with `async with`, or just use it; `close` it at the end.
+    For one event loop. Use it with `async with`, or call `close` at the end.
 
     Args:
-        accounts: The account map's values, in its order; None leaves the map of a given store as it is.
-        store: Where in-flight counts live; a new `MemoryStore` by default.
-        source: Anything with an async `accounts()`, read by `refresh`.
-        refresh_every: Seconds between refreshes in the background; None for none.
-        policy: For the default store: a name from `POLICIES` or a function from candidates to weights.
-        rng: For the default store: source of chance.
-        clock: Measures time-outs, rests, ages and the refresh interval.
-        observer: Is told every event; see `pika_balancer.events`.
+        accounts: The values of the account map, in its order; None keeps the map of the given store.
+        store: Keeps the in-flight counts; a new `MemoryStore` by default.
+        source: Object with an async `accounts()`, read by `refresh`.
+        refresh_every: Seconds between background refreshes; None for none.
+        policy: For the default store: a name from `POLICIES`, or a function from candidates to weights.
+        rng: For the default store: source of randomness.
+        clock: Measures time limits, cooldowns, ages and the refresh interval.
+        observer: Called with every event; see `pika_balancer.events`.
 
     Attributes:
-        reporter: Tells events to that observer and to the log; for whoever builds on this balancer.
-        store: Where in-flight counts live.
+        reporter: Passes events to the observer and to the log.
+        store: Keeps the in-flight counts.
 
     Raises:
         InvalidArgument: An argument cannot work; `field` names it.
@@ -200,7 +182,7 @@ class Balancer:
         self._clock = clock or SystemClock()
         self._now = self._clock.now
         self.reporter = Reporter(observer)
-        # Apart from the reporter: at a grant nothing is told, or even made, for nobody.
+        # Without an observer a grant creates no event.
         self._observed = observer is not None
         self._refresher = Refresher(source, refresh_every, self.update, self._clock, self.reporter)
         if store is not None and (policy != "random" or rng is not None):
@@ -233,7 +215,7 @@ class Balancer:
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> Self:
-        """Fetch the account map and return an open balancer over it; the arguments are the constructor's.
+        """Fetch the account map and return an open balancer; arguments as for the constructor.
 
         Raises:
             PikaError: The account map could not be fetched.
@@ -254,7 +236,7 @@ class Balancer:
         try:
             await self._open()
         except BaseException as error:
-            if not isinstance(error, WrongLoop):  # else what is open is somebody else's
+            if not isinstance(error, WrongLoop):  # the store is open in another event loop
                 await self.close()
             raise
         return self
@@ -266,42 +248,42 @@ class Balancer:
         """Return a context manager that holds a slot: `async with balancer.lease() as lease: ...`.
 
         Args:
-            channel: The only channel that will do; None for any.
-            timeout: Seconds to wait at most; 0 to take what is free now or fail; None to wait for ever.
+            channel: The only acceptable channel; None for any.
+            timeout: Maximum wait in seconds; 0 takes a free slot or fails at once; None waits forever.
 
         Entering raises:
-            NoCapacity: No slot in time, with the reason; at once where there are no accounts at all.
+            NoCapacity: No slot was free in time; `reason` says why. At once if there are no accounts.
             UnknownChannel: No account has that channel.
-            Closed: The balancer is closed or drains.
+            Closed: The balancer is closed or draining.
         """
         return context(self, channel, timeout, sys._getframe(1))
 
     def acquire(self, channel: str | None = None, timeout: float | None = None) -> Coroutine[Any, Any, Lease]:
-        """Wait for a slot and return its lease, to be given to `release`; arguments and errors as `lease`.
+        """Wait for a slot and return its lease; pass it to `release`. Arguments and errors as for `lease`.
 
-        A lease that is dropped without a release is reported with the place that took it, and taken back.
+        If the lease is garbage-collected unreleased, its slot is freed and a `Leaked` event names the caller.
         """
         return self._acquire(context(self, channel, timeout, sys._getframe(1)))
 
     async def release(self, lease: Lease) -> None:
-        """Give the slot back, to the first in line if there is one; a second time does nothing.
+        """Give the slot back, to the first waiter that can use it; a second release does nothing.
 
         Raises:
-            ForeignLease: The lease was granted by somebody else, another balancer of the same store included.
+            ForeignLease: Another balancer granted the lease, even one of the same store.
         """
         if (owed := self._give_back(lease)) is not None:
             await asyncio.shield(self._track(owed))
 
     def release_nowait(self, lease: Lease) -> None:
-        """Give the slot back as `release` does, without waiting until the store has heard of it."""
+        """Give the slot back as `release` does, without waiting for the store to confirm it."""
         if (owed := self._give_back(lease)) is not None:
             self._track(owed)
 
     async def adopt(self, channel: str, key: str) -> Lease:
-        """Count a job that already runs upstream, even past the cap, and return its lease.
+        """Count a job that the service already executes, even above the cap, and return its lease.
 
-        The same key, usually the job's id, returns the same lease for as long as it is held, to whoever
-        shares the store. Works while the balancer drains or is closed, too: what runs, counts.
+        The same key, usually the job's id, returns the same lease as long as it is held, to every balancer of
+        the store. Works on a draining or closed balancer, too: the job holds its slot all the same.
         """
         frame = sys._getframe(1)
         if self._ended is None:
@@ -309,67 +291,69 @@ class Balancer:
         lease = await self.store.adopt(channel, key)
         if not is_adopted(self._held, lease):
             self._held[lease.id] = AdoptedLease(lease, self._now(), (frame.f_code, frame.f_lasti))
-            self.reporter.tell(events.Adopted(at=self._now(), channel=channel, jobid=key))
+            self.reporter.report(events.Adopted(at=self._now(), channel=channel, jobid=key))
         return lease
 
     def adopted(self) -> dict[str, Lease]:
-        """Return the leases that were adopted here and are still held, by their keys."""
+        """Return the held leases that this balancer adopted, by their keys."""
         self._prune()
         return adopted(self._held)
 
     async def pause(self, channel: str) -> None:
-        """Give the channel no new job until `resume`; its running ones keep their slots."""
+        """Give the channel no new job until `resume`; its jobs in flight keep their slots."""
         await self._open()
         await self.store.pause(channel)
-        self.reporter.tell(events.Paused(at=self._now(), channel=channel))
+        self.reporter.report(events.Paused(at=self._now(), channel=channel))
 
     async def cool_down(self, channel: str, seconds: float) -> None:
-        """Give the channel no new job for so many seconds from now; a longer rest stays as it is."""
+        """Give the channel no new job for `seconds` from now; a cooldown that lasts longer stays."""
         if not 0 <= seconds < math.inf:
-            raise InvalidArgument("seconds must be finite and 0 or more; pause has no end", field="seconds")
+            raise InvalidArgument(
+                "seconds must be finite and 0 or more; for no end use pause", field="seconds"
+            )
         await self._open()
         await self.store.cool_down(channel, self._now() + seconds)
-        self.reporter.tell(events.CoolingDown(at=self._now(), channel=channel, seconds=seconds))
+        self.reporter.report(events.CoolingDown(at=self._now(), channel=channel, seconds=seconds))
 
     async def resume(self, channel: str) -> None:
-        """End a pause and a rest of the channel at once."""
+        """End a pause and a cooldown of the channel at once."""
         await self._open()
         await self.store.resume(channel)
-        self.reporter.tell(events.Resumed(at=self._now(), channel=channel))
+        self.reporter.report(events.Resumed(at=self._now(), channel=channel))
 
     async def update(self, accounts: Iterable[Account]) -> None:
-        """Take over a new account map by difference; what is in flight stays counted.
+        """Apply a new account map; jobs in flight stay counted.
 
-        Who waits for a channel that is gone, or for any when all are gone, gets `NoCapacity`.
+        Waiters for a removed channel, or all waiters if no account is left, get `NoCapacity`.
         """
         await self._open()
         accounts = list(accounts)
         await self.store.update(accounts)
-        self.reporter.tell(events.Refreshed(at=self._now(), accounts=len(accounts)))
+        self.reporter.report(events.Refreshed(at=self._now(), accounts=len(accounts)))
 
     async def refresh(self) -> None:
-        """Read the account map from the source and take it over.
+        """Read the account map from the source and apply it.
 
         Raises:
-            PikaError: The source failed; the old map stays.
+            PikaError: The source failed; the old map stays in use.
             InvalidArgument: The balancer has no source.
         """
         await self._refresher.once()
 
     def snapshot(self) -> Snapshot:
-        """Return the books at this moment."""
+        """Return the in-flight counts."""
         return self.store.snapshot()
 
     def explain(self) -> dict[str, Explanation]:
-        """Return per account whether the next pick could choose it, and how probably."""
+        """Return each account's probability at the next pick, or why it cannot be picked."""
         return self.store.explain()
 
     def why_unavailable(self, channel: str | None = None) -> Unavailability | None:
-        """Return why nothing can be had right now; None if something can."""
+        """Return why no slot is free now, on the channel or on any; None if one is."""
         return self.store.why_unavailable(channel)
 
     def statistics(self) -> Statistics:
-        """Return the books, who holds what since when, who waits, and what went wrong so far."""
+        """Return the in-flight counts, this process's leases and waiters, and what went wrong so far."""
         self._prune()
         return Statistics.of(
             self.store.snapshot(),
@@ -381,26 +365,26 @@ class Balancer:
         )
 
     async def drain(self, timeout: float | None = None) -> bool:
-        """Grant nothing more and wait until every lease is back; return whether that came about in time.
+        """Grant nothing more and wait until every lease is released; return False if time ran out.
 
-        Whoever waits in line gets `Closed`. There is no way back: make a new balancer.
+        Waiters get `Closed`. A drained balancer cannot be used again.
 
         Args:
-            timeout: Seconds to wait at most; None to wait for ever.
+            timeout: Maximum wait in seconds; None waits forever.
         """
         check_timeout(timeout)
-        self._end("drains")
+        self._end("is draining")
         await self._refresher.stop()
-        # A waiter may have its grant already without having run to take note of it.
+        # A waiter may have been granted a slot without having run since.
         return await self._drain.wait(timeout)
 
     async def close(self) -> None:
-        """Grant nothing more, stop refreshing; leases that are out can still be released.
+        """Grant nothing more and stop refreshing; held leases can still be released.
 
-        Whoever waits in line gets `Closed`. A second time does nothing.
+        Waiters get `Closed`. Closing twice does nothing.
         """
         self._end("is closed")
-        # Whichever step is interrupted, those that come after it are taken.
+        # If one step is cancelled, the later ones still run.
         async with contextlib.AsyncExitStack() as steps:
             steps.push_async_callback(self.store.close)
             steps.push_async_callback(self._drain.settle)
@@ -408,17 +392,17 @@ class Balancer:
 
     @guarded
     def __repr__(self) -> str:
-        books = self.store.snapshot()
+        snapshot = self.store.snapshot()
         return (
-            f"<Balancer {self._ended or 'of'} {len(books.accounts)} accounts, "
-            f"{books.in_flight} of {books.capacity} in flight, {len(self._waiting)} waiting>"
+            f"<Balancer {self._ended or 'of'} {len(snapshot.accounts)} accounts, "
+            f"{snapshot.in_flight} of {snapshot.capacity} in flight, {len(self._waiting)} waiting>"
         )
 
     async def _open(self) -> None:
         self._refuse_if_ended()
         if self._is_open:
             return
-        # One at a time: the first map has to arrive before anything that is built on it.
+        # One at a time: the first map must arrive before anything else uses the store.
         async with self._opening:
             if self._unsent is not None:
                 await self.store.update(self._unsent)
@@ -430,76 +414,74 @@ class Balancer:
 
     def _refuse_if_ended(self) -> None:
         if self._ended is not None:
-            raise Closed(f"this balancer {self._ended} and grants nothing more; make a new one")
+            raise Closed(f"this balancer {self._ended}; make a new one")
 
     def _end(self, how: str) -> None:
         self._is_open = False
         self._ended = how
-        self.store.fail_waiters(lambda: Closed(f"this balancer {how}; nobody in line is served any more"))
+        self.store.fail_waiters(lambda: Closed(f"this balancer {how}: closed while waiting"))
 
-    async def _acquire(self, wish: LeaseContext) -> Lease:
-        lease = self._try_acquire(wish.wish) if self._is_open else None
+    async def _acquire(self, waiter: LeaseContext) -> Lease:
+        lease = self._try_acquire(waiter.wanted) if self._is_open else None
         if lease is None:
-            lease = await self._wait(wish)
+            lease = await self._wait(waiter)
         elif self._observed:
             self._granted(lease)
-        self._watch(lease, wish.place)
+        self._watch(lease, waiter.place)
         return lease
 
-    async def _wait(self, wish: LeaseContext) -> Lease:
-        wish.since = self._now()
-        deadline = None if wish.timeout is None else wish.since + wish.timeout
+    async def _wait(self, waiter: LeaseContext) -> Lease:
+        waiter.since = self._now()
+        deadline = None if waiter.timeout is None else waiter.since + waiter.timeout
         if not self._is_open:
             await self._open()
-        if wish in self._waiting:
+        if waiter in self._waiting:
             raise in_use()
-        self._waiting[wish] = None
+        self._waiting[waiter] = None
         try:
-            lease = await self.store.acquire(wish.wish, deadline)
+            lease = await self.store.acquire(waiter.wanted, deadline)
         except BaseException as error:
             if self._observed:
                 now, why = self._now(), type(error).__name__
-                waited = now - wish.since
-                self.reporter.tell(events.Unserved(at=now, channel=wish.wish, waited=waited, why=why))
+                waited = now - waiter.since
+                self.reporter.report(events.Unserved(at=now, channel=waiter.wanted, waited=waited, why=why))
             raise
         finally:
-            del self._waiting[wish]
+            del self._waiting[waiter]
             if self._drain.waiting:
                 self._drain.notify()
         if self._observed:
-            self._granted(lease, self._now() - wish.since)
+            self._granted(lease, self._now() - waiter.since)
         return lease
 
     def _granted(self, lease: Lease, waited: float = 0.0) -> None:
         event = events.Acquired(at=self._now(), channel=lease.channel, lease_id=lease.id, waited=waited)
-        self.reporter.tell(event)
+        self.reporter.report(event)
 
     def _busy(self) -> bool:
-        """Return whether a lease is out or somebody waits."""
+        """Return whether a lease is held or a caller waits."""
         self._prune()
         return bool(self._held or self._waiting)
 
     def _prune(self) -> None:
-        """Forget adopted leases that another balancer of the same store has given back."""
+        """Drop adopted leases that another balancer of the same store has released."""
         for lease in released(self._held):
-            self._strike(lease)
+            self._forget(lease)
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
         if not lease.held:
             if is_adopted(self._held, lease) or is_revoked(self._held, lease):
-                self._strike(lease)
+                self._forget(lease)
             return None
         if lease.id not in self._held:
-            raise ForeignLease(
-                "this lease was granted elsewhere; release it where it was acquired", channel=lease.channel
-            )
+            raise ForeignLease("another balancer granted this lease; release it there", channel=lease.channel)
         owed = self._release(lease)
-        self._strike(lease)
+        self._forget(lease)
         if self._drain.waiting:
             self._drain.notify()
         return owed
 
-    def _strike(self, lease: Lease) -> None:
+    def _forget(self, lease: Lease) -> None:
         holding = self._held.pop(lease.id)
         if isinstance(holding, LeakGuard):
             holding.forget()
@@ -507,7 +489,7 @@ class Balancer:
             now = self._now()
             held = now - holding.since
             event = events.Released(at=now, channel=lease.channel, lease_id=lease.id, held=held)
-            self.reporter.tell(event)
+            self.reporter.report(event)
 
     def _watch(self, lease: Lease, place: Place) -> None:
         loop = asyncio.get_running_loop()
@@ -523,7 +505,7 @@ class Balancer:
             return
         self._leaked += 1
         now = self._now()
-        self.reporter.tell(
+        self.reporter.report(
             events.Leaked(
                 at=now,
                 channel=watched.channel,

@@ -1,4 +1,4 @@
-"""Who holds which slot since when, who waits, and how a lease that was dropped is noticed."""
+"""The leases and waiters of one process, and detection of leases that are dropped unreleased."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -10,45 +10,45 @@ import attrs
 from pika_balancer.models import Lease, Snapshot
 
 Place = tuple[CodeType, int]
-"""Where in the source a lease was asked for: the code and the instruction. The line is looked up when
-printed, which makes it cheap to take; the frame itself would keep the caller's locals alive."""
+"""Source position of a call: code object and instruction. The line number is looked up only when printed. A
+frame instead would keep the caller's locals alive."""
 
 
 class HeldLease(Protocol):
-    """An entry of who holds a slot."""
+    """Record of a held lease."""
 
     @property
     def channel(self) -> str:
-        """The channel on which the slot is."""
+        """The channel of the slot."""
         ...
 
     @property
     def since(self) -> float:
-        """When it was granted or adopted, on the balancer's clock."""
+        """Time of the grant or adoption, on the balancer's clock."""
         ...
 
     @property
     def place(self) -> Place:
-        """Where in the source that was asked for."""
+        """Source position of the call."""
         ...
 
 
 class Waiting(Protocol):
-    """An entry of who waits for a slot."""
+    """Record of a waiter."""
 
-    wish: str | None
-    """The only channel that will do; None for any."""
+    wanted: str | None
+    """The only acceptable channel; None for any."""
     since: float
-    """When the wait began, on the balancer's clock."""
+    """Start of the wait, on the balancer's clock."""
 
     @property
     def place(self) -> Place:
-        """Where in the source it was asked for."""
+        """Source position of the call."""
         ...
 
 
 def describe(place: Place) -> str:
-    """Return the place as `file:line in function`."""
+    """Return the position as `file:line in function`."""
     code, instruction = place
     line = code.co_firstlineno
     for start, end, number in code.co_lines():
@@ -58,118 +58,115 @@ def describe(place: Place) -> str:
 
 
 class LeakGuard:
-    """A lease seen without holding on to it, so that its loss shows.
+    """Weak reference to a lease; calls `leaked` if it is garbage-collected unreleased.
 
-    Keeps what is needed to give the slot back in the lost lease's name. `lost` is called wherever and
-    whenever the garbage collector notices, in the middle of anything: it must only arrange for later.
+    Keeps what is needed to release the slot in its place. The garbage collector may run at any point of any
+    thread: `leaked` must only schedule the release.
     """
 
     __slots__ = ("_grantor", "_reference", "_row", "lease_id", "place", "since")
 
     def __init__(
-        self, lease: Lease, since: float, place: Place, is_revoked: "Callable[[LeakGuard], None]"
+        self, lease: Lease, since: float, place: Place, leaked: "Callable[[LeakGuard], None]"
     ) -> None:
         self._grantor = lease.grantor
         self._row = lease.row
         self.lease_id = lease.id
         self.since = since
         self.place = place
-        self._reference: weakref.ref[Lease] | None = weakref.ref(lease, lambda _: is_revoked(self))
+        self._reference: weakref.ref[Lease] | None = weakref.ref(lease, lambda _: leaked(self))
 
     @property
     def channel(self) -> str:
-        """The channel on which the slot is."""
+        """The channel of the slot."""
         return self._grantor.account_at(self._row).channel
 
     def forget(self) -> None:
-        """Stop watching: the lease was given back."""
-        # Otherwise its end would still be told: what watches it is a part of itself.
+        """Stop watching: the lease was released."""
         self._reference = None
 
     def stand_in(self) -> Lease:
-        """Return a lease of the same slot, to be released in place of the lost one."""
+        """Return a lease of the same slot, to be released in place of the dropped one."""
         return Lease(self._grantor, self._row, self.lease_id)
 
 
 @attrs.frozen
 class AdoptedLease:
-    """A lease that the books know by its job's id, and that can be had again by it: no drop loses it."""
+    """A lease that `adopt` made; it is found again by its job's id, so it cannot leak."""
 
     lease: Lease
-    """The lease."""
     since: float
-    """When it was adopted, on the balancer's clock."""
+    """Time of the adoption, on the balancer's clock."""
     place: Place
-    """Where it was adopted."""
+    """Source position of the call."""
 
     @property
     def channel(self) -> str:
-        """The channel on which the slot is."""
+        """The channel of the slot."""
         return self.lease.channel
 
 
 def is_adopted(held: Mapping[int | str, object], lease: Lease) -> bool:
-    """Return whether that very lease was adopted: its key may have been adopted anew since."""
+    """Return whether this very lease is adopted; its key may belong to a newer one by now."""
     holding = held.get(lease.id)
     return isinstance(holding, AdoptedLease) and holding.lease is lease
 
 
 def is_revoked(held: Mapping[int | str, object], lease: Lease) -> bool:
-    """Return whether the lease was granted, got lost, and is still in the list of who holds what."""
+    """Return whether the store revoked the lease while this process still lists it as held."""
     holding = held.get(lease.id)
     return lease.revoked and holding is not None and not isinstance(holding, AdoptedLease)
 
 
 def adopted(held: Mapping[int | str, object]) -> dict[str, Lease]:
-    """Return the leases that were adopted, by their keys."""
+    """Return the adopted leases by their keys."""
     return {str(key): holding.lease for key, holding in held.items() if isinstance(holding, AdoptedLease)}
 
 
 def released(held: Mapping[int | str, object]) -> list[Lease]:
-    """Return the adopted leases that somebody else has given back."""
+    """Return the adopted leases that another balancer has released."""
     return [lease for lease in adopted(held).values() if not lease.held]
 
 
 @attrs.frozen
 class Holder:
-    """Somebody who holds a slot."""
+    """A held lease, as `statistics()` shows it."""
 
     lease_id: int | str
-    """The lease's id."""
     channel: str
-    """The channel on which the slot is."""
+    """The channel of the slot."""
     age: float
-    """Seconds since it was granted."""
+    """Seconds since the grant."""
     place: str
-    """Where in the source it was asked for, as `file:line in function`."""
+    """Source position of the call, as `file:line in function`."""
 
 
 @attrs.frozen
 class Waiter:
-    """Somebody who waits for a slot."""
+    """A waiter, as `statistics()` shows it."""
 
     channel: str | None
-    """The only channel that will do; None for any."""
+    """The only acceptable channel; None for any."""
     age: float
-    """Seconds in line."""
+    """Seconds waited so far."""
     place: str
-    """Where in the source it was asked for, as `file:line in function`."""
+    """Source position of the call, as `file:line in function`."""
 
 
 @attrs.frozen
 class Statistics:
-    """What a balancer knows at one moment."""
+    """State of a balancer at one moment."""
 
     snapshot: Snapshot
-    """The books."""
+    """The in-flight counts."""
     holders: tuple[Holder, ...]
     """This process's leases, oldest first."""
     waiters: tuple[Waiter, ...]
-    """This process's waiters, first come first."""
+    """This process's waiters, oldest first."""
     leaked: int
-    """Leases that were dropped without a release and taken back, so far."""
+    """Leases so far that were dropped unreleased and taken back."""
     refresh_failures: int
-    """Refreshes of the account map that failed since the last one that worked."""
+    """Failed refreshes of the account map since the last success."""
 
     @classmethod
     def of(
@@ -182,7 +179,7 @@ class Statistics:
         leaked: int,
         refresh_failures: int,
     ) -> "Statistics":
-        """Return what there is to tell of the entries at the moment `now`."""
+        """Return the statistics at the time `now`."""
         return cls(
             snapshot=snapshot,
             holders=tuple(
@@ -190,7 +187,7 @@ class Statistics:
                 for key, holding in held.items()
             ),
             waiters=tuple(
-                Waiter(waiting.wish, now - waiting.since, describe(waiting.place)) for waiting in waiting
+                Waiter(waiting.wanted, now - waiting.since, describe(waiting.place)) for waiting in waiting
             ),
             leaked=leaked,
             refresh_failures=refresh_failures,

@@ -1,4 +1,4 @@
-"""The account map kept up to date in the background, come what may."""
+"""Refresh of the account map in the background."""
 
 import asyncio
 import math
@@ -12,7 +12,7 @@ from pika_balancer.models import Account
 
 
 class AccountSource(Protocol):
-    """Whatever can tell the account map; `PikaClient` does."""
+    """Object that returns the account map, such as `PikaClient`."""
 
     async def accounts(self) -> Mapping[str, Account]:
         """Return the account map, keyed by channel."""
@@ -20,17 +20,17 @@ class AccountSource(Protocol):
 
 
 class Refresher:
-    """Reads an account map from its source and hands it on, once or again and again.
+    """Reads the account map from its source and passes it on, once or periodically.
 
     Args:
-        source: Where the map comes from; None if there is nowhere to read it.
-        every: Seconds between reads in the background; None for none.
-        take: What gets the accounts.
+        source: Returns the map; None if there is no source.
+        every: Seconds between background reads; None for none.
+        take: Called with the accounts.
         clock: Measures the interval.
-        reporter: Is told of reads that fail in the background.
+        reporter: Reports failed background reads.
 
     Raises:
-        InvalidArgument: The interval is not a positive number, or there is no source to read.
+        InvalidArgument: The interval is not a positive number, or there is no source.
     """
 
     def __init__(
@@ -55,28 +55,28 @@ class Refresher:
         self.failures = 0
 
     failures: int
-    """Reads that failed since the last one that worked."""
+    """Failed reads since the last success."""
 
     async def once(self) -> None:
-        """Read the map and hand it on; see `Balancer.refresh`."""
+        """Read the map and pass it on; see `Balancer.refresh`."""
         if self._source is None:
             raise InvalidArgument(
                 "there is no source to refresh from; use from_client or source=", field="source"
             )
-        # One at a time, or an old answer that comes late would undo a newer one.
+        # One at a time: else a late old answer could undo a newer one.
         async with self._reading:
             await self._take((await self._source.accounts()).values())
         self.failures = 0
 
     def start(self) -> None:
-        """Begin to read in the background, if an interval was given."""
+        """Start the background reads, if an interval was given."""
         if self._every is not None:
             self._task = asyncio.create_task(self._run(self._every))
 
     async def stop(self) -> None:
-        """End the reading in the background; returns once it has ended."""
+        """Stop the background reads; return once they have stopped."""
         task, self._task = self._task, None
-        # A task that reads the map may be the one that stops; one of a loop that is gone is done.
+        # The caller may be the reading task itself. A task of a closed event loop is done.
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait([task])
@@ -87,15 +87,15 @@ class Refresher:
             try:
                 await self.once()
             except asyncio.CancelledError as error:
-                # Not ours, if nobody has cancelled this task: something within the source was.
+                # If this task was not cancelled, something inside the source was: a failure like any other.
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 self._failed(error)
-            except Exception as error:  # noqa: BLE001 - whatever the source throws, the old map still serves
+            except Exception as error:  # noqa: BLE001 - any error of the source leaves the old map in use
                 self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1
-        # Only our own errors are known to hold no token.
+        # Only this library's errors are known to hold no token.
         what = str(error) if isinstance(error, PikaError) else type(error).__name__
-        self._reporter.tell(RefreshFailed(at=self._clock.now(), failures=self.failures, why=what))
+        self._reporter.report(RefreshFailed(at=self._clock.now(), failures=self.failures, why=what))

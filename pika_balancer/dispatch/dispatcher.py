@@ -415,7 +415,7 @@ class Dispatcher:
         if not isinstance(error, REFUSALS):
             return False
         if not isinstance(self._gate.why, REFUSALS):
-            self._balancer.reporter.tell(Stopped(at=self._clock.now(), why=error.message))
+            self._balancer.reporter.report(Stopped(at=self._clock.now(), why=error.message))
             self._gate.shut(error)
         return True
 

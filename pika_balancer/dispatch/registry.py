@@ -94,7 +94,7 @@ class JobRegistry:
         if not handle.found.done():
             handle.found.set_result(None)
         if not taken_over:
-            self._balancer.reporter.tell(Submitted(**self.facts(handle)))
+            self._balancer.reporter.report(Submitted(**self.facts(handle)))
         handle.tell(job)
         if not job.ended:
             self.poller.add(job.jobid, soon=taken_over)
@@ -113,19 +113,19 @@ class JobRegistry:
         if job.ended:
             self._end(handle, job, by)
         elif job.status != before:
-            self._balancer.reporter.tell(Changed(**self.facts(handle), status=job.status))
+            self._balancer.reporter.report(Changed(**self.facts(handle), status=job.status))
             handle.tell(job)
         return True
 
     def fail(self, handle: JobHandle, error: PikaError, *, keep_slot: bool = False) -> None:
         """Give the job up; its slot is given back unless it has to stay taken."""
         event = Failed(**self.facts(handle), error=type(error).__name__, status=error.status)
-        self._balancer.reporter.tell(event)
+        self._balancer.reporter.report(event)
         self._leave(handle, lambda: handle.fail(error), keep_slot=keep_slot)
 
     def detach(self, handle: JobHandle, error: PikaError) -> None:
         """Follow the job no more; it runs on and keeps its slot."""
-        self._balancer.reporter.tell(Detached(**self.facts(handle), error=type(error).__name__))
+        self._balancer.reporter.report(Detached(**self.facts(handle), error=type(error).__name__))
         self._leave(handle, lambda: handle.fail(error), keep_slot=True)
 
     def remove(self, handle: JobHandle) -> None:
@@ -148,7 +148,7 @@ class JobRegistry:
     def _end(self, handle: JobHandle, job: Job, by: str) -> None:
         elapsed = self._clock.now() - handle.since
         event = Ended(**self.facts(handle), status=job.status, elapsed=elapsed, told_by=by)
-        self._balancer.reporter.tell(event)
+        self._balancer.reporter.report(event)
         self._leave(handle, lambda: handle.end(job))
 
     def _leave(self, handle: JobHandle, tell: Callable[[], None], *, keep_slot: bool = False) -> None:

@@ -337,7 +337,7 @@ class Submitter:
         self._tell(Refused(**self._registry.facts(handle), error=name, status=status, again=again))
 
     def _tell(self, event: Submitting | Refused | Uncertain | Failed) -> None:
-        self._balancer.reporter.tell(event)
+        self._balancer.reporter.report(event)
 
 
 def _done(future: "asyncio.Future[None]") -> None:

@@ -12,4 +12,4 @@ from pika_balancer.simulate.report.canvas import available as drawable
 from pika_balancer.simulate.report.page import FORMS, Page, Picture, Table, form_of
 from pika_balancer.simulate.report.simulation_page import report_of
 
-__all__ = ["FORMS", "Picture", "Page", "Table", "drawable", "form_of", "report_of"]
+__all__ = ["FORMS", "Page", "Picture", "Table", "drawable", "form_of", "report_of"]

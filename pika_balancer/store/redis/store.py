@@ -360,7 +360,7 @@ class RedisStore:
 
     def _tell(self, event: Event) -> None:
         for reporter in self._reporters:
-            reporter.tell(event)
+            reporter.report(event)
 
 
 def _check_channel(channel: object) -> None:
