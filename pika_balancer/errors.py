@@ -1,25 +1,25 @@
-"""Everything that can go wrong, as one tree under `PikaError`.
+"""All errors of this library, in one tree under `PikaError`.
 
-Facts are attributes, so that a caller never parses a message. Every attribute exists on every error; it is
-`None` (or empty) where the fact is not known. No message, attribute or repr holds an API or Discord token.
+Facts are attributes; the common ones exist on every error and are None or empty if unknown. No message,
+attribute or repr holds an API or Discord token.
 
     PikaError
-    ├── InvalidArgument        the caller's own input, `field` names it
+    ├── InvalidArgument        wrong input; `field` names the argument
     │   └── UnknownChannel     no account has that channel
-    ├── NoCapacity             no slot in time, `reason` says why
-    ├── StoreUnavailable       the shared store cannot be reached, or refuses; `why` says how
-    ├── ForeignLease           a lease given to somebody who did not grant it
-    ├── SubmissionUnknown      nobody knows whether the service has the job, `reply_ref` names it
-    ├── Closed                 the balancer, client or dispatcher has been closed or is draining
-    ├── WrongLoop              an object made in one event loop was used in another
+    ├── NoCapacity             no slot was free in time; `reason` says why
+    ├── StoreUnavailable       the shared store is unreachable or refuses; `why` says how
+    ├── ForeignLease           a lease was released where it was not granted
+    ├── SubmissionUnknown      it is unknown whether the service has the job `reply_ref`
+    ├── Closed                 the balancer, client or dispatcher is closed or draining
+    ├── WrongLoop              an object of one event loop was used in another
     ├── ApiError               the service answered with an error status
     │   ├── BadRequest 400   Unauthorized 401   SubscriptionRequired 402   NotFound 404   PromptRejected 422
     │   ├── ChannelFull 429 (with executing jobs)   RateLimited 429 (without)
-    │   ├── LostTrack 504   AccountBlocked 596   ServiceError other 5xx
+    │   ├── LostTrack 504   AccountSuspended 596   ServiceError other 5xx
     │   └── UnexpectedStatus   anything else that is not a success, redirects included
     ├── TransportError         no complete answer; `maybe_sent` says if the service may have seen the request
     │   └── ConnectFailed   ConnectionLost   RequestTimeout
-    └── InvalidResponse        an answer that breaks the contract, `faults` lists each by path
+    └── InvalidResponse        an answer that breaks the contract; `faults` lists each by path
 """
 
 from typing import Final, Literal
@@ -29,23 +29,22 @@ import attrs
 from pika_balancer._util.text import printable
 
 Reason = Literal["full", "cooling_down", "never"]
-"""Why nothing can be had: full now, resting until a known moment, or never (no accounts, all paused)."""
+"""Why no slot is free: full now, cooling down until a known time, or never (no accounts, all paused)."""
 _LONGEST: Final = 2000
 
 
 class PikaError(Exception):
     """The root of every error that this library raises on purpose.
 
-    Attributes:
-        message: One sentence, with what to do next; already safe to print: what was not printable in it is
-            escaped, and its end cut off above 2000 characters.
-        status: HTTP status, where an answer had one.
+    Attributes: message: One sentence that says what to do next. Safe to print: unprintable characters are
+        escaped, and
+            it is at most 2000 characters long.
+        status: HTTP status of the answer, if any.
         code: The `code` of the service's error body; usually equal to `status`.
         channel: The channel that the call was about.
-        retry_after: Seconds to wait before trying again, where the service said so.
-        executing_jobs: Ids of the jobs that hold the channel's slots, where the service said so.
-        jobid: Id of the job that the error is about, where it is known: an accepted job is never lost to
-            a broken connection or a malformed field beside it.
+        retry_after: Seconds to wait before the next attempt, if the service said so.
+        executing_jobs: Ids of the jobs that hold the channel's slots, if the service said so.
+        jobid: Id of the job concerned, if known, even if the rest of the answer was broken.
     """
 
     def __init__(
@@ -59,9 +58,9 @@ class PikaError(Exception):
         retry_after: float | None = None,
         executing_jobs: tuple[str, ...] = (),
     ) -> None:
-        # Here and nowhere else, since a message may quote anything: a file's name, an option, a header.
+        # A message may quote anything: a file name, an option, a header.
         message = printable(message, _LONGEST)
-        # Only the message goes to `args`: an error then survives pickle and copy, its facts with it.
+        # Only the message goes to `args`: an error then survives pickle and copy with its attributes.
         super().__init__(message)
         self.message = message
         self.status = status
@@ -73,7 +72,7 @@ class PikaError(Exception):
 
 
 class InvalidArgument(PikaError, ValueError):
-    """The caller passed something that cannot work; `field` names the argument."""
+    """An argument cannot work; `field` names it."""
 
     def __init__(self, message: str = "", *, field: str | None = None, channel: str | None = None) -> None:
         super().__init__(message, channel=channel)
@@ -89,7 +88,7 @@ class NoCapacity(PikaError):
 
     Attributes:
         reason: `"full"`, `"cooling_down"` or `"never"`.
-        until: When the first rest ends, on the balancer's clock, for `"cooling_down"`.
+        until: End of the first cooldown, on the balancer's clock, for `"cooling_down"`.
     """
 
     def __init__(
@@ -106,12 +105,12 @@ class NoCapacity(PikaError):
 
 
 class StoreUnavailable(PikaError):
-    """The shared store could not be reached in time, or refuses; whether a slot is free is not known.
+    """The shared store was not reachable in time, or refuses; whether a slot is free is unknown.
 
     Attributes:
-        address: Where the store is, without credentials.
-        why: What went wrong, in a few words.
-        away: Seconds for which it has been away; None where it never was reached.
+        address: Address of the store without credentials.
+        why: The cause in a few words.
+        away: Seconds since it became unreachable; None if it never was reached.
     """
 
     def __init__(
@@ -130,14 +129,14 @@ class StoreUnavailable(PikaError):
 
 
 class SubmissionUnknown(PikaError):
-    """A submit whose fate could not be found out: the service may have the job, or not.
+    """The fate of a submit stayed unknown: the service may have the job, or not.
 
-    It is never sent again by itself. Its cause (`__cause__`) is the error that the submit ended with.
+    The job is not sent again. `__cause__` is the error that ended the submit.
 
     Attributes:
-        verb: What was asked for.
-        reply_ref: The reference under which it was sent; a job that carries it is this one.
-        slot_held: Whether its slot stays taken, because the service could not be asked what executes.
+        verb: The request: `create`, `animate`, …
+        reply_ref: The reference of the submit; a job that carries it is this one.
+        slot_held: Whether its slot stays taken, because the service could not say what it executes.
     """
 
     def __init__(
@@ -158,11 +157,11 @@ class SubmissionUnknown(PikaError):
 
 
 class ForeignLease(PikaError):
-    """A lease came back to a selector, store or balancer that never granted it."""
+    """A lease was released to a selector, store or balancer that did not grant it."""
 
 
 class Closed(PikaError):
-    """The object has been closed, or is draining and takes nothing new."""
+    """The object is closed, or is draining and accepts nothing new."""
 
 
 class WrongLoop(PikaError):
@@ -174,15 +173,15 @@ class ApiError(PikaError):
 
 
 class BadRequest(ApiError):
-    """400: a parameter is missing or wrong; the job's own fault, the account is unharmed."""
+    """400: a parameter is missing or wrong; other jobs of the account are not affected."""
 
 
 class Unauthorized(ApiError):
-    """401: the API token was refused; no account can help."""
+    """401: the API token was refused; all accounts are affected."""
 
 
 class SubscriptionRequired(ApiError):
-    """402: the API account has no subscription or it has expired; no account can help."""
+    """402: the API account has no valid subscription; all accounts are affected."""
 
 
 class NotFound(ApiError):
@@ -190,38 +189,38 @@ class NotFound(ApiError):
 
 
 class PromptRejected(ApiError):
-    """422: the prompt was moderated or is invalid; the job's own fault, the account is unharmed."""
+    """422: the prompt was moderated or is invalid; other jobs of the account are not affected."""
 
 
 class ChannelFull(ApiError):
-    """429 with `executing_jobs`: every slot of the channel is taken, perhaps by somebody else's jobs."""
+    """429 with `executing_jobs`: every slot of the channel is taken, perhaps by jobs of others."""
 
 
 class RateLimited(ApiError):
-    """429 without executing jobs: Discord limits the account's rate; let it rest `retry_after` or 10–30 s."""
+    """429 without executing jobs: Discord limits the account's rate; wait `retry_after`, or 10–30 s."""
 
 
 class LostTrack(ApiError):
-    """504: queued upstream but lost from sight; the job still takes a slot for about three minutes."""
+    """504: the service queued the job but lost track of it; it holds a slot for about three minutes."""
 
 
 class AccountSuspended(ApiError):
-    """596: the Discord account has a pending moderation message; it rests until a person resets it."""
+    """596: the Discord account has a pending moderation message; a person must resolve it."""
 
 
 class ServiceError(ApiError):
-    """500, 502, 503 or another 5xx: the service failed; whether it took the job is unknown."""
+    """500, 502, 503 or another 5xx: the service failed; whether it accepted the job is unknown."""
 
 
 class UnexpectedStatus(ApiError):
-    """A status outside the contract; redirects are not followed and end here."""
+    """A status outside the contract; redirects are not followed."""
 
 
 class TransportError(PikaError):
     """The network failed before a complete answer arrived.
 
     Attributes:
-        maybe_sent: False when the request cannot have reached the service; True when it may have.
+        maybe_sent: Whether the request may have reached the service.
     """
 
     def __init__(
@@ -238,7 +237,7 @@ class TransportError(PikaError):
 
 
 class ConnectFailed(TransportError):
-    """No connection came about (refused, unreachable, unknown host, TLS): nothing was sent."""
+    """No connection was made (refused, unreachable, unknown host, TLS); nothing was sent."""
 
 
 class ConnectionLost(TransportError):
@@ -246,17 +245,17 @@ class ConnectionLost(TransportError):
 
 
 class RequestTimeout(TransportError):
-    """No complete answer within the call's time."""
+    """No complete answer arrived within the time limit."""
 
 
 @attrs.frozen
 class Fault:
-    """One way in which an answer breaks the contract."""
+    """One violation of the contract in an answer."""
 
     path: str
-    """Where, as a JSON path such as `$['123'].maxJobs`; `$` is the whole body."""
+    """JSON path such as `$['123'].maxJobs`; `$` is the whole body."""
     problem: str
-    """What is wrong there; never quotes a value that could be a secret."""
+    """What is wrong there; quotes no value that could be a secret."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
@@ -266,7 +265,7 @@ class InvalidResponse(PikaError):
     """The service's answer breaks the contract.
 
     Attributes:
-        faults: Every fault found, in the order of the body.
+        faults: Every violation found, in the order of the body.
     """
 
     def __init__(

@@ -2,16 +2,16 @@
 
     metrics = Metrics()                                # in prometheus_client's default registry
     balancer = Balancer(..., observer=metrics)         # counters and histograms, from events
-    metrics.watch(balancer)                            # gauges, read from the books at each scrape
+    metrics.watch(balancer)                            # gauges, read from the balancer at each scrape
     prometheus_client.start_http_server(9100)
 
-A scrape may come from any thread. Counters and histograms change and are read under one lock, so that a
-scrape sees an event whole or not at all. The books belong to the event loop: a scrape from elsewhere has
-the loop read them between two of its steps, and waits for that for a second at most. If the loop is stalled
-or closed, or the balancer gone, the scrape goes on without gauges, and `pika_balancer_up` is 0.
+A scrape may come from any thread. Counters and histograms are updated and read under one lock, so a scrape
+sees all of an event or nothing. The in-flight counts belong to the event loop: a scrape from another thread
+asks the loop for them and waits at most one second. If the loop is stalled or closed, or the balancer is
+gone, the scrape has no gauges and `pika_balancer_up` is 0.
 
-Labels are channels and words from short fixed lists; any other word counts as `other`. Ids of jobs and
-leases, references and messages never get here, and so no token does.
+Labels are channels and words from short fixed lists; any other word counts as `other`. Ids, references and
+messages, and so tokens, are never exported.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 _PREFIX: Final = "pika_balancer"
-_PATIENCE: Final = 1.0
+_LOOP_ANSWERS_WITHIN: Final = 1.0
 _OTHER: Final = "other"
 
 _WAITS: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
@@ -87,29 +87,27 @@ _WORDS: Final[Mapping[str, frozenset[str]]] = {
     "error": _ERRORS,
     "why": _ERRORS,
 }
-"""By label, the values that are told apart. Class names of errors from elsewhere could be any number."""
+"""The known values of each label; foreign error classes could be any number."""
 
 
 class SnapshotSource(Protocol):
-    """What is read from a balancer; its `statistics()` returns one."""
+    """The part of `Balancer.statistics()` that the gauges read."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The books."""
+        """The in-flight counts."""
         ...
 
     @property
     def waiters(self) -> Sized:
-        """Who waits for a slot."""
+        """The waiters."""
         ...
 
 
 class Watchable(Protocol):
-    """Whatever keeps such books; `Balancer` does."""
+    """Object with such statistics, such as `Balancer`."""
 
-    def statistics(self) -> SnapshotSource:
-        """Return the books at this moment."""
-        ...
+    def statistics(self) -> SnapshotSource: ...
 
 
 @attrs.frozen
@@ -122,18 +120,18 @@ class _Count:
 _COUNTS: Final[Mapping[type[Event], _Count]] = {
     Acquired: _Count("grants", "Slots granted."),
     Unserved: _Count("unserved", "Waits that ended without a slot, by the error's class.", ("why",)),
-    Released: _Count("releases", "Slots given back, leaks included."),
-    Leaked: _Count("leaks", "Leases that were dropped without a release and taken back."),
-    Adopted: _Count("adoptions", "Running jobs that were counted by their ids."),
-    CoolingDown: _Count("rests", "Times that an account was given a rest."),
+    Released: _Count("releases", "Slots released, leaks included."),
+    Leaked: _Count("leaks", "Leases that were dropped unreleased and taken back."),
+    Adopted: _Count("adoptions", "Executing jobs that were counted by their ids."),
+    CoolingDown: _Count("cooldowns", "Cooldowns that accounts were given."),
     Paused: _Count("pauses", "Times that an account was paused."),
     RefreshFailed: _Count("refresh_failures", "Reads of the account map that failed.", ()),
-    Submitted: _Count("submits_accepted", "Jobs that the service took."),
-    Refused: _Count("submits_refused", "Submits that the service did not take.", ("channel", "error")),
+    Submitted: _Count("submits_accepted", "Jobs that the service accepted."),
+    Refused: _Count("submits_refused", "Submits that the service refused.", ("channel", "error")),
     Uncertain: _Count("submits_uncertain", "Submits of unknown fate.", ("channel", "error")),
     Ended: _Count(
         "jobs_ended",
-        "Jobs that ended, by outcome and by what told it first.",
+        "Jobs that ended, by outcome and by the source of the news.",
         ("channel", "status", "told_by"),
     ),
     Failed: _Count("jobs_given_up", "Jobs that were given up, by the error's class.", ("channel", "error")),
@@ -149,24 +147,24 @@ class _Gauge:
 
 
 _GAUGES: Final = (
-    _Gauge("in_flight", "Slots taken.", lambda account: account.in_flight),
+    _Gauge("in_flight", "Jobs in flight.", lambda account: account.in_flight),
     _Gauge("max_jobs", "The cap.", lambda account: None if account.removed else account.max_jobs),
     _Gauge("paused", "Whether it is paused until resumed.", lambda account: account.paused),
-    _Gauge("resting", "Whether it rests for a while.", lambda account: account.cooldown_until is not None),
+    _Gauge("cooling_down", "Whether it is cooling down.", lambda account: account.cooldown_until is not None),
 )
-"""By account; None is left out: an account that only drains has no cap any more."""
+"""Gauges of each account; None is left out: a removed account has no cap."""
 
 
 class Metrics:
-    """Collects the metrics of one balancer; pass it as `observer=`, and give the balancer to `watch`.
+    """Collects the metrics of one balancer; pass it as `observer=`, then pass the balancer to `watch`.
 
-    Each registry has room for one. `registry.unregister(metrics)` takes it out again.
+    A registry holds one of them; `registry.unregister(metrics)` removes it.
 
     Args:
-        registry: Where to be scraped; None for prometheus_client's default registry.
+        registry: The registry to add it to; None for prometheus_client's default.
 
     Raises:
-        InvalidArgument: The registry has metrics of these names already.
+        InvalidArgument: The registry already has metrics of these names.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -174,7 +172,7 @@ class Metrics:
         self._counters = {kind: (_counter(count), count.labels) for kind, count in _COUNTS.items()}
         self._waits = Histogram(
             f"{_PREFIX}_wait_seconds",
-            "Time in line until a slot was granted, 0 where one was free.",
+            "Wait for a slot; 0 if one was free.",
             buckets=_WAITS,
             registry=None,
         )
@@ -190,25 +188,25 @@ class Metrics:
             (REGISTRY if registry is None else registry).register(self)
         except ValueError:
             raise InvalidArgument(
-                "the registry has such metrics already; give each Metrics a CollectorRegistry of its own",
+                "the registry already has metrics of these names; give each its own CollectorRegistry",
                 field="registry",
             ) from None
 
     def watch(self, balancer: Watchable) -> None:
-        """Read the gauges from this balancer, and no more from one that was watched before.
+        """Read the gauges from this balancer, and from no other.
 
-        Does not keep the balancer alive. Call it in the event loop that the balancer serves.
+        Does not keep the balancer alive. Call it in the balancer's event loop.
 
         Raises:
-            WrongLoop: No event loop runs here.
+            WrongLoop: No event loop is running.
         """
         loop = _running_loop()
         if loop is None:
-            raise WrongLoop("watch a balancer from within the event loop that it serves")
+            raise WrongLoop("call watch inside the balancer's event loop")
         self._watched = (loop, weakref.ref(balancer))
 
     def __call__(self, event: Event) -> None:
-        """Count the event; what is no event of this library's is left alone."""
+        """Count the event; ignore unknown ones."""
         counted = self._counters.get(type(event))
         if counted is None:
             return
@@ -222,7 +220,7 @@ class Metrics:
                 self._runs.labels(_label("status", event.status)).observe(event.elapsed)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric as it stands; for the registry, from whichever thread scrapes."""
+        """Yield every metric; the registry calls this from any thread."""
         watched = self._watched
         if watched is not None:
             yield from _gauges(_read(*watched))
@@ -231,7 +229,7 @@ class Metrics:
         yield from families
 
     def describe(self) -> Iterator[Metric]:
-        """Yield every metric without its values, so that the registry knows the names."""
+        """Yield every metric without values; the registry reads the names."""
         for instrument in self._instruments():
             yield from instrument.describe()
         yield from _gauges(None)
@@ -246,15 +244,17 @@ def _counter(count: _Count) -> Counter:
 
 def _label(name: str, value: Any) -> str:
     if name == "channel":
-        # Half a surrogate pair, which JSON can carry, would fail every scrape from then on.
+        # A lone surrogate, which JSON can carry, would fail every later scrape.
         return (value or "").encode("utf-8", "backslashreplace").decode()
     return str(value) if value in _WORDS[name] else _OTHER
 
 
-def _gauges(books: SnapshotSource | None) -> Iterator[Metric]:
-    yield _gauge("up", "Whether the event loop of the balancer answered this scrape.", books is not None)
-    yield _gauge("waiting", "How many wait for a slot.", None if books is None else len(books.waiters))
-    accounts = () if books is None else books.snapshot.accounts
+def _gauges(statistics: SnapshotSource | None) -> Iterator[Metric]:
+    yield _gauge("up", "Whether the event loop of the balancer answered this scrape.", statistics is not None)
+    yield _gauge(
+        "waiting", "Callers that wait for a slot.", None if statistics is None else len(statistics.waiters)
+    )
+    accounts = () if statistics is None else statistics.snapshot.accounts
     for gauge in _GAUGES:
         family = _gauge(gauge.name, gauge.help, labels=("channel",))
         for account in accounts:
@@ -271,14 +271,14 @@ def _gauge(
 
 
 def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | None]) -> SnapshotSource | None:
-    """Return the books, read in the loop's own thread; None if that cannot be had in time."""
+    """Return the statistics, read in the loop's thread; None if it does not answer in time."""
 
     def read() -> SnapshotSource | None:
         try:
             found = balancer()
             return None if found is None else found.statistics()
-        except Exception as error:  # noqa: BLE001 - one failing collector would cost the process all its metrics
-            log.error("the books could not be read: %s", type(error).__name__)  # noqa: TRY400 - a traceback's locals may hold tokens
+        except Exception as error:  # noqa: BLE001 - one failing collector would hide all metrics of the process
+            log.error("the in-flight counts could not be read: %s", type(error).__name__)  # noqa: TRY400 - a traceback's locals may hold tokens
             return None
 
     if _running_loop() is loop:
@@ -288,13 +288,13 @@ def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | No
     answer: Future[SnapshotSource | None] = Future()
 
     def tell() -> None:
-        # Not if the patience has run out: nobody wants to know any more.
+        # The scrape may have timed out meanwhile.
         if answer.set_running_or_notify_cancel():
             answer.set_result(read())
 
     try:
         loop.call_soon_threadsafe(tell)
-        return answer.result(_PATIENCE)
+        return answer.result(_LOOP_ANSWERS_WITHIN)
     except (RuntimeError, TimeoutError):  # closed meanwhile, or stalled
         answer.cancel()
         return None

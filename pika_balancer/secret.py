@@ -1,4 +1,4 @@
-"""`Secret`: a token that does not show itself; and reprs that stand wherever an error is shown."""
+"""`Secret`, a token that never shows itself, and `Redactor`, which removes secrets from text."""
 
 import base64
 import functools
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Secret:
-    """A token that does not show itself: not in `repr`, `str`, `format`, `attrs.asdict`, JSON or a pickle.
+    """A token that is hidden in `repr`, `str`, `format`, `attrs.asdict`, JSON and pickles.
 
-    `reveal()` is the only way out. A pickle or a structured dump carries the wrapper without its value, so
-    that accounts can travel to other processes; `reveal()` there raises `PikaError`. Copies made within the
-    process are the object itself. Immutable and comparable in constant time.
+    Only `reveal()` returns it. A pickle carries the wrapper without the value, so that accounts can be sent
+    to other processes; `reveal()` raises `PikaError` there. A copy is the object itself. Immutable, compared
+    in constant time.
     """
 
     __slots__ = ("_value",)
@@ -30,9 +30,9 @@ class Secret:
         self._value: str | None = value
 
     def reveal(self) -> str:
-        """Return the token itself. Do not bind it to a name in a frame that may end up in a traceback."""
+        """Return the token. Do not bind it to a local name: a traceback could show it."""
         if self._value is None:
-            raise PikaError("this secret stayed behind in the process that made it; fetch the accounts again")
+            raise PikaError("a pickled secret has no value; fetch the accounts again")
         return self._value
 
     def __repr__(self) -> str:
@@ -64,17 +64,17 @@ class Secret:
 
 def _withheld() -> Secret:
     secret = Secret("")
-    secret._value = None  # noqa: SLF001 - the only place that makes an empty secret, beside the class
+    secret._value = None  # noqa: SLF001 - only here is an empty secret made
     return secret
 
 
 def hidden(value: str | Secret | None) -> Secret | None:
-    """Return a string as a `Secret`, and anything else as it is: it is checked later."""
+    """Return a string as a `Secret`, and anything else unchanged."""
     return Secret(value) if isinstance(value, str) else value
 
 
 def guarded(shown: Callable[[T], str]) -> Callable[[T], str]:
-    """Make a `__repr__` bear an object whose constructor has raised, as tracebacks with locals show it."""
+    """Make a `__repr__` work on an object whose constructor raised; tracebacks with locals show it."""
 
     @functools.wraps(shown)
     def show(self: T) -> str:
@@ -87,7 +87,7 @@ def guarded(shown: Callable[[T], str]) -> Callable[[T], str]:
 
 
 HIDDEN: Final = "***"
-"""What stands where a secret stood."""
+"""The replacement for a secret."""
 
 _SEGMENT: Final = 64
 _LONGEST: Final = 1024
@@ -99,7 +99,7 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def telling_parts(url: str) -> list[str]:
-    """Return what in a URL may give rights to whoever knows it: credentials, a long path, query, fragment."""
+    """Return the parts of a URL that may be secret: credentials, a long path, query, fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -109,16 +109,16 @@ def telling_parts(url: str) -> list[str]:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL that tells where it leads, but gives nobody the rights that the whole one may give."""
+    """Return the URL without its parts that may be secret."""
     for part in telling_parts(url):
         url = url.replace(part, HIDDEN)
     return url
 
 
 class Redactor:
-    """Knows some secrets and keeps them out of text.
+    """Removes known secrets from text.
 
-    Holds them in the clear: keep it out of frames that may end up in a traceback.
+    It holds them in the clear: do not bind it in a frame that a traceback may show.
     """
 
     def __init__(self, secrets: Iterable[Secret] = (), found: Iterable[str] = ()) -> None:
@@ -130,7 +130,7 @@ class Redactor:
     def hides(self, text: str, *, shortest: int = 1) -> bool:
         """Return whether `text` is a known secret, or contains one of at least `shortest` characters.
 
-        A very long text counts as if it did.
+        A very long text counts as containing one.
         """
         if text in self._known:
             return True
@@ -138,7 +138,7 @@ class Redactor:
             return any(len(secret) >= shortest and secret in text for secret in self._known)
         if len(text) * len(self._lengths) > _LONGEST:
             return True
-        # Slices looked up in the set: a body can name thousands of tokens, and thousands of faulty keys.
+        # Looks up slices in the set: a body can name thousands of tokens and thousands of faulty keys.
         return any(
             text[start : start + length] in self._known
             for length in self._lengths
@@ -149,7 +149,7 @@ class Redactor:
     def fact(self, value: object) -> str | None:
         """Return `value` if it is a usable string without a secret, else None.
 
-        A secret of a few characters, as in tests, does not cost an id that happens to contain it.
+        A secret of a few characters, as in tests, does not hide an id that happens to contain it.
         """
         if type(value) is not str or not value or self.hides(value, shortest=_REAL):
             return None
@@ -181,15 +181,15 @@ class Redactor:
         return shown
 
     def words(self, text: str) -> str:
-        """Return somebody else's sentence, fit to print; empty where it cannot be made safe.
+        """Return a foreign sentence, safe to print; empty if it cannot be made safe.
 
-        A secret is hidden in every writing that is known here, and in part where a dozen of its characters
-        stand together: a service may quote the half of a token.
+        A secret is hidden in every known encoding, and in part where twelve of its characters appear in a
+        row: a service may quote half a token.
         """
         return "" if len(self._known) > _MANY else printable(self.hide(text[:_LONGEST_WORDS]).strip())
 
     def hide(self, text: str) -> str:
-        """Return `text` with what `words` hides hidden, and nothing else changed."""
+        """Return `text` with the secrets hidden as in `words`, otherwise unchanged."""
         short, pieces = self._writings
         if short is not None:
             text = short.sub(HIDDEN, text)
@@ -204,26 +204,26 @@ class Redactor:
 
     @cached_property
     def _writings(self) -> tuple[re.Pattern[str] | None, frozenset[str]]:
-        """What hides the short secrets, and all pieces of the others."""
-        looks = {look for secret in self._known for look in _looks(secret)}
-        short = sorted((look for look in looks if len(look) < _PIECE), key=len, reverse=True)
+        """A pattern for the short secrets, and all pieces of the long ones."""
+        encodings = {text for secret in self._known for text in _encodings(secret)}
+        short = sorted((text for text in encodings if len(text) < _PIECE), key=len, reverse=True)
         pieces = frozenset(
-            look[start : start + _PIECE] for look in looks for start in range(len(look) - _PIECE + 1)
+            text[start : start + _PIECE] for text in encodings for start in range(len(text) - _PIECE + 1)
         )
         return re.compile("|".join(map(re.escape, short))) if short else None, pieces
 
 
-def _looks(secret: str) -> Iterator[str]:
-    """Yield the secret as it is and as it looks in a URL, in JSON, in a repr, and in base64."""
+def _encodings(secret: str) -> Iterator[str]:
+    """Yield the secret plain and as encoded in a URL, JSON, a repr and base64."""
     raw = secret.encode("utf-8", "surrogatepass")
     percent = quote(raw, safe="")
     yield from (secret, percent, re.sub("%..", lambda code: code[0].lower(), percent), quote(raw))
     yield from (json.dumps(secret)[1:-1], repr(secret)[1:-1])
-    for offset in range(3):  # how far it stands into a group of three bytes
+    for offset in range(3):  # offset within a group of three bytes
         padded = bytes(offset) + raw
-        # Only the part of the base64 form that depends on nothing before or after the secret.
+        # Only the part of the base64 text that does not depend on the bytes around the secret.
         part = slice((0, 2, 3)[offset], len(padded) // 3 * 4)
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            look = encode(padded).decode()[part]
-            if len(look) >= _REAL:  # below that it would hide ordinary words
-                yield look
+            encoded = encode(padded).decode()[part]
+            if len(encoded) >= _REAL:  # shorter ones would hide ordinary words
+                yield encoded

@@ -1,7 +1,7 @@
-"""A module run as a process of its own, which the end of its stdin ends.
+"""Runs a module as a child process that ends when its stdin closes.
 
-So it never outlives whoever started it, even one that is killed. It runs in a session of its own, where a
-Ctrl-C that is meant for its parent does not reach it.
+It cannot outlive its parent, even one that is killed. It has its own session, so that Ctrl-C reaches only the
+parent.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _ENDS_WITHIN: Final = 10.0
 
 @attrs.frozen(eq=False)
 class Apart:
-    """A process that reads its stdin, answers on its stdout, and ends when the former does."""
+    """A child process that reads stdin, answers on stdout and ends when stdin closes."""
 
     process: asyncio.subprocess.Process
     stdin: asyncio.StreamWriter
@@ -26,11 +26,11 @@ class Apart:
 
     @classmethod
     async def start(cls, module: str, *, longest_line: int = 2**16) -> Self:
-        """Run a module as `python -m` does; `end` has to follow.
+        """Run a module as `python -m` does; call `end` afterwards.
 
         Args:
-            module: Its full name.
-            longest_line: Bytes of a line that can be read from its stdout.
+            module: Full name of the module.
+            longest_line: Maximum length of a line of its stdout, in bytes.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -46,13 +46,13 @@ class Apart:
         return cls(process, process.stdin, process.stdout)
 
     async def end(self, within: float = _ENDS_WITHIN) -> None:
-        """Close its stdin and wait until it has ended; kill it after `within` seconds, or if cancelled."""
+        """Close its stdin and wait for its end; kill it after `within` seconds or when cancelled."""
         self.stdin.close()
         try:
             async with asyncio.timeout(within):
                 await self.process.wait()
         except (TimeoutError, asyncio.CancelledError) as late:
-            with contextlib.suppress(ProcessLookupError):  # it may have ended in this very tick
+            with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
                 self.process.kill()
             await shielded(self.process.wait())
             if not isinstance(late, TimeoutError):

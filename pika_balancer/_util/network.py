@@ -1,7 +1,7 @@
-"""Where a connection may lead: decided by the address that it is really made to, never by a name.
+"""Restricts where a connection may lead, by the address of the socket and not by a host name.
 
-A name can mean another machine at the second look than it meant at the first, and an address can be written
-in many ways. Neither matters to a check of the very address for which a socket is made.
+A name can resolve to another address the second time, and an address can be written in many ways. A check of
+the address for which the socket is made is safe from both.
 """
 
 import errno
@@ -10,26 +10,25 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any, Final, Literal, get_args
 
-Place = Literal["loopback", "link-local", "private", "public"]
-"""This machine; its wire, where clouds hand out credentials; a network of somebody's own; the internet."""
+Scope = Literal["loopback", "link-local", "private", "public"]
+"""Scope of an address; clouds serve credentials at link-local addresses."""
 
-PLACES: Final = frozenset[Place](get_args(Place))
-"""All of them."""
+SCOPES: Final = frozenset[Scope](get_args(Scope))
 
 SocketFactory = Callable[[tuple[Any, ...]], socket.socket]
-"""Makes a socket for one of the answers of `getaddrinfo`."""
+"""Makes a socket for an answer of `getaddrinfo`."""
 
 REFUSED: Final = "it leads to an address that is not allowed"
-"""What the error says of a connection that was refused here."""
+"""Message of the error for a refused connection."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
-def place(address: str) -> Place:
-    """Return where an address is; IPv4 in the clothes of IPv6 counts as what it is.
+def scope(address: str) -> Scope:
+    """Return the scope of an address; IPv4-mapped addresses are classified as IPv4.
 
     Raises:
-        ValueError: It is no address.
+        ValueError: It is not an IP address.
     """
     known = _plain(ipaddress.ip_address(address))
     if known.is_loopback or known.is_unspecified:  # a connection to 0.0.0.0 is made to this machine
@@ -39,12 +38,12 @@ def place(address: str) -> Place:
     return "public" if known.is_global and not (known.is_multicast or known.is_reserved) else "private"
 
 
-def sockets_to(places: Collection[Place]) -> SocketFactory:
-    """Return what makes sockets for connections to these places, and raises `OSError` for any other."""
+def sockets_to(scopes: Collection[Scope]) -> SocketFactory:
+    """Return a socket factory that raises `OSError` for addresses outside these scopes."""
 
     def make(info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
-        if place(address[0]) not in places:
+        if scope(address[0]) not in scopes:
             raise OSError(errno.EACCES, REFUSED)
         return socket.socket(family, kind, protocol)
 

@@ -1,8 +1,8 @@
-"""Text from outside: made fit to print, on one line of bounded length; and whether it can be sent at all."""
+"""Makes text from outside safe to print."""
 
 
 def printable(text: str, limit: int = 300) -> str:
-    """Return `text` with everything unprintable escaped, cut to `limit` characters."""
+    """Return `text` with unprintable characters escaped, cut to `limit` characters."""
     if len(text) <= limit and text.isprintable():
         return text
     escaped = "".join(
@@ -12,7 +12,7 @@ def printable(text: str, limit: int = 300) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Return whether `text` can be sent and stored: it has no lone surrogates."""
+    """Return whether `text` can be encoded as UTF-8: it has no lone surrogates."""
     if text.isascii():
         return True
     try:

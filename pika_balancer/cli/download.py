@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from pika_balancer._util.network import PLACES, Place, place, sockets_to
+from pika_balancer._util.network import SCOPES, Scope, scope, sockets_to
 from pika_balancer.cli.exit_codes import DownloadFailed, Usage
 from pika_balancer.models import Attachment, Job
 
@@ -64,7 +64,7 @@ async def download(job: Job, attachment: Attachment, directory: Path, service: s
     name = safe_name(attachment, job.jobid)
     part = directory / f".{name}.{secrets.token_hex(4)}.part"
     try:
-        await _fetch(attachment.url, part, await _places(service))
+        await _fetch(attachment.url, part, await _scopes(service))
         target = _reserve(directory / name)
         part.replace(target)
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
@@ -79,24 +79,24 @@ async def download(job: Job, attachment: Attachment, directory: Path, service: s
     return target
 
 
-async def _places(service: str | None) -> Collection[Place]:
+async def _scopes(service: str | None) -> Collection[Scope]:
     """Return where results may be."""
     if service is None:
-        return PLACES
-    found = set[Place]({"public"})
+        return SCOPES
+    found = set[Scope]({"public"})
     with contextlib.suppress(OSError):
         loop = asyncio.get_running_loop()
         for info in await loop.getaddrinfo(urlsplit(service).hostname, None, type=socket.SOCK_STREAM):
-            found.add(place(str(info[4][0])))
+            found.add(scope(str(info[4][0])))
     return found
 
 
-async def _fetch(url: str, part: Path, places: Collection[Place]) -> None:
+async def _fetch(url: str, part: Path, scopes: Collection[Scope]) -> None:
     if urlsplit(url).scheme.lower() not in {"http", "https"}:
         raise _Refused("its address is neither http nor https")
     timeout = aiohttp.ClientTimeout(total=_TOTAL, sock_connect=_SILENCE, sock_read=_SILENCE)
     headers = {"Accept-Encoding": "identity"}
-    connector = aiohttp.TCPConnector(socket_factory=sockets_to(places))
+    connector = aiohttp.TCPConnector(socket_factory=sockets_to(scopes))
     # No session of the API's client: this goes to somebody else's host, which must never see the token.
     async with (
         aiohttp.ClientSession(

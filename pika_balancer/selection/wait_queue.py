@@ -1,7 +1,7 @@
-"""The waiting line: first come, first served among those who could use a freed slot.
+"""The wait queue: a freed slot goes to the first waiter that can use it.
 
-Pure bookkeeping, no event loop. Some wait for any slot, some for a slot of one channel only; all draw tickets
-from one counter, so that who came first is known across both. Joining and leaving are O(1).
+No event loop. Some waiters accept any channel, others only one; all get tickets from one counter, which
+orders them. Adding and removing a waiter is O(1).
 """
 
 from collections import OrderedDict
@@ -12,10 +12,10 @@ W = TypeVar("W")
 
 
 class WaitQueue(Generic[W]):
-    """Waiters in the order of their arrival, found by the channel that they could use.
+    """Waiters in order of arrival, found by the channel that they accept.
 
     Attributes:
-        size: How many wait.
+        size: Number of waiters.
     """
 
     def __init__(self) -> None:
@@ -25,31 +25,31 @@ class WaitQueue(Generic[W]):
         self._pinned: dict[str, OrderedDict[W, int]] = {}
 
     def __iter__(self) -> Iterator[tuple[W, str | None]]:
-        """Yield each waiter with the channel it waits for (None for any), in the order of arrival."""
-        lines: list[tuple[str | None, OrderedDict[W, int]]] = [(None, self._any), *self._pinned.items()]
-        everybody = [(ticket, waiter, channel) for channel, line in lines for waiter, ticket in line.items()]
-        everybody.sort(key=lambda item: item[0])
-        return iter([(waiter, channel) for _, waiter, channel in everybody])
+        """Yield each waiter with the only channel it accepts (None for any), in order of arrival."""
+        queues: list[tuple[str | None, OrderedDict[W, int]]] = [(None, self._any), *self._pinned.items()]
+        waiters = [(ticket, waiter, channel) for channel, queue in queues for waiter, ticket in queue.items()]
+        waiters.sort(key=lambda item: item[0])
+        return iter([(waiter, channel) for _, waiter, channel in waiters])
 
-    def join(self, waiter: W, channel: str | None) -> None:
-        """Put the waiter at the end, for a slot of `channel` only or for any."""
-        line = self._any if channel is None else self._pinned.setdefault(channel, OrderedDict())
+    def add(self, waiter: W, channel: str | None) -> None:
+        """Append a waiter that accepts only `channel`, or any channel if None."""
+        queue = self._any if channel is None else self._pinned.setdefault(channel, OrderedDict())
         self._tickets += 1
         self.size += 1
-        line[waiter] = self._tickets
+        queue[waiter] = self._tickets
 
-    def leave(self, waiter: W, channel: str | None) -> bool:
-        """Take the waiter out; return whether it stood in line."""
-        line = self._any if channel is None else self._pinned.get(channel)
-        if line is None or line.pop(waiter, None) is None:
+    def remove(self, waiter: W, channel: str | None) -> bool:
+        """Remove the waiter; return whether it was in the queue."""
+        queue = self._any if channel is None else self._pinned.get(channel)
+        if queue is None or queue.pop(waiter, None) is None:
             return False
         self.size -= 1
-        if channel is not None and not line:
+        if channel is not None and not queue:
             del self._pinned[channel]
         return True
 
     def first(self, channel: str) -> tuple[W, str | None] | None:
-        """Return who came first among those who could use a slot of `channel`, and what they wait for."""
+        """Return the first waiter that can use a slot of `channel`, and the only channel it accepts."""
         pinned = self._pinned.get(channel)
         if pinned is None:
             return (next(iter(self._any)), None) if self._any else None
@@ -58,5 +58,5 @@ class WaitQueue(Generic[W]):
         return next(iter(self._any)), None
 
 
-def _head(line: OrderedDict[W, int]) -> tuple[W, int]:
-    return next(iter(line.items()))
+def _head(queue: OrderedDict[W, int]) -> tuple[W, int]:
+    return next(iter(queue.items()))

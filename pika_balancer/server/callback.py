@@ -6,7 +6,7 @@ from typing import Final
 
 import aiohttp
 
-from pika_balancer._util.network import PLACES, Place, sockets_to
+from pika_balancer._util.network import SCOPES, Scope, sockets_to
 from pika_balancer.secret import Secret
 
 TIMEOUT: Final = 30.0
@@ -15,9 +15,9 @@ TIMEOUT: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-_HERE: Final = frozenset[Place]({"loopback"})
+_HERE: Final = frozenset[Scope]({"loopback"})
 # Not to the link itself: no receiver is there, but the address at which clouds hand out credentials.
-_ANYWHERE: Final = PLACES - {"link-local"}
+_ANYWHERE: Final = SCOPES - {"link-local"}
 
 
 class CallbackSender:
@@ -29,7 +29,7 @@ class CallbackSender:
     """
 
     def __init__(self, *, allow_remote: bool = False) -> None:
-        self._places = _ANYWHERE if allow_remote else _HERE
+        self._scopes = _ANYWHERE if allow_remote else _HERE
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,7 +54,7 @@ class CallbackSender:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=sockets_to(self._places)),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=sockets_to(self._scopes)),
             )
         headers = {"Content-Type": "application/json"}
         try:

@@ -1,4 +1,4 @@
-"""Where in-flight counts live, as a protocol: in this process, or shared by many."""
+"""The protocol of a store: it keeps the in-flight counts and the wait queue."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
@@ -9,19 +9,19 @@ from pika_balancer.models import Account, Explanation, Lease, Orphan, Snapshot, 
 
 
 class Store(Protocol):
-    """Counts what is in flight and hands out slots, first come, first served.
+    """Counts jobs in flight and grants slots in order of arrival.
 
-    Whatever the store, its answers are those of `Selector`. Methods that are not coroutines never do I/O;
-    `try_acquire` may decline to answer without it, and `release` returns the I/O that it still owes.
+    Every store answers as `Selector` does. Methods that are not coroutines do no I/O: a store that needs I/O
+    returns None from `try_acquire`, and `release` returns the I/O that is still to be awaited.
     """
 
     @property
     def shared(self) -> bool:
-        """Whether other processes count here, too, which may die and leave orphans."""
+        """Whether other processes use the store, too; they may die and leave orphans."""
         ...
 
     def try_acquire(self, channel: str | None = None) -> Lease | None:
-        """Grant a slot if that can be done at once, without I/O and without passing anybody in line.
+        """Grant a slot if that needs no I/O and passes no waiter; else return None.
 
         Raises:
             UnknownChannel: No account has that channel.
@@ -29,48 +29,50 @@ class Store(Protocol):
         ...
 
     async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
-        """Wait in line for a slot and return its lease.
+        """Wait for a slot and return its lease.
 
-        If cancelled, at whatever moment, it leaves the line and gives back a slot that was just granted.
+        A cancelled caller leaves the wait queue; a slot that it was granted in that moment goes to the next
+        waiter.
 
         Args:
-            channel: Wait for this channel only; None for any.
-            deadline: Moment on the store's clock, in seconds, at which to give up; None for never.
+            channel: The only acceptable channel; None for any.
+            deadline: Time on the store's clock, in seconds, at which the wait ends; None for never.
 
         Raises:
-            NoCapacity: The deadline passed, or there is no account that could ever serve the wish.
+            NoCapacity: The deadline passed, or no account could ever serve the request.
             UnknownChannel: No account has that channel, or it was removed meanwhile.
         """
         ...
 
     def release(self, lease: Lease) -> Awaitable[None] | None:
-        """Give the slot back, to the first in line if there is one; a second time does nothing.
+        """Give the slot back, to the first waiter that can use it; a second release does nothing.
 
         Raises:
-            ForeignLease: The lease was granted by somebody else.
+            ForeignLease: Another store granted the lease.
         """
         ...
 
     async def adopt(self, channel: str, key: str) -> Lease:
-        """Count a job that already runs upstream; see `Selector.adopt`."""
+        """Count a job that the service already executes; see `Selector.adopt`."""
         ...
 
     async def orphans(self) -> Sequence[Orphan]:
-        """Return the slots whose processes are dead: to be adopted by their keys, or given up.
+        """Return the slots of dead processes: adopt them by their keys, or give them up.
 
         Empty while the store is away.
         """
         ...
 
     async def give_up(self, orphans: Iterable[Orphan]) -> None:
-        """Count orphans no longer whose jobs are known to be over.
+        """Free the slots of orphans whose jobs have ended.
 
-        One that has been adopted, or whose process has been heard of, since it was returned keeps its slot.
+        An orphan keeps its slot if it was adopted, or if its process showed a sign of life, since it was
+        returned.
         """
         ...
 
     async def update(self, accounts: Iterable[Account]) -> None:
-        """Take over a new account map by difference; see `Selector.update`."""
+        """Apply a new account map; see `Selector.update`."""
         ...
 
     async def pause(self, channel: str) -> None:
@@ -78,33 +80,33 @@ class Store(Protocol):
         ...
 
     async def cool_down(self, channel: str, until: float) -> None:
-        """Give the channel no new job before `until`, a moment on the store's clock, in seconds."""
+        """Give the channel no new job before `until`, in seconds on the store's clock."""
         ...
 
     async def resume(self, channel: str) -> None:
-        """End a pause and a rest at once."""
+        """End a pause and a cooldown at once."""
         ...
 
     def fail_waiters(self, error: Callable[[], PikaError]) -> None:
-        """Fail everybody in line, each with an error of its own."""
+        """Fail every waiter, each with an error of its own."""
         ...
 
     async def close(self) -> None:
-        """Let go of timers and connections; leases can still be released."""
+        """Cancel timers and close connections; leases can still be released."""
         ...
 
     def attach(self, reporter: Reporter) -> None:
-        """Tell the reporter from now on what happens to the store itself."""
+        """Report events of the store itself to this reporter from now on."""
         ...
 
     def snapshot(self) -> Snapshot:
-        """Return the books as this process knows them."""
+        """Return the in-flight counts as this process knows them."""
         ...
 
     def explain(self) -> dict[str, Explanation]:
-        """Return per account whether the next pick could choose it, and how probably."""
+        """Return each account's probability at the next pick, or why it cannot be picked."""
         ...
 
     def why_unavailable(self, channel: str | None = None) -> Unavailability | None:
-        """Return why nothing can be had; None if something can."""
+        """Return why no slot is free, on the channel or on any; None if one is."""
         ...
