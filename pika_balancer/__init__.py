@@ -1,23 +1,20 @@
-"""Run jobs on several capped accounts: never above a cap, never twice, fairly.
+"""Run jobs on several capped accounts: never above a cap, never twice, in order of arrival.
 
-The map, from the centre outwards; imports point inward only:
+The rooms from the centre outwards; imports point inward only:
 
-    text, errors, secret,       text fit to print, what can go wrong, what must not show, the values,
-      models, clock, closing    time as an argument, and ends that are seen through
-    policy, books, shortage,    which account gets the job, and what is in flight:
-      selector                  plain and synchronous
-    line, store                 who waits, and where the counts live: in this process, or on Redis
-    events                      what happens, told to an observer and to the log
-    refresh, holders, leasing,  leases that wait fairly, for one process
-      drain, balancer
-    mask, strict, answer,       what comes back from the service: shown safely, read strictly
-      parse, wire               … and what is sent: the API without I/O
-    transport, calls, client    the API over HTTP, without any balancing
-    dispatch                    a job's whole life, on a client and a balancer
-    callbacks, metrics          the service's reports come in; figures go out to Prometheus
-    units, simulate             numbers as people write them; what the accounts will do, and how many it takes
-    apart, load                 processes of one's own; load on a service, and what is measured of it
-    server, testing, cli        the same API on this machine; helpers for tests; the commands
+    errors, secret, models      what can fail, what must not show, and the values; no I/O
+    clock, events               time as an argument; what happens, for an observer and the log
+    distributions               service times and inter-arrival times, with one notation
+    selection                   which account gets the next job, and the in-flight counts: pure
+    store                       the counts and the wait queue, in this process or on Redis
+    balancer                    leases with fair waiting, for one process
+    client                      the Pika API over HTTP, without any balancing
+    dispatch                    a job's whole life, on a client and a balancer; the webhook
+    metrics                     a Prometheus collector
+    simulate                    what the accounts will do, and how many it takes
+    server, loadtest, testing   the API on this machine, load on it, and helpers for tests
+    cli                         the commands
+    _util                       helpers that know nothing of the field
 """
 
 import importlib
@@ -113,8 +110,7 @@ _LATER: Final = {
     "JobHandle": "dispatch",
     "PikaClient": "client",
 }
-"""Where the names of the asynchronous ring come from, once they are asked for: whoever embeds the selector or
-simulates does not wait for an HTTP library."""
+"""Module of each name that is imported on first use: the selector and the simulator need no HTTP library."""
 
 
 def __getattr__(name: str) -> object:
