@@ -80,6 +80,21 @@ class Account:
         attrs.validate(self)
 
 
+_new: Final = object.__new__
+_set_channel, _set_max_jobs, _set_discord = (
+    vars(Account)[field.name].__set__ for field in attrs.fields(Account)
+)
+
+
+def unchecked_account(channel: str, max_jobs: int, discord: Secret | None) -> Account:
+    """Return an account of values that are known to be valid, at a third of the constructor's cost."""
+    account = _new(Account)
+    _set_channel(account, channel)
+    _set_max_jobs(account, max_jobs)
+    _set_discord(account, discord)
+    return account
+
+
 class JobStatus(StrEnum):
     """The service's words for the state of a job."""
 

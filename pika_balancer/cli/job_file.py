@@ -22,7 +22,6 @@ from pika_balancer._util.text import printable
 from pika_balancer.cli.exit_codes import BadJobFile, Usage
 from pika_balancer.client import requests
 from pika_balancer.client.requests import Upload, Verb
-from pika_balancer.client.strict import kind
 from pika_balancer.errors import Fault, InvalidArgument
 
 COLUMNS: Final = ("id", "verb", "prompt", "image", "message", "font", "jobid", "button", "channel")
@@ -152,7 +151,7 @@ def _line(
     if type(values.get("id")) is int:  # as a spreadsheet or a counter makes them
         values["id"] = str(values["id"])
     wrong = [name for name, value in values.items() if not isinstance(value, str)]
-    problems += [f"{name} must be a string, not {kind(values.pop(name))}" for name in wrong]
+    problems += [f"{name} must be a string, not {_kind(values.pop(name))}" for name in wrong]
     values.setdefault("verb", "create")
     equal = _digest(values)
     equals[equal] += 1
@@ -214,7 +213,15 @@ def _json_lines(text: str) -> Iterator[Numbered]:
         except (ValueError, RecursionError) as error:
             yield number, str(error) if isinstance(error, _TwiceError) else "is not JSON that can be read"
         else:
-            yield number, value if isinstance(value, dict) else f"must be an object, not {kind(value)}"
+            yield number, value if isinstance(value, dict) else f"must be an object, not {_kind(value)}"
+
+
+def _kind(value: object) -> str:
+    """Return the name of a JSON value's type, with article."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    names = {str: "a string", int: "a whole number", float: "a number with a point", list: "a list"}
+    return names.get(type(value), "an object")
 
 
 class _TwiceError(ValueError):

@@ -302,7 +302,7 @@ class PikaClient:
         reply_url: str | Secret | None = None,
         reply_ref: str | None = None,
     ) -> Job:
-        """Submit a video that hides a text of at most 20 characters, in one of `requests.FONTS`; see `create`."""
+        """Submit a video that hides a text of at most 20 characters; see `create`."""
         discord, reply_url = hidden(discord), hidden(reply_url)
         return await self._submit(
             "encrypt_text",

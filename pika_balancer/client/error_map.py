@@ -1,4 +1,4 @@
-"""What an answer without success means: status, headers and body to one error of the tree."""
+"""Maps an error answer, its status, headers and body, to one error of the library."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import attrs
 
-from pika_balancer.client import strict
+from pika_balancer.client.responses import read_anything
 from pika_balancer.errors import (
     AccountSuspended,
     ApiError,
@@ -35,20 +35,18 @@ _ERRORS: Final[dict[int, tuple[type[ApiError], str]]] = {
     402: (SubscriptionRequired, "the API account has no subscription, or it has expired"),
     404: (NotFound, "nothing of that name: no account is configured, or the account or job is unknown"),
     422: (PromptRejected, "the prompt was moderated or is invalid; change it"),
-    429: (RateLimited, "the account's rate is limited; let it rest"),
+    429: (RateLimited, "the account's rate is limited; wait before the next job"),
     504: (LostTrack, "the service lost track of the job, which still takes a slot; do not submit it again"),
-    596: (AccountSuspended, "the Discord account waits for a person to answer a moderation message"),
+    596: (AccountSuspended, "the Discord account has a pending moderation message; answer it in Discord"),
 }
 
 
 @attrs.frozen
 class Answer:
-    """What came back."""
+    """An answer of the service."""
 
     status: int
-    """The HTTP status."""
     headers: Mapping[str, str] = attrs.field(repr=False)
-    """The header fields."""
     body: bytes = attrs.field(repr=False)
     """The whole body, decompressed."""
 
@@ -61,17 +59,16 @@ def error_of(
     jobid: str | None = None,
     secrets: Sequence[Secret] = (),
 ) -> ApiError:
-    """Return the error that an answer without success means.
+    """Return the error for an answer without success.
 
     Args:
-        answer: What came back; its body may be anything.
-        now: Wall time in seconds since 1970, for a `Retry-After` date where the answer has no `Date`.
+        answer: The answer; its body may be anything.
+        now: Wall time in seconds since 1970, for a `Retry-After` date if the answer has no `Date`.
         channel: The channel that the call named.
-        jobid: The job that the call asked after.
-        secrets: Tokens that no message may show; Discord tokens in the body are never shown either.
+        jobid: The job that the call named.
+        secrets: Tokens that no message may quote; Discord tokens in the body are never quoted either.
     """
-    tree, discords = strict.load(answer.body)
-    body = cast("dict[str, object]", tree) if isinstance(tree, dict) else {}
+    body, discords = read_anything(answer.body)
     redactor = Redactor(secrets, discords)
     status = answer.status
     cls, meaning = _ERRORS.get(status) or _class_of(status)
@@ -104,7 +101,7 @@ def _class_of(status: int) -> tuple[type[ApiError], str]:
 
 
 def _retry_after(headers: Mapping[str, str], moment: object, now: float) -> float | None:
-    """Return the seconds to wait, 0 to 3600; None where the service says nothing that makes sense."""
+    """Return the seconds to wait, 0 to 3600; None if the service states none that is valid."""
     fields = {name.lower(): value.strip() for name, value in headers.items()}
     header = fields.get("retry-after", "")
     if _SECONDS.fullmatch(header):
@@ -112,7 +109,7 @@ def _retry_after(headers: Mapping[str, str], moment: object, now: float) -> floa
     until = _timestamp(parsedate_to_datetime, header) or _timestamp(datetime.fromisoformat, moment)
     if until is None:
         return None
-    # The answer's own date, where there is one: the two clocks need not agree.
+    # Prefer the answer's own date: the two clocks may disagree.
     start = _timestamp(parsedate_to_datetime, fields.get("date")) or now
     return min(max(0.0, until - start), _LONGEST_WAIT)
 
