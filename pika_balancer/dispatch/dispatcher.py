@@ -430,7 +430,7 @@ class Dispatcher:
         # Whichever step is interrupted, those that come after it are taken: nobody is left waiting.
         async with contextlib.AsyncExitStack() as steps:
             steps.callback(self._over.set)
-            steps.callback(self._following.detach_all, closed)
+            steps.callback(self._following.detach_all, closed, self._gate.why or closed)
             steps.push_async_callback(self._registry.name_the_slots)
             steps.push_async_callback(self._reconciler.close)
             steps.push_async_callback(self._poller.close)

@@ -61,7 +61,7 @@ class JobHandle:
     lease: Lease | None
     """The slot that it takes; the dispatcher's to give back."""
     sent: bool
-    """Whether the service may have seen it."""
+    """Whether the service may have it: no longer once it has refused it, until it is sent again."""
     abandoned: bool
     """Whether its submitter was cancelled, so that nobody would send it again."""
     over: bool

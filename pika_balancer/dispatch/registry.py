@@ -87,6 +87,7 @@ class JobRegistry:
         """
         if handle.jobid is not None:
             return
+        handle.sent = True
         handle.jobid = job.jobid
         handle.channel = job.channel or handle.channel
         handle.since = self._clock.now()
@@ -130,6 +131,7 @@ class JobRegistry:
 
     def remove(self, handle: JobHandle) -> None:
         """Let the job go that the service does not have, and give its slot back; it may come again."""
+        handle.sent = False
         self._forget(handle)
         lease, handle.lease = handle.lease, None
         if lease is not None:
@@ -351,13 +353,13 @@ class Following:
         error.jobid, error.channel = handle.jobid, handle.channel
         self._registry.detach(handle, error)
 
-    def detach_all(self, error: PikaError) -> None:
-        """Follow nothing more; what was not sent never will be."""
+    def detach_all(self, error: PikaError, unsent: PikaError) -> None:
+        """Follow nothing more; what was not sent never will be, for the reason `unsent`."""
         for handle in self._registry.handles:
             if handle.sent:
                 self.detach(handle, error)
             else:
-                self._registry.fail(handle, error)
+                self._registry.fail(handle, unsent)
 
     def _missing(self, handle: JobHandle, error: NotFound) -> None:
         now = self._clock.now()

@@ -233,7 +233,13 @@ class Submitter:
             self._refused(error)
         if meaning in (SubmitOutcome.REFUSED, SubmitOutcome.OWN_FAULT) or order.tries >= _TRIES:
             return self._give_up(handle, error)
-        await self._penalise(meaning, handle.channel or "", error, began)
+        try:
+            await self._penalise(meaning, handle.channel or "", error, began)
+        except asyncio.CancelledError:
+            # The service is known not to have it: no record of it is left.
+            self._refusal(handle, error, again=False)
+            self._registry.remove(handle)
+            raise
         pause = _FIRST_PAUSE * 2.0 ** (order.tries - 1) * self._rng.uniform(0.5, 1.5) if order.tries else 0.0
         return self._again(handle, error, pause)
 

@@ -1,11 +1,13 @@
 """A service on a real socket whose every answer a test decides, and a dispatcher on a clock moved by hand."""
 
 import asyncio
+import heapq
 import itertools
 import random
+import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
@@ -13,7 +15,9 @@ import pytest
 from aiohttp import web
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, PikaClient
+from pika_balancer.client.requests import Request
 from pika_balancer.events import Event
+from pika_balancer.models import Secret
 from pika_balancer.testing import ManualClock, settle, wait_until
 
 ONE, TWO, THREE = "100000000000000001", "100000000000000002", "100000000000000003"
@@ -48,6 +52,8 @@ class Service:
         """A status with which every GET is answered."""
         self.hold: asyncio.Event | None = None
         """What every GET waits for."""
+        self.held = 0
+        """How many requests wait for what the test has to do."""
         self._numbers = itertools.count(1)
 
     @property
@@ -82,6 +88,13 @@ class Service:
         for jobid in self.executing:
             self.end(jobid)
 
+    async def _wait(self, event: asyncio.Event) -> None:
+        self.held += 1
+        try:
+            await event.wait()
+        finally:
+            self.held -= 1
+
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         verb = request.match_info["verb"]
@@ -92,7 +105,7 @@ class Service:
             jobid = self.take(form["channel"], form["replyRef"], verb)
             body = body or dict(self.jobs[jobid])
         if answer.until is not None:
-            await answer.until.wait()
+            await self._wait(answer.until)
         if answer.drop:
             assert request.transport is not None
             request.transport.abort()
@@ -103,7 +116,7 @@ class Service:
     async def _jobs(self, request: web.Request) -> web.Response:
         self.gets.append(request.path_qs)
         if self.hold is not None:
-            await self.hold.wait()
+            await self._wait(self.hold)
         if self.down is not None:
             return web.json_response({"error": "down", "code": self.down}, status=self.down)
         jobid = request.query.get("jobid")
@@ -141,10 +154,58 @@ class Loaded(random.Random):
         return self.end(a, b)
 
 
+class Clock(ManualClock):
+    """A clock that tells when the next call is due, so that a test does not pass time in small steps."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__(start)
+        self._due: list[float] = []
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Any:
+        heapq.heappush(self._due, self.now() + seconds)
+        return super().call_later(seconds, callback)
+
+    def until_due(self) -> float:
+        """Return the seconds until the next call is due, which may have been cancelled."""
+        while self._due and self._due[0] <= self.now():
+            heapq.heappop(self._due)
+        return self._due[0] - self.now() if self._due else float("inf")
+
+    def oversleep(self, seconds: float) -> None:
+        """Move the clock on and wake no sleeper, as on a machine that was suspended."""
+        self._now += seconds
+
+
+class CountingClient(PikaClient):
+    """Counts its calls that are under way."""
+
+    calls = 0
+
+    async def send(self, prepared: Request[Job], **values: str | Secret) -> Job:
+        with self._counted():
+            return await super().send(prepared, **values)
+
+    async def jobs(self) -> list[str]:
+        with self._counted():
+            return await super().jobs()
+
+    async def job(self, jobid: str) -> Job:
+        with self._counted():
+            return await super().job(jobid)
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+
+
 class World:
     """Everything that a test plays with."""
 
-    def __init__(self, service: Service, clock: ManualClock, client: PikaClient) -> None:
+    def __init__(self, service: Service, clock: Clock, client: CountingClient) -> None:
         self.service = service
         self.clock = clock
         self.client = client
@@ -168,17 +229,28 @@ class World:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that happens on sockets; the clock stands still."""
-        await wait_until(condition, timeout=5)
+        await wait_until(condition, timeout=60)
         await settle()
 
+    async def catch_up(self) -> None:
+        """Wait until every call of the client is answered, except those that the service holds back."""
+        await settle()
+        while self.client.calls > self.service.held:
+            await wait_until(lambda: self.client.calls <= self.service.held, timeout=60)
+            await settle()
+
     async def pass_time(self, seconds: float, condition: Callable[[], bool] | None = None) -> None:
-        """Move the clock step by step, letting sockets catch up, until the condition holds or time is up."""
+        """Move the clock from one due call to the next, until the condition holds or time is up.
+
+        After each step every call of the client is answered before the clock moves on.
+        """
         left = seconds
+        await self.catch_up()
         while left > 0 and not (condition is not None and condition()):
-            step = min(0.5, left)
+            step = min(self.clock.until_due(), left)
             left -= step
             await self.clock.advance(step)
-            await asyncio.sleep(0.002)
+            await self.catch_up()
         if condition is not None:
             await self.until(condition)
 
@@ -205,17 +277,25 @@ class Letters:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(1000.0)
+def clock() -> Clock:
+    return Clock(1000.0)
 
 
 @pytest.fixture
-async def world(clock: ManualClock) -> AsyncGenerator[World]:
+def nowhere() -> Generator[str]:
+    """The URL of a port that is taken and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+async def world(clock: Clock) -> AsyncGenerator[World]:
     """A service with nothing on it, and a client; the test makes balancer and dispatcher with `begin`."""
     service = Service()
     async with (
         service.run() as url,
-        PikaClient("user:canary-token", base_url=url, timeout=5, retries=0) as client,
+        CountingClient("user:canary-token", base_url=url, timeout=60, retries=0) as client,
     ):
         yield World(service, clock, client)
 
@@ -232,7 +312,8 @@ async def begin(world: World, *caps: int, seed: int = 1, **options: Any) -> Asyn
         policy="round_robin",
         observer=world.events.append,
     )
-    dispatcher = Dispatcher(world.client, balancer, clock=world.clock, rng=random.Random(seed), **options)
+    options.setdefault("rng", random.Random(seed))
+    dispatcher = Dispatcher(world.client, balancer, clock=world.clock, **options)
     world.balancer, world.dispatcher = balancer, dispatcher
     async with balancer, dispatcher:
         yield dispatcher

@@ -15,7 +15,6 @@ from pika_balancer import (
     LostTrack,
     NoCapacity,
     NotFound,
-    PikaClient,
     PikaError,
     PromptRejected,
     RateLimited,
@@ -27,7 +26,7 @@ from pika_balancer import (
 )
 from pika_balancer.dispatch.submitter import SubmitOutcome, submit_outcome
 from pika_balancer.events import Event, Refused, Uncertain
-from tests.dispatch.conftest import ONE, THREE, TWO, Answer, World, begin
+from tests.dispatch.conftest import ONE, THREE, TWO, Answer, CountingClient, World, begin
 
 LOST_FOR = 180.0
 NOON = {"Date": "Sun, 06 Nov 2044 12:00:00 GMT"}
@@ -456,10 +455,11 @@ async def test_an_unclear_job_that_executes_is_not_sent_again_even_where_that_is
         assert len(world.service.posts) == 1
 
 
-async def test_what_cannot_be_sent_is_tried_again_a_few_times_and_frees_its_slot(world: World) -> None:
-    nowhere = PikaClient("t", base_url="http://127.0.0.1:9", retries=0)
-    world.client = nowhere
-    async with nowhere, begin(world, 1, reconcile=False) as dispatcher:
+async def test_what_cannot_be_sent_is_tried_again_a_few_times_and_frees_its_slot(
+    world: World, nowhere: str
+) -> None:
+    world.client = CountingClient("t", base_url=nowhere, retries=0)
+    async with world.client, begin(world, 1, reconcile=False) as dispatcher:
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: len(world.told("Refused")) == 1)
         assert world.in_flight() == 0

@@ -111,9 +111,9 @@ async def test_a_first_sending_that_a_look_finds_beside_the_second_takes_a_slot_
 
 
 async def test_only_a_reconcile_regains_and_it_misses_nothing_that_a_look_saw_before(world: World) -> None:
+    world.service.take(ONE)
     async with begin(world, 3, name="w") as dispatcher:
         mine = world.service.take(ONE, "w.1")
-        await dispatcher._reconciler.watch(ONE, world.service.take(ONE))
         await world.pass_time(40, lambda: world.in_flight() == 2)
         assert dispatcher.handles == ()
         [handle] = await dispatcher.reconcile()
@@ -158,7 +158,7 @@ async def test_hours_that_pass_at_once_lose_no_job_and_give_no_slot_back_too_soo
         assert world.in_flight() == 5
         for _ in range(3):
             # As on a machine that slept: nobody was woken at the moments between.
-            world.clock._now += 5 * 3600
+            world.clock.oversleep(5 * 3600)
             await world.pass_time(1)
             assert (world.in_flight(), [handle.done for handle in running]) == (5, [False] * 3)
         assert len(world.service.posts) == 4

@@ -1,24 +1,22 @@
 """What is told of a job that is in care already: whose it is, where it is counted, when it is lost."""
 
-import attrs
 import pytest
 
 from pika_balancer import Closed, Job, NotFound, SubmissionUnknown
 from pika_balancer.models import Lease
-from pika_balancer.testing import settle
-from tests.dispatch.conftest import ONE, World, begin
+from tests.dispatch.conftest import ONE, Loaded, World, begin
 
 RECORD = {"version": 1, "verb": "create", "channel": ONE}
 
 
-async def test_a_claim_tells_whether_the_job_is_ours(world: World) -> None:
-    async with begin(world, 1) as dispatcher:
+async def test_a_job_with_our_reference_and_another_id_is_counted_as_anothers(world: World) -> None:
+    async with begin(world, 5) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
-        claim = dispatcher._following.claim
-        ours = Job("job:1", status="started", channel=ONE, reply_ref=handle.reply_ref)
-        assert await claim(ours) is True
-        assert await claim(attrs.evolve(ours, jobid="job:2")) is False
-        assert await claim(Job("job:3", channel=ONE)) is False
+        world.service.take(ONE, handle.reply_ref)
+        world.service.take(ONE)
+        assert await dispatcher.reconcile() == ()
+        assert (dispatcher.handles, handle.jobid, world.in_flight()) == ((handle,), "job:1", 3)
+        assert sorted(world.balancer.adopted()) == ["job:1", "job:2", "job:3"]
 
 
 async def test_a_job_that_is_regained_without_a_word_of_what_it_makes_is_a_create(world: World) -> None:
@@ -62,14 +60,16 @@ async def test_a_job_that_was_taken_over_is_never_sent_again_even_where_that_is_
 async def test_a_job_is_lost_once_it_has_been_missing_for_so_long_however_long_it_had_run(
     world: World,
 ) -> None:
-    async with begin(world, 1, poll_every=1e6, search_for=30.0) as dispatcher:
+    # A poll every 15 seconds.
+    async with begin(world, 1, rng=Loaded(max), poll_every=12.5, search_for=29.5) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
+        await world.pass_time(1000)
         world.service.jobs.clear()
-        for seconds in (1000.0, 29.5, 0.5):
-            assert not handle.done
-            await world.clock.advance(seconds)
-            await dispatcher._following.poll("job:1")
-        assert handle.done
+        # It is missed at 1005 and 1020, and given up at 1035.
+        await world.pass_time(34)
+        early = handle.done
+        await world.pass_time(2)
+        assert (early, handle.done) == (False, True)
         with pytest.raises(NotFound):
             await handle
 
@@ -87,11 +87,9 @@ async def test_a_slot_is_named_anew_only_if_the_store_has_given_it_up(
         handle = await dispatcher.submit("create", prompt="a cat")
         adopt = world.balancer.store.adopt
         monkeypatch.setattr(world.balancer.store, "adopt", adopting)
-        await dispatcher._following.poll("job:1")
-        await settle()
+        await world.pass_time(20)
         assert (named, world.in_flight()) == ([], 1)
         assert handle.lease is not None
         await world.balancer.release(handle.lease)
-        await dispatcher._following.poll("job:1")
-        await settle()
+        await world.pass_time(20)
         assert (named, world.in_flight()) == (["job:1"], 1)

@@ -189,10 +189,10 @@ async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_ti
         for _ in range(2):
             await here.balancer.adopt(ONE, key)
             await here.reconciler.look()
-            world.clock._now += LOST_FOR - 0.5
+            world.clock.oversleep(LOST_FOR - 0.5)
             await here.reconciler.look()
             assert here.counted == [key]
-            world.clock._now += 0.5
+            world.clock.oversleep(0.5)
             await here.reconciler.look()
             assert here.counted == []
 
@@ -223,7 +223,7 @@ async def test_a_dead_processs_job_that_does_not_execute_is_asked_after_before_i
         assert here.counted == sorted([begins, unclear, "job:unknown"])
         # One that nobody knows is kept for as long as it might yet appear.
         here.store.left.clear()
-        world.clock._now += LOST_FOR
+        world.clock.oversleep(LOST_FOR)
         await here.reconciler.look()
         assert here.counted == [begins, unclear]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -15,8 +16,10 @@ from pika_balancer import (
     InvalidArgument,
     Job,
     JobHandle,
+    Lease,
     NoCapacity,
     SubmissionUnknown,
+    SubscriptionRequired,
 )
 from pika_balancer.testing import settle
 from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
@@ -130,6 +133,104 @@ async def test_a_drain_turns_the_line_away_and_returns_what_still_runs(world: Wo
         assert (world.in_flight(ONE), world.in_flight(TWO)) == (0, 1)
         with pytest.raises(Closed):
             await goes_on
+
+
+class DrainedAfterTheSecondSlot(Balancer):
+    """Drains a dispatcher at the moment at which a job has its second slot and is not sent again yet."""
+
+    dispatcher: Dispatcher
+    draining: "asyncio.Task[list[dict[str, Any]]] | None" = None
+    grants = 0
+    before: Callable[[], object] | None = None
+    """What is called right before that."""
+
+    async def acquire(self, channel: str | None = None, timeout: float | None = None) -> Lease:
+        lease = await super().acquire(channel, timeout)
+        self.grants += 1
+        if self.grants == 2:
+            if self.before is not None:
+                self.before()
+            self.draining = asyncio.create_task(self.dispatcher.drain(0))
+        return lease
+
+
+@pytest.mark.parametrize(
+    ("status", "resubmit_after"), [(429, None), (500, 10.0)], ids=["refused", "not found afterwards"]
+)
+async def test_a_drain_between_two_sendings_of_a_job_fails_it_and_frees_its_slot(
+    world: World, status: int, resubmit_after: float | None
+) -> None:
+    balancer = DrainedAfterTheSecondSlot(
+        [Account(ONE, 1), Account(TWO, 1)], clock=world.clock, observer=world.events.append
+    )
+    world.balancer = balancer
+    world.service.script.append(Answer(status))
+    async with (
+        balancer,
+        Dispatcher(world.client, balancer, resubmit_after=resubmit_after, clock=world.clock) as dispatcher,
+    ):
+        balancer.dispatcher = dispatcher
+        submitting = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.pass_time(60, submitting.done)
+        with pytest.raises(Closed):
+            await submitting
+        assert balancer.draining is not None
+        # The service does not have the job: there is nothing to resume.
+        assert await balancer.draining == []
+    assert len(world.service.posts) == len(world.told("Refused")) == 1
+    assert [event.error for event in world.told("Failed")] == ["Closed"]
+    assert world.told("Detached") == []
+    assert balancer.snapshot().in_flight == 0
+
+
+async def test_a_job_that_was_not_sent_when_the_service_refused_all_fails_for_the_reason_its_caller_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = asyncio.Event()
+
+    async def send(*_args: Any, **_values: Any) -> Job:
+        await answer.wait()
+        raise SubscriptionRequired("pay first", status=402)
+
+    monkeypatch.setattr(world.client, "send", send)
+    balancer = DrainedAfterTheSecondSlot([Account(ONE, 2)], clock=world.clock, observer=world.events.append)
+    balancer.before = answer.set
+    async with balancer, Dispatcher(world.client, balancer, clock=world.clock) as dispatcher:
+        balancer.dispatcher = dispatcher
+        first = spawn(dispatcher.submit("create", prompt="a cat"))
+        await settle()
+        second = spawn(dispatcher.submit("create", prompt="another", reply_ref="second"))
+        for submitting in (first, second):
+            with pytest.raises(SubscriptionRequired):
+                await submitting
+    [failed] = [event for event in world.told("Failed") if event.reply_ref == "second"]
+    assert failed.error == "SubscriptionRequired"
+
+
+class SlowToRest(Balancer):
+    """Does not return from `rest` until it is cancelled, as a shared store that is away."""
+
+    asked: tuple[str, float] | None = None
+
+    async def cool_down(self, channel: str, seconds: float) -> None:
+        self.asked = (channel, seconds)
+        await asyncio.Event().wait()
+
+
+async def test_a_drain_while_the_account_of_a_refused_job_is_put_to_rest_leaves_no_record(
+    world: World,
+) -> None:
+    balancer = SlowToRest([Account(ONE, 1)], clock=world.clock, observer=world.events.append)
+    world.service.script.append(Answer(429, {"error": "slow down", "code": 429}))
+    async with balancer, Dispatcher(world.client, balancer, clock=world.clock) as dispatcher:
+        submitting = spawn(dispatcher.submit("create", prompt="a cat"))
+        await world.until(lambda: balancer.asked is not None)
+        assert await dispatcher.drain(0) == []
+        with pytest.raises(Closed):
+            await submitting
+    assert [(event.error, event.again) for event in world.told("Refused")] == [("RateLimited", False)]
+    assert world.told("Failed") == world.told("Detached") == []
+    assert balancer.snapshot().in_flight == 0
 
 
 async def test_a_later_process_resumes_from_records_and_gives_the_slots_back(world: World) -> None:

@@ -209,8 +209,7 @@ async def test_what_cannot_be_sent_waits_twice_as_long_each_time_give_or_take_ha
     world: World, monkeypatch: pytest.MonkeyPatch, end: Callable[[float, float], float], usual: float
 ) -> None:
     script = Script(world, monkeypatch, *unreachable(4))
-    async with begin(world, 1) as dispatcher:
-        dispatcher._submitter._rng = Loaded(end)
+    async with begin(world, 1, rng=Loaded(end)) as dispatcher:
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(40, running.done)
         pauses = [later - earlier for earlier, later in zip(script.calls, script.calls[1:], strict=False)]

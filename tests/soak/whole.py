@@ -30,9 +30,11 @@ Mode = Literal["shared", "one", "apart", "redis"]
 WORKERS: Final = 3
 NEWS_EVERY: Final = 1800.0
 """How often the server is asked what it has taken, in service time: longer than any answer of it takes."""
+LIFE: Final = (200.0, 3000.0)
+"""How long a dispatcher lives unless told otherwise, in service time."""
 LEASE_TTL: Final = 10.0
 """For the shared store, in the machine's time: what it keeps for so long is in balance soon."""
-_STUCK_AFTER: Final = 15.0
+_STUCK_AFTER: Final = 120.0
 
 
 class SharedStore(RedisStore):
@@ -63,14 +65,25 @@ class Soak:
         seed: Draws what happens, as far as that is not up to the machine's speed.
         speed: Service time over the machine's.
         minutes: If given, how long new jobs are begun, whatever their number.
+        life: The shortest and the longest time for which a dispatcher lives, in service time.
     """
 
-    def __init__(self, *, mode: Mode, jobs: int, seed: int, speed: float, minutes: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        mode: Mode,
+        jobs: int,
+        seed: int,
+        speed: float,
+        minutes: float | None,
+        life: tuple[float, float],
+    ) -> None:
         self.mode: Mode = mode
         self.jobs = jobs
         self.seed = seed
         self.speed = speed
         self.minutes = minutes
+        self.life = life
         self.began = time.monotonic()
         self.clock = ScaledClock(speed)
         self.rng = random.Random(seed)
@@ -293,9 +306,15 @@ async def _in_flight(balancer: Balancer) -> int:
 
 
 async def soak(
-    *, mode: Mode, jobs: int, seed: int, speed: float = 800.0, minutes: float | None = None
+    *,
+    mode: Mode,
+    jobs: int,
+    seed: int,
+    speed: float = 800.0,
+    minutes: float | None = None,
+    life: tuple[float, float] = LIFE,
 ) -> Soak:
     """Run a soak and return it, with its complaints; the arguments are those of `Soak`."""
-    whole = Soak(mode=mode, jobs=jobs, seed=seed, speed=speed, minutes=minutes)
+    whole = Soak(mode=mode, jobs=jobs, seed=seed, speed=speed, minutes=minutes, life=life)
     await whole.run()
     return whole

@@ -21,7 +21,7 @@ CALLERS: Final = 14
 """How many jobs each worker has on their way or in line: together more than there are slots."""
 DOOMED: Final = 0.03
 """The share of callers that are cancelled."""
-ENTRIES: Final = 5
+ENTRIES: Final = 50
 """How often a worker tries to begin while the service does not tell in time what executes."""
 
 
@@ -65,8 +65,10 @@ class Worker:
             entry = self.soak.ledger.entries.get(record["reply_ref"])
             if entry is not None and entry.open:
                 goes_on.append(record)
-            elif entry is not None:
+            elif entry is not None and entry.ends:
                 entry.told.append(entry.ends[-1])
+            elif entry is not None:
+                self.soak.complain(f"a record of a job that the service does not have: {entry}")
         return goes_on
 
     async def _entered(self) -> Dispatcher:
@@ -94,7 +96,7 @@ class Worker:
 
     async def _until(self, callers: list[asyncio.Task[None]]) -> str:
         """Return why this life ends."""
-        planned = asyncio.create_task(self.soak.clock.sleep(self.rng.uniform(200, 3000)))
+        planned = asyncio.create_task(self.soak.clock.sleep(self.rng.uniform(*self.soak.life)))
         refused = asyncio.create_task(_when(self.stopped))
         enough = asyncio.create_task(_all(callers))
         ways = (planned, refused, enough)
