@@ -36,7 +36,7 @@ class Desk:
 
     async def calm(self) -> None:
         """Return once everything that was sent has its answer."""
-        await wait_until(lambda: not self.dispatcher._tasks._tasks)
+        await wait_until(lambda: not self.dispatcher._submitter.tasks._tasks)
         await settle(5)
 
     async def works(self, dispatcher: Dispatcher | None = None) -> None:

@@ -51,10 +51,10 @@ class Worker:
         """Have the process do nothing any more, and say nothing to the store, as if it had been killed."""
         dispatcher = self.dispatcher
         dispatcher._gate.shut(RuntimeError("killed"))  # type: ignore[arg-type]  # nobody is to see it
-        for tasks in (dispatcher._tasks, dispatcher._registry.names):
+        for tasks in (dispatcher._submitter.tasks, dispatcher._registry.naming):
             await tasks.cancel()
-        await dispatcher._poller.close()
-        await dispatcher._reconciler.close()
+        await dispatcher._registry.poller.close()
+        await dispatcher._registry.reconciler.close()
         die(self.store)
         await settle()
         await self.store._connection.close()
