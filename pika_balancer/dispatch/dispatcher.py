@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import copy
 import math
 import os
 import random
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pika_balancer._util.tasks import Drain
 from pika_balancer.balancer.balancer import Balancer, check_timeout
@@ -17,7 +16,7 @@ from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.dispatch.batch import Batch
 from pika_balancer.dispatch.handle import JobHandle, read_records
 from pika_balancer.dispatch.registry import REFUSALS, JobRegistry
-from pika_balancer.dispatch.submitter import BeforeSend, Order, Submitter
+from pika_balancer.dispatch.submitter import BeforeSend, Order, ShutdownGate, Submitter
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.events import Stopped
 from pika_balancer.models import Job, Secret, guarded, hide
@@ -25,47 +24,7 @@ from pika_balancer.models import Job, Secret, guarded, hide
 if TYPE_CHECKING:
     from pika_balancer.dispatch.webhook import Webhook
 
-T = TypeVar("T")
-
 _LONGEST_NAME: Final = 256
-
-
-class ShutdownGate:
-    """Fails current and later waiters with one reason once it is shut."""
-
-    def __init__(self) -> None:
-        self.why: PikaError | None = None
-        self._waiting: set[asyncio.Timeout] = set()
-
-    why: PikaError | None
-    """The reason; None while the gate is open."""
-
-    def shut(self, why: PikaError) -> None:
-        """Fail all waiters, now and from now on; the first reason stays."""
-        if self.why is None:
-            self.why = why
-        now = asyncio.get_running_loop().time()
-        while self._waiting:
-            self._waiting.pop().reschedule(now)
-
-    def check(self) -> None:
-        """Raise a copy of the reason if the gate is shut."""
-        if self.why is not None:
-            raise copy.copy(self.why)
-
-    async def wait(self, start: Callable[[], Awaitable[T]]) -> T:
-        """Return what `start()` returns; if the gate is shut first, cancel that and raise the reason."""
-        self.check()
-        try:
-            async with asyncio.timeout(None) as waiting:
-                self._waiting.add(waiting)
-                try:
-                    return await start()
-                finally:
-                    self._waiting.discard(waiting)
-        except TimeoutError:
-            self.check()
-            raise
 
 
 class Dispatcher:
@@ -117,7 +76,7 @@ class Dispatcher:
         self._clock = clock = clock or SystemClock()
         self._client = client
         self._balancer = balancer
-        self._prefix = f"{_unique() if name is None else name}."
+        self._prefix = f"{name or os.urandom(16).hex()}."
         self._webhook = webhook
         self._reconciles = reconcile
         self._gate = ShutdownGate()
@@ -245,11 +204,12 @@ class Dispatcher:
                 raise InvalidArgument("reply_url is set by the webhook; leave it out", field="reply_url")
             reply_url = Secret(self._webhook.reply_url)
         prepared = await self._client.prepare(verb, **values, reply_ref=reply_ref, reply_url=reply_url)
+        if reply_ref is not None:
+            self._registry.check_reference(reply_ref)
         if verb == "button" and channel is None:
             parent = self._registry.with_id(values["jobid"]) or await self._client.job(values["jobid"])
             channel = parent.channel
-        handle = JobHandle(verb, reply_ref or self._prefix + _unique())
-        self._registry.check_reference(handle.reply_ref)
+        handle = JobHandle(verb, reply_ref or self._prefix + os.urandom(16).hex())
         await self._submitter.submit(handle, Order(prepared, before_send, channel, deadline))
         return handle
 
@@ -362,7 +322,3 @@ class Dispatcher:
             steps.push_async_callback(self._registry.reconciler.close)
             steps.push_async_callback(self._registry.poller.close)
             await self._submitter.tasks.cancel()
-
-
-def _unique() -> str:
-    return os.urandom(16).hex()

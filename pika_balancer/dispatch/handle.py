@@ -32,8 +32,8 @@ class JobHandle:
     """The kind of job: `create`, `animate`, …"""
     reply_ref: str
     """The reference of the last submit; a job of the service with this reference is this job."""
-    refs: list[str] = attrs.field(init=False)
-    """The references of all submits; more than one only where a job may be sent again."""
+    earlier_refs: list[str] = attrs.field(init=False, factory=list[str])
+    """The references of earlier submits that may have arrived; used only where a job may be sent again."""
     channel: str | None = attrs.field(init=False, default=None)
     """The channel of the job; None until a slot was granted."""
     jobid: str | None = attrs.field(init=False, default=None)
@@ -56,14 +56,9 @@ class JobHandle:
     """Time of the accepting answer, on the dispatcher's clock."""
     missing_since: float | None = attrs.field(init=False, default=None)
     """Time of the first 404 in a row for the job; None while the service knows it."""
-    found: asyncio.Future[None] = attrs.field(
-        init=False, factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    """Done once the service is known to have the job, or the job is over."""
+    found: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    """Set once the service is known to have the job, or the job is over."""
     _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
-
-    def __attrs_post_init__(self) -> None:
-        self.refs = [self.reply_ref]
 
     @property
     def status(self) -> str:
@@ -124,8 +119,8 @@ class JobHandle:
         """Take a new reference if the last submit may have arrived; called by the dispatcher."""
         if self.doubt is not None:
             self.doubt = None
-            self.reply_ref = f"{self.refs[0]}.{len(self.refs) + 1}"
-            self.refs.append(self.reply_ref)
+            self.earlier_refs.append(self.reply_ref)
+            self.reply_ref = f"{self.earlier_refs[0]}.{len(self.earlier_refs) + 1}"
 
     def update(self, job: Job | None, *, done: bool = False, error: PikaError | None = None) -> None:
         """Store a report of the service, or how the job ended, and wake the waiters; for the dispatcher."""

@@ -41,7 +41,7 @@ class Poller:
 
     def add(self, key: str, *, soon: bool = False) -> None:
         """Poll the key from now on, first after the interval, or within two seconds if `soon`."""
-        self._schedule(key, self._rng.uniform(0, min(_SOON, self._every)) if soon else self._pause(0), 0)
+        self._schedule(key, 0, self._rng.uniform(0, min(_SOON, self._every)) if soon else None)
 
     def remove(self, key: str) -> None:
         """Stop polling the key; a poll under way runs to its end."""
@@ -55,14 +55,12 @@ class Poller:
             self.remove(key)
         await self._tasks.cancel()
 
-    def _pause(self, failures: int) -> float:
-        pause = self._every * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
-        return pause * 2.0 ** min(failures, _MOST_DOUBLINGS)
-
-    def _schedule(self, key: str, pause: float, failures: int) -> None:
+    def _schedule(self, key: str, failures: int, pause: float | None = None) -> None:
+        if pause is None:
+            pause = self._every * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
+            pause *= 2.0 ** min(failures, _MOST_DOUBLINGS)
         if not self._closed:
-            start = partial(self._start, key, failures)
-            self._timers[key] = self._clock.call_later(pause, start)
+            self._timers[key] = self._clock.call_later(pause, partial(self._start, key, failures))
 
     def _start(self, key: str, failures: int) -> None:
         self._tasks.spawn(self._poll(key, failures))
@@ -74,5 +72,4 @@ class Poller:
                 return
             worked = await self._call(key)
         if self._timers.get(key) is timer:
-            failures = 0 if worked else failures + 1
-            self._schedule(key, self._pause(failures), failures)
+            self._schedule(key, 0 if worked else failures + 1)

@@ -130,11 +130,16 @@ class JobRegistry:
     # --- the steps of a job ----------------------------------------------------------------------------
 
     def enter(self, handle: JobHandle, lease: Lease) -> None:
-        """Add the job before it is sent: a callback may come before the answer."""
+        """Add the job before it is sent: a callback may come before the answer.
+
+        Raises:
+            InvalidArgument: Another job with that reference is followed.
+        """
+        self.check_reference(handle.reply_ref)
         handle.lease = lease
         handle.channel = lease.channel
         self._live[handle] = None
-        for ref in handle.refs:
+        for ref in (handle.reply_ref, *handle.earlier_refs):
             self._by_ref[ref] = handle
 
     def accept(self, handle: JobHandle, job: Job, *, taken_over: bool = False) -> None:
@@ -152,8 +157,7 @@ class JobRegistry:
         handle.channel = job.channel or handle.channel
         handle.since = self._clock.now()
         self._by_jobid[job.jobid] = handle
-        if not handle.found.done():
-            handle.found.set_result(None)
+        handle.found.set()
         if not taken_over:
             self.report(Submitted, handle)
         handle.update(job)
@@ -219,8 +223,7 @@ class JobRegistry:
         error: PikaError | None = None,
         keep_slot: bool = False,
     ) -> None:
-        if not handle.found.done():
-            handle.found.set_result(None)
+        handle.found.set()
         self._forget(handle)
         try:
             # Before the waiters of the handle wake: one of them may want the slot next.
@@ -231,7 +234,7 @@ class JobRegistry:
 
     def _forget(self, handle: JobHandle) -> None:
         self._live.pop(handle, None)
-        for ref in handle.refs:
+        for ref in (handle.reply_ref, *handle.earlier_refs):
             self._by_ref.pop(ref, None)
         if handle.jobid is not None:
             self._by_jobid.pop(handle.jobid, None)

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import copy
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -38,8 +39,7 @@ from pika_balancer.errors import (
 from pika_balancer.events import Failed, Refused, Submitting, Uncertain
 from pika_balancer.models import Job
 
-if TYPE_CHECKING:
-    from pika_balancer.dispatch.dispatcher import ShutdownGate
+T = TypeVar("T")
 
 
 class SubmitOutcome(Enum):
@@ -96,6 +96,44 @@ def submit_outcome(error: PikaError) -> SubmitOutcome:
     return next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)
 
 
+class ShutdownGate:
+    """Fails current and later waiters with one reason once it is shut."""
+
+    def __init__(self) -> None:
+        self.why: PikaError | None = None
+        self._waiting: set[asyncio.Timeout] = set()
+
+    why: PikaError | None
+    """The reason; None while the gate is open."""
+
+    def shut(self, why: PikaError) -> None:
+        """Fail all waiters, now and from now on; the first reason stays."""
+        if self.why is None:
+            self.why = why
+        now = asyncio.get_running_loop().time()
+        while self._waiting:
+            self._waiting.pop().reschedule(now)
+
+    def check(self) -> None:
+        """Raise a copy of the reason if the gate is shut."""
+        if self.why is not None:
+            raise copy.copy(self.why)
+
+    async def wait(self, start: Callable[[], Awaitable[T]]) -> T:
+        """Return what `start()` returns; if the gate is shut first, cancel that and raise the reason."""
+        self.check()
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    return await start()
+                finally:
+                    self._waiting.discard(waiting)
+        except TimeoutError:
+            self.check()
+            raise
+
+
 _TRIES: Final = 5
 _FIRST_PAUSE: Final = 1.0
 _PASSES: Final = 3
@@ -132,7 +170,7 @@ class Submitter:
     """Grants the slots."""
     registry: JobRegistry
     """Follows the jobs."""
-    gate: "ShutdownGate"
+    gate: ShutdownGate
     """Shut when nothing more is to be submitted."""
     refused: Callable[[PikaError], object]
     """Called when the service refuses the token or the subscription."""
@@ -162,11 +200,10 @@ class Submitter:
             lease = await self.gate.wait(partial(self.balancer.acquire, order.channel, left))
             try:
                 self.gate.check()
-                self.registry.check_reference(handle.reply_ref)
+                self.registry.enter(handle, lease)
             except PikaError:
                 await self.balancer.release(lease)
                 raise
-            self.registry.enter(handle, lease)
             # A task: a request that is under way is followed up even if the caller is cancelled.
             attempt = self.tasks.spawn(self._attempt(handle, order))
             try:
@@ -310,15 +347,17 @@ class Submitter:
         seconds = self.search_for if resubmit_after is None else resubmit_after
         reconciler = self.registry.reconciler
         # The pass that decides begins after all that time, and may have to be repeated.
+        found = self.tasks.spawn(handle.found.wait())
         searched = self.tasks.spawn(reconciler.pass_after(self.clock.now() + seconds))
         longest = seconds + max(self.search_for, _PASSES * reconciler.every)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None) as window, alarm(window, self.clock, longest):
-                    await asyncio.wait((handle.found, searched), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((found, searched), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            found.cancel()
             searched.cancel()
-        if handle.found.done():
+        if handle.found.is_set():
             return None
         decided = searched.done()
         if cause is not None and decided and resubmit_after is not None:

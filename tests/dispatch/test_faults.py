@@ -409,4 +409,4 @@ async def test_a_callback_that_is_lost_late_or_doubled_ends_no_job_twice_and_non
 
 
 if __name__ == "__main__":
-    print("\n".join(asyncio.run(as_told(EXPECTED.strip().splitlines()))))  # noqa: T201 - what it is for
+    print("\n".join(asyncio.run(as_told(EXPECTED.strip().splitlines()))))

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pika_balancer.dispatch.cooldown import Cooldown
-from pika_balancer.dispatch.dispatcher import ShutdownGate
 from pika_balancer.dispatch.handle import JobHandle, read_records
+from pika_balancer.dispatch.submitter import ShutdownGate
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
@@ -114,13 +114,13 @@ async def test_a_handle_tells_what_is_known_of_its_job() -> None:
 async def test_a_job_in_doubt_is_sent_again_under_another_reference_only() -> None:
     handle = JobHandle("create", "r")
     handle.renew()
-    assert handle.refs == [handle.reply_ref] == ["r"]
+    assert (handle.reply_ref, handle.earlier_refs) == ("r", [])
     for expected in ("r.2", "r.3"):
         handle.doubt = NotFound()
         for _ in range(2):  # the second time there is no doubt any more
             handle.renew()
         assert (handle.reply_ref, handle.key) == (expected, f"ref {expected}")
-    assert handle.refs == ["r", "r.2", "r.3"]
+    assert handle.earlier_refs == ["r", "r.2"]
 
 
 async def test_whoever_waits_on_a_handle_has_its_end_and_every_change_on_the_way() -> None:
