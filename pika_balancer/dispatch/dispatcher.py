@@ -30,8 +30,9 @@ _LONGEST_NAME: Final = 256
 class Dispatcher:
     """Run jobs on the accounts of a balancer, each exactly once, whatever the service answers.
 
-    For one event loop. Entering it counts the jobs that execute already, whoever submitted them; leaving it
-    waits for its own jobs, or detaches them if an exception is raised. Events go to the balancer's observer.
+    For one event loop. Entering it counts all jobs that execute already, also those of other submitters.
+    Leaving it waits for its own jobs, or detaches them if an exception is raised. Events go to the
+    balancer's observer.
 
     Args:
         client: Calls the service.

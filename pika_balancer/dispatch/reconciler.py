@@ -20,7 +20,7 @@ _SPREAD: Final = 0.2
 
 
 class Reconciler:
-    """Keeps a balancer's in-flight counts equal to what the service executes, whoever submitted it.
+    """Keeps a balancer's in-flight counts equal to what the service executes, for all submitters.
 
     It runs periodically only while there is a reason: a job of another submitter is counted, a shared store
     may have orphans, or a job of unknown fate is searched for. Every adopted lease that is not `known` counts
