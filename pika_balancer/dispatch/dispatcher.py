@@ -6,6 +6,7 @@ import math
 import os
 import random
 from collections.abc import AsyncIterable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pika_balancer._util.tasks import Drain
@@ -105,7 +106,8 @@ class Dispatcher:
             rng=rng,
             clock=clock,
         )
-        self._unsubscribe = None if webhook is None else webhook.subscribe(self._called_back)
+        update = partial(self._registry.update_from, source="callback")
+        self._unsubscribe = None if webhook is None else webhook.subscribe(update)
 
     @property
     def handles(self) -> tuple[JobHandle, ...]:
@@ -294,9 +296,6 @@ class Dispatcher:
     def __repr__(self) -> str:
         state = "closed" if self._closing else "over" if self._gate.why else "open"
         return f"<Dispatcher {state}, {len(self.handles)} jobs>"
-
-    def _called_back(self, job: Job) -> bool:
-        return self._registry.update_from(job, "callback")
 
     def _refused(self, error: PikaError) -> bool:
         """Stop submitting if the error concerns every call; return whether it does."""

@@ -6,6 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+import attrs
+
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock
@@ -19,6 +21,7 @@ _FIRST_PAUSE: Final = 2.0
 _SPREAD: Final = 0.2
 
 
+@attrs.define(eq=False)
 class Reconciler:
     """Keeps a balancer's in-flight counts equal to what the service executes, for all submitters.
 
@@ -29,55 +32,36 @@ class Reconciler:
     The same goes for the orphans that a dead process leaves in a shared store. An orphan with a key is
     adopted. One without a key (its process died before it knew the job's id) is given up once it has been
     dead for `search_for` and a pass has counted every executing job by its id.
-
-    Args:
-        client: Lists and looks up jobs.
-        balancer: Keeps the in-flight counts.
-        known: Returns whether a key belongs to a job that the dispatcher follows.
-        claim: Called with every other job; returns whether the dispatcher follows it from now on.
-        refused: Called with the errors of periodic passes; returns whether to stop.
-        search_for: Seconds for which the slot of a job of unknown id is kept.
-        every: Seconds between two passes, ±20 %.
-        rng: Spreads the passes.
-        clock: Measures the seconds.
     """
 
-    def __init__(
-        self,
-        client: PikaClient,
-        balancer: Balancer,
-        *,
-        known: Callable[[str], bool],
-        claim: Callable[[Job], Awaitable[bool]],
-        refused: Callable[[PikaError], bool],
-        search_for: float,
-        every: float,
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._balancer = balancer
-        self._known = known
-        self._claim = claim
-        self._refused = refused
-        self.every = every
-        self._rng = rng
-        self._clock = clock
-        self._search_for = search_for
-        self._asked: set[str] = set()
-        self._inherited: set[str] = set()
-        self._missing_since: dict[str, float] = {}
-        self._searches = 0
-        self._closed = False
-        self._passing = asyncio.Lock()
-        self._passed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self.last_pass = -1.0
-
+    client: PikaClient
+    """Lists and looks up jobs."""
+    balancer: Balancer
+    """Keeps the in-flight counts."""
+    known: Callable[[str], bool]
+    """Returns whether a key belongs to a job that the dispatcher follows."""
+    claim: Callable[[Job], Awaitable[bool]]
+    """Called with every other job; returns whether the dispatcher follows it from now on."""
+    refused: Callable[[PikaError], bool]
+    """Called with the errors of periodic passes; returns whether to stop."""
+    search_for: float
+    """Seconds for which the slot of a job of unknown id is kept."""
     every: float
     """Seconds between two passes, ±20 %."""
-    last_pass: float
+    rng: random.Random
+    """Spreads the passes."""
+    clock: Clock
+    """Measures the seconds."""
+    last_pass: float = attrs.field(init=False, default=-1.0)
     """Start of the last pass that saw every executing job, on the clock; negative before the first."""
+    _asked: set[str] = attrs.field(init=False, factory=set[str])
+    _inherited: set[str] = attrs.field(init=False, factory=set[str])
+    _missing_since: dict[str, float] = attrs.field(init=False, factory=dict[str, float])
+    _searches: int = attrs.field(init=False, default=0)
+    _closed: bool = attrs.field(init=False, default=False)
+    _passing: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
+    _passed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
 
     async def reconcile(self) -> None:
         """Make one pass: count executing jobs that are not counted, free the slots of ended ones.
@@ -88,9 +72,9 @@ class Reconciler:
         async with self._passing:
             # First: the process of an orphan was dead before the service lists the jobs.
             keyless = await self._adopt_orphans()
-            began = self._clock.now()
+            began = self.clock.now()
             counted = self._others()
-            executing = set(await self._client.jobs())
+            executing = set(await self.client.jobs())
             for key in counted - executing:
                 if await self._is_over(key, began):
                     await self.drop(key)
@@ -105,7 +89,7 @@ class Reconciler:
                 self._passed.set()
                 self._passed = asyncio.Event()
                 if keyless and all(results):
-                    await self._balancer.store.give_up(keyless)
+                    await self.balancer.store.give_up(keyless)
         self.start()
         # A malformed job may stay malformed: it must not keep a dispatcher from starting.
         for error in errors:
@@ -117,7 +101,7 @@ class Reconciler:
         for jobid in jobids:
             if self.is_full(channel):
                 break
-            if not self._known(jobid):
+            if not self.known(jobid):
                 await self.adopt(channel, jobid)
         self.start()
 
@@ -128,27 +112,27 @@ class Reconciler:
 
     def is_full(self, channel: str) -> bool:
         """Return whether the channel is full, not counting the slot of the refused job."""
-        accounts = self._balancer.snapshot().accounts
+        accounts = self.balancer.snapshot().accounts
         return all(account.in_flight > account.max_jobs for account in accounts if account.channel == channel)
 
     async def adopt(self, channel: str, key: str) -> Lease | None:
         """Count the job on this channel only; return None if another process counts it on another one."""
         try:
-            return await self._balancer.adopt(channel, key)
+            return await self.balancer.adopt(channel, key)
         except InvalidArgument:
-            elsewhere = self._balancer.adopted().get(key)
+            elsewhere = self.balancer.adopted().get(key)
         if elsewhere is None:
             return None
         # The refusal of one account may list jobs of another.
-        await self._balancer.release(elsewhere)
-        return await self._balancer.adopt(channel, key)
+        await self.balancer.release(elsewhere)
+        return await self.balancer.adopt(channel, key)
 
     async def drop(self, key: str) -> None:
         """Free the slot that is counted under the key, if any."""
         self._missing_since.pop(key, None)
-        lease = self._balancer.adopted().get(key)
+        lease = self.balancer.adopted().get(key)
         if lease is not None:
-            await self._balancer.release(lease)
+            await self.balancer.release(lease)
 
     def ask_again(self) -> None:
         """Look up every job again in the next pass: one counted as another submitter's may be claimed."""
@@ -181,7 +165,7 @@ class Reconciler:
             await asyncio.wait([self._task])
 
     def _others(self) -> set[str]:
-        return {key for key in self._balancer.adopted() if not self._known(key)}
+        return {key for key in self.balancer.adopted() if not self.known(key)}
 
     async def _is_over(self, key: str, now: float) -> bool:
         """Return whether to free the slot of a job that does not execute."""
@@ -190,16 +174,16 @@ class Reconciler:
                 return True
             # No pass of this process has seen it execute: it may have been accepted a moment ago.
             try:
-                return (await self._client.job(key)).ended
+                return (await self.client.job(key)).ended
             except NotFound:
                 pass
             except PikaError:
                 return False
         # The job may still appear, or be resumed here.
-        return now - self._missing_since.setdefault(key, now) >= self._search_for
+        return now - self._missing_since.setdefault(key, now) >= self.search_for
 
     def _is_new(self, jobid: str) -> bool:
-        return jobid not in self._asked and not self._known(jobid)
+        return jobid not in self._asked and not self.known(jobid)
 
     async def _look_up(self, jobids: Iterable[str]) -> list[bool | PikaError]:
         """Return for each job whether it is counted, or has ended, or else the error of its look-up."""
@@ -220,13 +204,13 @@ class Reconciler:
 
     async def _count_by_id(self, jobid: str) -> bool:
         try:
-            job = await self._client.job(jobid)
+            job = await self.client.job(jobid)
         except NotFound:
             return False
         if job.ended or not self._is_new(jobid):
             return True
         try:
-            claimed = await self._claim(job)
+            claimed = await self.claim(job)
         except InvalidArgument:
             claimed = True  # counted on another channel by a process that shares the store
         if claimed:
@@ -235,7 +219,7 @@ class Reconciler:
             return False
         await self.adopt(job.channel, jobid)
         self._asked.add(jobid)
-        if job.reply_ref is not None and not self._known(REFERENCE + job.reply_ref):
+        if job.reply_ref is not None and not self.known(REFERENCE + job.reply_ref):
             # Counted by its id, the job needs no slot by its reference.
             await self.drop(REFERENCE + job.reply_ref)
         return True
@@ -243,11 +227,11 @@ class Reconciler:
     async def _adopt_orphans(self) -> list[Orphan]:
         """Adopt the store's orphans; return those without a key that have been dead for long enough."""
         keyless: list[Orphan] = []
-        for orphan in await self._balancer.store.orphans():
+        for orphan in await self.balancer.store.orphans():
             if orphan.key is None:
-                if orphan.dead_for >= self._search_for:
+                if orphan.dead_for >= self.search_for:
                     keyless.append(orphan)
-            elif not self._known(orphan.key):
+            elif not self.known(orphan.key):
                 self._inherited.add(orphan.key)
                 if orphan.key.startswith(REFERENCE):
                     self.ask_again()
@@ -255,19 +239,19 @@ class Reconciler:
         return keyless
 
     def _has_reason(self) -> bool:
-        return bool(self._searches or self._others()) or self._balancer.store.shared
+        return bool(self._searches or self._others()) or self.balancer.store.shared
 
     async def _run(self) -> None:
         pause = min(_FIRST_PAUSE, self.every)
         failed = False
         while failed or self._has_reason():
-            await self._clock.sleep(pause * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD))
+            await self.clock.sleep(pause * self.rng.uniform(1 - _SPREAD, 1 + _SPREAD))
             try:
                 # If orphans are the only possible reason, ask the store before the service.
-                if failed or self._searches or self._others() or await self._balancer.store.orphans():
+                if failed or self._searches or self._others() or await self.balancer.store.orphans():
                     await self.reconcile()
             except PikaError as error:
-                if self._refused(error):
+                if self.refused(error):
                     return
                 failed = True
             else:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import attrs
+
 from pika_balancer._util.tasks import Tasks
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.client.client import PikaClient
@@ -33,68 +35,57 @@ REFUSALS: Final = (Unauthorized, SubscriptionRequired, Closed, WrongLoop)
 """Errors that concern every call: the service refuses the token, or the client cannot be used."""
 
 
+@attrs.define(eq=False)
 class JobRegistry:
-    """Every job that was sent and has not ended.
+    """Every job that was sent and has not ended."""
 
-    Args:
-        client: Looks up jobs.
-        balancer: Keeps the in-flight counts, and reports the events.
-        prefix: Prefix of the references of this dispatcher's jobs.
-        search_for: Seconds after which a job that the service does not know is given up.
-        poll_every: Seconds between two polls of a job, and between two passes of the reconciler.
-        refused: Called with the errors of polls and passes; returns whether to stop.
-        removed: Called whenever a job has left.
-        rng: Spreads the polls.
-        clock: Measures the seconds.
+    client: PikaClient
+    """Looks up jobs."""
+    balancer: Balancer
+    """Keeps the in-flight counts, and reports the events."""
+    prefix: str
+    """Prefix of the references of this dispatcher's jobs."""
+    search_for: float
+    """Seconds after which a job that the service does not know is given up."""
+    poll_every: float
+    """Seconds between two polls of a job, and between two passes of the reconciler."""
+    refused: Callable[[PikaError], bool]
+    """Called with the errors of polls and passes; returns whether to stop."""
+    removed: Callable[[], None]
+    """Called whenever a job has left."""
+    rng: random.Random
+    """Spreads the polls."""
+    clock: Clock
+    """Measures the seconds."""
+    reconciler: Reconciler = attrs.field(init=False)
+    """Counts what the service executes."""
+    poller: Poller = attrs.field(init=False)
+    """Polls the jobs."""
+    records: list[dict[str, Any]] = attrs.field(init=False, factory=list[dict[str, Any]])
+    """Records of the jobs that were detached."""
+    naming: Tasks = attrs.field(init=False, factory=Tasks)
+    """Tasks that name slots."""
+    taking_over: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
+    """Held while jobs are taken over, so that a job gets one handle only."""
+    _by_ref: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _by_jobid: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _live: dict[JobHandle, None] = attrs.field(init=False, factory=dict[JobHandle, None])
+    _reconciling: bool = attrs.field(init=False, default=False)
+    _regained: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _unreturned: list[JobHandle] = attrs.field(init=False, factory=list[JobHandle])
 
-    Attributes:
-        reconciler: Counts what the service executes.
-        poller: Polls the jobs.
-        records: Records of the jobs that were detached.
-        naming: Tasks that name slots.
-        taking_over: Held while jobs are taken over, so that a job gets one handle only.
-    """
-
-    def __init__(
-        self,
-        client: PikaClient,
-        balancer: Balancer,
-        *,
-        prefix: str,
-        search_for: float,
-        poll_every: float,
-        refused: Callable[[PikaError], bool],
-        removed: Callable[[], None],
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._balancer = balancer
-        self._prefix = prefix
-        self._search_for = search_for
-        self._refused = refused
-        self._removed = removed
-        self._clock = clock
-        self._by_ref: dict[str, JobHandle] = {}
-        self._by_jobid: dict[str, JobHandle] = {}
-        self._live: dict[JobHandle, None] = {}
-        self.naming = Tasks()
-        self._reconciling = False
-        self._regained: dict[str, JobHandle] = {}
-        self._returned: set[str] = set()
-        self.taking_over = asyncio.Lock()
-        self.records: list[dict[str, Any]] = []
-        self.poller = Poller(self._poll, every=poll_every, rng=rng, clock=clock)
+    def __attrs_post_init__(self) -> None:
+        self.poller = Poller(self._poll, every=self.poll_every, rng=self.rng, clock=self.clock)
         self.reconciler = Reconciler(
-            client,
-            balancer,
+            self.client,
+            self.balancer,
             known=self.knows,
             claim=self._claim,
-            refused=refused,
-            search_for=search_for,
-            every=poll_every,
-            rng=rng,
-            clock=clock,
+            refused=self.refused,
+            search_for=self.search_for,
+            every=self.poll_every,
+            rng=self.rng,
+            clock=self.clock,
         )
 
     @property
@@ -118,14 +109,14 @@ class JobRegistry:
     def report(self, kind: type[JobEvent], handle: JobHandle, **more: Any) -> None:
         """Report an event of the job."""
         event = kind(
-            at=self._clock.now(),
+            at=self.clock.now(),
             channel=handle.channel,
             verb=handle.verb,
             reply_ref=handle.reply_ref,
             jobid=handle.jobid,
             **more,
         )
-        self._balancer.reporter.report(event)
+        self.balancer.reporter.report(event)
 
     # --- the steps of a job ----------------------------------------------------------------------------
 
@@ -155,7 +146,7 @@ class JobRegistry:
         handle.sent = True
         handle.jobid = job.jobid
         handle.channel = job.channel or handle.channel
-        handle.since = self._clock.now()
+        handle.since = self.clock.now()
         self._by_jobid[job.jobid] = handle
         handle.found.set()
         if not taken_over:
@@ -174,7 +165,7 @@ class JobRegistry:
         if handle.jobid is None:
             self.accept(handle, job)
         if job.ended:
-            elapsed = self._clock.now() - handle.since
+            elapsed = self.clock.now() - handle.since
             self.report(Ended, handle, status=job.status, elapsed=elapsed, told_by=source)
             self._leave(handle, job)
             return True
@@ -213,7 +204,7 @@ class JobRegistry:
         self._forget(handle)
         lease, handle.lease = handle.lease, None
         if lease is not None:
-            self._balancer.release_nowait(lease)
+            self.balancer.release_nowait(lease)
 
     def _leave(
         self,
@@ -228,7 +219,7 @@ class JobRegistry:
         try:
             # Before the waiters of the handle wake: one of them may want the slot next.
             if handle.lease is not None and not keep_slot:
-                self._balancer.release_nowait(handle.lease)
+                self.balancer.release_nowait(handle.lease)
         finally:
             handle.update(job, done=True, error=error)
 
@@ -239,7 +230,7 @@ class JobRegistry:
         if handle.jobid is not None:
             self._by_jobid.pop(handle.jobid, None)
             self.poller.remove(handle.jobid)
-        self._removed()
+        self.removed()
 
     # --- what the service reports ----------------------------------------------------------------------
 
@@ -247,11 +238,11 @@ class JobRegistry:
         """Look the job up; return whether the service answered."""
         handle = self._by_jobid[jobid]
         try:
-            job = await self._client.job(jobid)
+            job = await self.client.job(jobid)
         except NotFound as error:
             self._missing(handle, error)
         except PikaError as error:
-            if self._refused(error):
+            if self.refused(error):
                 self.detach(handle, error)
             return False
         else:
@@ -259,10 +250,10 @@ class JobRegistry:
         return True
 
     def _missing(self, handle: JobHandle, error: NotFound) -> None:
-        now = self._clock.now()
+        now = self.clock.now()
         if handle.missing_since is None:
             handle.missing_since = now if handle.doubt is None else handle.since
-        if now - handle.missing_since >= self._search_for:
+        if now - handle.missing_since >= self.search_for:
             self.fail(handle, _about(handle, handle.doubt or error))
 
     async def _claim(self, job: Job) -> bool:
@@ -270,7 +261,7 @@ class JobRegistry:
         handle = self._by_ref.get(job.reply_ref or "")
         if handle is not None and handle.jobid not in (None, job.jobid):
             return False
-        if handle is None and self._reconciling and (job.reply_ref or "").startswith(self._prefix):
+        if handle is None and self._reconciling and (job.reply_ref or "").startswith(self.prefix):
             record = {
                 "verb": (job.verb or "create").removeprefix("pika-"),
                 "reply_ref": job.reply_ref,
@@ -279,6 +270,7 @@ class JobRegistry:
             }
             handle = await self.take_over(record)
             self._regained[handle.reply_ref] = handle
+            self._unreturned.append(handle)
         return handle is not None and self.update_from(job, "poll")
 
     # --- jobs of earlier processes ---------------------------------------------------------------------
@@ -294,9 +286,8 @@ class JobRegistry:
             finally:
                 self._reconciling = False
         # If the last caller was cancelled before it could return its handles, this one returns them.
-        found = [ref for ref in self._regained if ref not in self._returned]
-        self._returned.update(found)
-        return tuple(self._regained[ref] for ref in found)
+        found, self._unreturned = tuple(self._unreturned), []
+        return found
 
     def find(self, reply_ref: str) -> JobHandle | None:
         """Return the job of that reference; one that `reconcile` found may have ended since."""
@@ -350,7 +341,7 @@ class JobRegistry:
             # Read after the wait: the slot may have been named meanwhile.
             handle.lease, superfluous = named, handle.lease
         if superfluous is not None and superfluous is not handle.lease:
-            self._balancer.release_nowait(superfluous)
+            self.balancer.release_nowait(superfluous)
 
 
 def _about(handle: JobHandle, error: PikaError) -> PikaError:

@@ -18,12 +18,11 @@ from pika_balancer.client.requests import Request
 from pika_balancer.clock import Clock, alarm
 from pika_balancer.dispatch.cooldown import Cooldown
 from pika_balancer.dispatch.handle import JobHandle
-from pika_balancer.dispatch.registry import JobRegistry
+from pika_balancer.dispatch.registry import REFUSALS, JobRegistry
 from pika_balancer.errors import (
     AccountSuspended,
     ApiError,
     ChannelFull,
-    Closed,
     InvalidResponse,
     LostTrack,
     NotFound,
@@ -31,10 +30,7 @@ from pika_balancer.errors import (
     RateLimited,
     ServiceError,
     SubmissionUnknown,
-    SubscriptionRequired,
     TransportError,
-    Unauthorized,
-    WrongLoop,
 )
 from pika_balancer.events import Failed, Refused, Submitting, Uncertain
 from pika_balancer.models import Job
@@ -72,10 +68,7 @@ _TABLE: Final[dict[type[PikaError], SubmitOutcome]] = {
     RateLimited: SubmitOutcome.LIMITED,
     AccountSuspended: SubmitOutcome.BLOCKED,
     NotFound: SubmitOutcome.GONE,
-    Unauthorized: SubmitOutcome.REFUSED,
-    SubscriptionRequired: SubmitOutcome.REFUSED,
-    Closed: SubmitOutcome.REFUSED,
-    WrongLoop: SubmitOutcome.REFUSED,
+    **dict.fromkeys(REFUSALS, SubmitOutcome.REFUSED),
     LostTrack: SubmitOutcome.LOST,
     ServiceError: SubmitOutcome.UNKNOWN,
     InvalidResponse: SubmitOutcome.UNKNOWN,
@@ -101,10 +94,8 @@ class ShutdownGate:
 
     def __init__(self) -> None:
         self.why: PikaError | None = None
+        """The reason; None while the gate is open."""
         self._waiting: set[asyncio.Timeout] = set()
-
-    why: PikaError | None
-    """The reason; None while the gate is open."""
 
     def shut(self, why: PikaError) -> None:
         """Fail all waiters, now and from now on; the first reason stays."""

@@ -117,7 +117,20 @@ class Webhook:
         Raises:
             InvalidArgument: There is no `public_url`, and `run()` is not active.
         """
-        return str(self._base() / self._secret.reveal())
+        if self._public is not None:
+            return str(self._public / self._secret.reveal())
+        if not self._bound:
+            raise InvalidArgument(
+                "the webhook has no URL yet: pass public_url, or read it within `async with webhook.run()`",
+                field="public_url",
+            )
+        bound = self._bound[-1]
+        if ipaddress.ip_address(bound.host or "").is_unspecified:
+            raise InvalidArgument(
+                "host stands for all addresses: pass public_url, the URL at which the service gets here",
+                field="public_url",
+            )
+        return str(bound / self._secret.reveal())
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], object]:
         """Call `subscriber(job)` for every callback; return a function that ends the subscription.
@@ -200,22 +213,6 @@ class Webhook:
 
     def __reduce__(self) -> Never:
         raise TypeError("a webhook belongs to its process and cannot be pickled or copied")
-
-    def _base(self) -> URL:
-        if self._public is not None:
-            return self._public
-        if not self._bound:
-            raise InvalidArgument(
-                "the webhook has no URL yet: pass public_url, or read it within `async with webhook.run()`",
-                field="public_url",
-            )
-        bound = self._bound[-1]
-        if ipaddress.ip_address(bound.host or "").is_unspecified:
-            raise InvalidArgument(
-                "host stands for all addresses: pass public_url, the URL at which the service gets here",
-                field="public_url",
-            )
-        return bound
 
     # --- one request -----------------------------------------------------------------------------------
 
