@@ -338,10 +338,11 @@ async def test_a_job_under_each_fault_ends_once_and_frees_its_slot() -> None:
     await wait_until(lambda: open_files() <= files)
 
 
-class Through:
-    """A receiver of callbacks as the service sees it: behind a proxy."""
+class Through(Webhook):
+    """A webhook as the service sees it: behind a proxy."""
 
     def __init__(self, receiver: Webhook, proxy: FaultProxy) -> None:
+        super().__init__()
         self._receiver = receiver
         self._proxy = proxy
 
@@ -349,8 +350,8 @@ class Through:
     def reply_url(self) -> str:
         return self._proxy.url
 
-    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], object]:
-        return self._receiver.subscribe(take)
+    def subscribe(self, subscriber: Callable[[Job], bool]) -> Callable[[], object]:
+        return self._receiver.subscribe(subscriber)
 
 
 CALLBACKS: Final[dict[str, tuple[Fault | None, str]]] = {
