@@ -1,4 +1,4 @@
-"""Looks at many things again and again: when, in what order, and how many at once."""
+"""When the poller polls, in what order, and how many at once."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tests.dispatch.conftest import Loaded
 
 
 class Looks:
-    """A poller whose chance always falls on the shorter side, and what it looked at, and when."""
+    """A poller with the shortest possible intervals, and the times and keys of its polls."""
 
     def __init__(self, every: float) -> None:
         self.clock = ManualClock()
@@ -29,7 +29,7 @@ class Looks:
         return self.works
 
 
-async def test_what_is_due_at_once_has_its_turn_in_the_order_in_which_it_came_and_so_many_at_a_time() -> None:
+async def test_polls_due_at_once_run_in_order_a_few_at_a_time() -> None:
     looks = Looks(10.0)
     keys = [str(number) for number in range(3 * AT_ONCE + 1)]
     for key in keys:
@@ -43,7 +43,7 @@ async def test_what_is_due_at_once_has_its_turn_in_the_order_in_which_it_came_an
     await looks.poller.close()
 
 
-async def test_the_first_look_is_as_far_off_as_each_later_one_unless_it_is_wanted_soon() -> None:
+async def test_the_first_poll_comes_after_the_interval_unless_it_is_wanted_soon() -> None:
     looks = Looks(100.0)
     looks.poller.add("later")
     looks.poller.add("soon", soon=True)
@@ -52,7 +52,7 @@ async def test_the_first_look_is_as_far_off_as_each_later_one_unless_it_is_wante
     await looks.poller.close()
 
 
-async def test_what_is_added_anew_is_looked_at_once_a_turn_and_has_no_failures_yet() -> None:
+async def test_a_key_added_again_is_polled_once_per_interval_without_failures() -> None:
     looks = Looks(10.0)
     looks.works = False
     looks.poller.add("a")
@@ -66,7 +66,7 @@ async def test_what_is_added_anew_is_looked_at_once_a_turn_and_has_no_failures_y
     await looks.poller.close()
 
 
-async def test_a_closed_poller_looks_at_nothing_however_much_was_due() -> None:
+async def test_a_closed_poller_polls_nothing() -> None:
     looks = Looks(10.0)
     for number in range(2 * AT_ONCE):
         looks.poller.add(str(number))
