@@ -1,9 +1,13 @@
 """The waiting line against a plain list."""
 
+import pickle
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.selection.wait_queue import WaitQueue
+from tests.depth import examples
 
 WISHES = st.none() | st.sampled_from("ab")
 STEPS = st.lists(
@@ -16,6 +20,8 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.deep
+@examples(100, 2000)
 @given(steps=STEPS)
 def test_the_line_agrees_with_a_list(steps: list[tuple[str, object]]) -> None:
     # Waiters without an order of their own, as futures are.
@@ -51,9 +57,12 @@ def test_leaving_costs_the_same_wherever_one_stands() -> None:
     assert line.size == 1
 
 
-def test_a_channel_for_which_nobody_waits_leaves_nothing_behind() -> None:
+def test_a_channel_without_waiters_takes_no_memory() -> None:
     line: WaitQueue[int] = WaitQueue()
+    empty = len(pickle.dumps(line))
     for waiter in range(1000):
         line.join(waiter, str(waiter))
+    assert len(pickle.dumps(line)) > empty + 1000
+    for waiter in range(1000):
         line.leave(waiter, str(waiter))
-    assert not line._pinned
+    assert len(pickle.dumps(line)) < empty + 100

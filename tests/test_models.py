@@ -14,7 +14,7 @@ from pika_balancer.selection.selector import Selector
 CANARY = "MTA1NzQw.canary.t0ken"
 
 
-def test_a_secret_shows_itself_to_nobody_who_does_not_ask() -> None:
+def test_a_secret_shows_only_in_reveal() -> None:
     account = Account("1", discord=Secret(CANARY))
     shown = [
         repr(account),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.selection.policy import POLICIES, Candidate, make_rule
-
-from .chi_square import p_value
+from tests.chi_square import p_value
+from tests.depth import examples, sized
 
 
 @define(eq=False)
@@ -61,10 +61,11 @@ def test_odds_are_those_of_the_definition(name: str) -> None:
     assert make_rule(name).odds(MIXED) == pytest.approx(EXACT[name](MIXED))
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_picks_follow_the_odds(name: str) -> None:
     rule, chance = make_rule(name), random.Random(11).random
-    picks = 100_000
+    picks = sized(10_000, 1_000_000)
     counts = Counter(rule.pick(MIXED, chance).channel for _ in range(picks))
     odds = rule.odds(MIXED)
     assert p_value([counts[c.channel] for c in MIXED], [picks * p for p in odds]) > 1e-4
@@ -87,7 +88,9 @@ def test_round_robin_takes_turns_in_map_order_and_skips_who_is_missing() -> None
     assert rule.pick(gap, chance).order == (first.order + 3) % 6
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", POLICIES)
+@examples(60, 1000)
 @given(
     loads=st.lists(st.tuples(st.integers(0, 5), st.integers(6, 9)), min_size=1, max_size=8),
     draw=st.floats(0, 1, exclude_max=True),

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -16,8 +15,8 @@ from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
 from pika_balancer.models import Account, Lease, Secret
 from pika_balancer.selection.policy import POLICIES, Candidate, Weights
 from pika_balancer.selection.selector import Selector
-
-from .chi_square import p_value
+from tests.chi_square import p_value
+from tests.depth import examples, sized
 
 
 def accounts(*caps: int) -> list[Account]:
@@ -44,7 +43,8 @@ STATES: dict[str, tuple[list[int], list[int]]] = {
 }
 
 
-@pytest.mark.no_cover  # millions of picks of the same few lines
+@pytest.mark.deep
+@pytest.mark.no_cover  # many picks of the same few lines
 @pytest.mark.parametrize("state", STATES)
 def test_the_pick_is_uniform_over_accounts_with_capacity(state: str) -> None:
     caps, busy = STATES[state]
@@ -52,7 +52,7 @@ def test_the_pick_is_uniform_over_accounts_with_capacity(state: str) -> None:
     for channel, jobs in enumerate(busy):
         for _ in range(jobs):
             take(selector, str(channel))
-    picks = 1_000_000
+    picks = sized(50_000, 1_000_000)
     counts: Counter[str] = Counter()
     acquire, release = selector.try_acquire, selector.release
     for _ in range(picks):
@@ -586,5 +586,5 @@ class Walk(RuleBasedStateMachine):
         assert obtained == sum(self.caps.values())
 
 
-Walk.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestWalk = Walk.TestCase
+Walk.TestCase.settings = examples(40, 1000, stateful_step_count=40)
+TestWalk = pytest.mark.deep(Walk.TestCase)

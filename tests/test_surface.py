@@ -1,6 +1,7 @@
 """The house as seen from outside: what may import what, what is public, what an import costs."""
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -122,8 +123,18 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield room, path
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path: Path) -> list[str]:
+    return list(imported(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -133,7 +144,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def own(name: str) -> str | None:
-    """Return the room that an import names, None for somebody else's module."""
+    """Return the room that an import names, None for a module of another project."""
     parts = name.split(".")
     if parts[0] != "pika_balancer":
         return None
@@ -179,7 +190,7 @@ def test_time_and_chance_are_handed_in() -> None:
         "random.uniform",
     }
     for _, path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in own_time, f"{path.name}:{node.lineno}"
 

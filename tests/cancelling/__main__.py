@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 
 from tests.cancelling import SCENARIOS
-from tests.cancelling.turn import HOWS, How, at_every_await
+from tests.cancelling.turn import HOWS, How, at_every_await, every_way
 from tests.redis_servers import running
 
 
@@ -25,7 +25,7 @@ def main(wanted: list[str]) -> int:
                 continue
             began = time.process_time()
             try:
-                struck = asyncio.run(at_every_await(scenario, servers["valkey"]))
+                struck = asyncio.run(at_every_await(scenario, servers["valkey"], every_way(HOWS)))
             except Exception as error:  # noqa: BLE001 - the others are still to be seen
                 failures += 1
                 traceback.print_exception(error, chain=False)

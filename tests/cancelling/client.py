@@ -35,8 +35,8 @@ async def service() -> AsyncGenerator[RawServer]:
         yield server
 
 
-def client_of(server: RawServer) -> PikaClient:
-    return PikaClient("user:canary", base_url=server.url, retries=0, rng=random.Random(1))
+def client_of(server: RawServer, address: str = "") -> PikaClient:
+    return PikaClient("user:canary", base_url=address or server.url, retries=0, rng=random.Random(1))
 
 
 Call = Callable[[PikaClient], Awaitable[Any]]

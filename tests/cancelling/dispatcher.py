@@ -8,9 +8,9 @@ from typing import Any
 
 from pika_balancer import Account, Balancer, Closed, Dispatcher, JobHandle, PikaClient
 from pika_balancer.store import Store
-from pika_balancer.testing import settle, wait_until
+from pika_balancer.testing import settle
 from tests.cancelling.balancer import in_memory, on_server
-from tests.cancelling.turn import Turn, about
+from tests.cancelling.turn import Turn, about, patiently
 from tests.dispatch.conftest import ONE, Answer, Service
 
 RECORD = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
@@ -36,29 +36,36 @@ class Desk:
 
     async def calm(self) -> None:
         """Return once everything that was sent has its answer."""
-        await wait_until(lambda: not self.dispatcher._tasks._tasks)
+        await settle(5)
+        await patiently(
+            lambda: (
+                not self.balancer.statistics().waiters
+                and all(handle.jobid is not None for handle in self.dispatcher.handles)
+                and self.in_flight == len(self.service.executing)
+            )
+        )
         await settle(5)
 
     async def works(self, dispatcher: Dispatcher | None = None) -> None:
         """Assert that every job that was sent is followed, with its slot, and that another one can be run."""
         dispatcher = dispatcher or self.dispatcher
         running = self.service.executing
-        await wait_until(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
-        await wait_until(lambda: self.in_flight == len(running))
+        await patiently(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
+        await patiently(lambda: self.in_flight == len(running))
         self.service.end_all()
-        await wait_until(lambda: not dispatcher.handles)
-        await wait_until(lambda: self.in_flight == 0)
+        await patiently(lambda: not dispatcher.handles)
+        await patiently(lambda: self.in_flight == 0)
         sent = len(self.service.posts)
-        handle = await dispatcher.submit("create", prompt="a cat", timeout=5)
+        handle = await dispatcher.submit("create", prompt="a cat", timeout=60)
         self.service.end_all()
         assert (await handle).status == "completed"
         assert len(self.service.posts) == sent + 1
-        await wait_until(lambda: self.in_flight == 0)
+        await patiently(lambda: self.in_flight == 0)
 
 
 @asynccontextmanager
 async def desk(turn: Turn, *, shared: bool) -> AsyncGenerator[Desk]:
-    """Open everything but the dispatcher; whoever enters it leaves it."""
+    """Open everything but the dispatcher; the caller enters and leaves it."""
     service = Service()
     async with (
         service.run() as url,
@@ -108,7 +115,7 @@ async def submit_in_line(turn: Turn, desk: Desk) -> None:
     async with desk.dispatcher:
         held = [await desk.balancer.acquire() for _ in range(2)]
         turn.begin(desk.dispatcher.submit("button", jobid=desk.service.take(), timeout=30))
-        await wait_until(lambda: turn.is_over or bool(desk.balancer.statistics().waiters))
+        await patiently(lambda: turn.is_over or bool(desk.balancer.statistics().waiters))
         desk.service.end_all()
         for lease in held:
             await desk.balancer.release(lease)
@@ -127,7 +134,7 @@ async def submit_that_is_refused(turn: Turn, desk: Desk) -> None:
     ]
     async with desk.dispatcher:
         await desk.balancer.update([Account(ONE, max_jobs=2), Account(str(int(ONE) + 1), max_jobs=2)])
-        await turn.through(desk.dispatcher.submit("create", prompt="a cat", timeout=5))
+        await turn.through(desk.dispatcher.submit("create", prompt="a cat", timeout=60))
         await desk.calm()
         assert len(desk.service.posts) <= 2
         desk.service.script.clear()
@@ -140,7 +147,7 @@ async def submit_that_is_refused(turn: Turn, desk: Desk) -> None:
 async def run(turn: Turn, desk: Desk) -> None:
     async with desk.dispatcher:
         turn.begin(desk.dispatcher.run("create", prompt="a cat"))
-        await wait_until(lambda: turn.is_over or bool(desk.dispatcher.handles))
+        await patiently(lambda: turn.is_over or bool(desk.dispatcher.handles))
         await desk.calm()
         if desk.dispatcher.handles:
             desk.service.end_all()
@@ -206,7 +213,7 @@ async def batch_closed(turn: Turn, desk: Desk) -> None:
     async with desk.dispatcher:
         outcomes = desk.dispatcher.map(source(), concurrency=3)
         first = asyncio.ensure_future(anext(outcomes))
-        await wait_until(lambda: len(desk.dispatcher.handles) == 2)
+        await patiently(lambda: len(desk.dispatcher.handles) == 2)
         await desk.calm()
         desk.service.end(desk.service.executing[0])
         await first
@@ -241,7 +248,7 @@ async def resume(turn: Turn, desk: Desk) -> None:
     await turn.through(desk.dispatcher.resume(records))
     handles = await desk.dispatcher.resume(records)
     assert [handle.reply_ref for handle in handles] == ["w.1", "w.2"]
-    await wait_until(lambda: handles[1].jobid == second)
+    await patiently(lambda: handles[1].jobid == second)
     assert set(handles) == set(desk.dispatcher.handles)
     await desk.works()
 
@@ -254,7 +261,7 @@ async def drain(turn: Turn, desk: Desk) -> None:
     desk.service.end_all()
     await turn.end()
     assert await desk.dispatcher.drain() == []
-    await wait_until(lambda: desk.in_flight == 0)
+    await patiently(lambda: desk.in_flight == 0)
 
 
 @at_each_desk("Dispatcher.drain")
@@ -266,7 +273,7 @@ async def drain_of_what_runs_on(turn: Turn, desk: Desk) -> None:
     assert [record["jobid"] for record in records] == desk.service.executing
     assert isinstance(await waiting, Closed)
     # A name that the slot was about to get may be on its way back.
-    await wait_until(lambda: desk.in_flight == 1)
+    await patiently(lambda: desk.in_flight == 1)
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
         await desk.dispatcher.resume(records)
@@ -284,15 +291,15 @@ async def close(turn: Turn, desk: Desk) -> None:
     polls = len(desk.service.gets)
     await turn.through(desk.dispatcher.close())
     if turn.point:
-        # Whoever is cancelled while it closes leaves nothing behind that asks, waits or hopes.
-        await wait_until(waiting.done)
+        # A close that is cancelled leaves no task that asks or waits.
+        await patiently(waiting.done)
         await desk.client.close()
         await settle(5)
         assert not desk.dispatcher.handles
         assert len(desk.service.gets) <= polls + 2
     await desk.dispatcher.close()
     assert isinstance(await waiting, Closed)
-    await wait_until(lambda: desk.in_flight == 3)
+    await patiently(lambda: desk.in_flight == 3)
     for lease in desk.balancer.adopted().values():
         await desk.balancer.release(lease)
 
@@ -311,7 +318,7 @@ async def context(turn: Turn, desk: Desk) -> None:
     desk.service.end_all()
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
-        await wait_until(lambda: desk.in_flight == 0)
+        await patiently(lambda: desk.in_flight == 0)
         await desk.works()
 
 

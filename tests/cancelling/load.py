@@ -10,8 +10,8 @@ from pika_balancer.loadtest.driver import Load, LoadPlan
 from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.loadtest.server_process import Server, ServerSettings, server_apart
-from pika_balancer.testing import LocalServer, settle, wait_until
-from tests.cancelling.turn import Turn, about
+from pika_balancer.testing import LocalServer, settle
+from tests.cancelling.turn import Turn, about, patiently
 from tests.dispatch.conftest import ONE
 
 TICK = 0.002
@@ -81,9 +81,8 @@ async def stretch(turn: Turn) -> None:
                 return await load.run(plan, tally, rng=random.Random(1), watch=lambda: None, interval=TICK)
 
             await turn.through(once())
-            assert not load._flights
             # What was under way stays in the dispatcher's care, and ends there.
-            await wait_until(lambda: not dispatcher.handles)
+            await patiently(lambda: not dispatcher.handles)
             assert await once() == "jobs"
 
 
@@ -119,7 +118,7 @@ async def asking(turn: Turn) -> None:
     await turn.end()
     again = asyncio.create_task(server.ask("statistics"))
     await answer()
-    # The answer that nobody took is not the answer to the next question.
+    # An answer that was not read is not the answer to the next question.
     assert await again == len(process.asked)
 
 

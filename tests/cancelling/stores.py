@@ -1,9 +1,10 @@
-"""The stores by themselves, as whoever builds on them uses them."""
+"""The stores by themselves, as code built on them uses them."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from pika_balancer import Lease, NoCapacity, Secret
+from pika_balancer.clock import SystemClock
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.store.redis.connection import Away, Connection
 from pika_balancer.store.redis.store import RedisStore
@@ -12,7 +13,8 @@ from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
 from tests.cancelling.turn import Turn, about
 
 Steps = Callable[[Turn, Store], Awaitable[None]]
-SOON = 5.0
+SOON = 60.0
+now = SystemClock().now
 
 
 def on_each_store(name: str) -> Callable[[Steps], Steps]:
@@ -36,10 +38,6 @@ def on_each_store(name: str) -> Callable[[Steps], Steps]:
     return register
 
 
-def now(store: Store) -> float:
-    return store._clock.now()  # type: ignore[attr-defined, no-any-return]  # both have one
-
-
 async def give_back(store: Store, lease: Lease) -> None:
     if (owed := store.release(lease)) is not None:
         await owed
@@ -49,9 +47,9 @@ async def both_free(store: Store) -> None:
     """Assert that the store still works, and that exactly its two slots can be had."""
     await settle()
     await store.update(ACCOUNTS)
-    leases = [await store.acquire(None, now(store) + SOON) for _ in ACCOUNTS]
+    leases = [await store.acquire(None, now() + SOON) for _ in ACCOUNTS]
     with suppress(NoCapacity):
-        raise AssertionError(await store.acquire(None, now(store)))
+        raise AssertionError(await store.acquire(None, now()))
     for lease in leases:
         await give_back(store, lease)
 
@@ -60,7 +58,7 @@ async def both_free(store: Store) -> None:
 async def acquire(turn: Turn, store: Store) -> None:
     await store.update(ACCOUNTS)
     held = [await store.acquire(None, None) for _ in ACCOUNTS]
-    turn.begin(store.acquire(None, now(store) + 30))
+    turn.begin(store.acquire(None, now() + 30))
     await settle(3)
     for lease in held:
         await give_back(store, lease)
@@ -106,7 +104,7 @@ async def pause(turn: Turn, store: Store) -> None:
 @on_each_store("cool_down")
 async def cool_down(turn: Turn, store: Store) -> None:
     await store.update(ACCOUNTS)
-    await turn.through(store.cool_down("0", now(store) + 3600))
+    await turn.through(store.cool_down("0", now() + 3600))
     await store.resume("0")
     await both_free(store)
 
@@ -166,7 +164,7 @@ async def repair(turn: Turn) -> None:
 
 async def connecting(turn: Turn) -> None:
     """The way to the server, which is cancelled when a program ends, at whatever it does then."""
-    connection = Connection(Secret(turn.server.url), "nobody", patience=SOON)
+    connection = Connection(Secret(turn.server.url), "empty", patience=SOON)
     await turn.through(connection.connect())
     await connection.disconnect()
     await connection.connect()
@@ -175,11 +173,11 @@ async def connecting(turn: Turn) -> None:
 
 async def listening(turn: Turn) -> None:
     """The same for the connection on which messages arrive."""
-    connection = Connection(Secret(turn.server.url), "nobody", patience=SOON)
+    connection = Connection(Secret(turn.server.url), "empty", patience=SOON)
 
     async def listen() -> None:
         with suppress(Away):
-            await connection.listen("nobody", lambda _: None, connection.cut, lambda: None)
+            await connection.listen("empty", lambda _: None, connection.cut, lambda: None)
 
     await turn.through(listen())
     await connection.close()

@@ -5,11 +5,10 @@ import contextlib
 import gc
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from pika_balancer.clock import SystemClock
 from pika_balancer.testing import settle, wait_until
 from tests.redis_servers import Server
 
@@ -27,7 +26,8 @@ HOWS: Final = get_args(How)
 IN_SHORT: Final = HOWS[:3]
 """The ways that differ in what comes out; the others differ in who cancels."""
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 60.0
+"""Seconds after which something that does not come about is a fault."""
 DESCRIPTORS: Final = Path("/proc/self/fd")
 SCENARIOS: Final[dict[str, list["Scenario"]]] = {}
 """Every scenario, by the name of the coroutine that it is about."""
@@ -200,19 +200,44 @@ def about(*names: str, again: bool = False) -> Callable[[Scenario], Scenario]:
     return register
 
 
-async def at_every_await(scenario: Scenario, server: Server, hows: Iterable[How] = HOWS) -> Counter[How]:
-    """Run the scenario again and again, cancelling at the next await each time; return how often it struck.
+def every_way(hows: Sequence[How]) -> Iterator[Iterator[tuple[int, How]]]:
+    """Yield, for each way, the awaits to cancel at in that way, without end."""
+    for how in hows:
+        # Before it has begun there is but one way.
+        yield ((point, how) for point in itertools.count(0 if how == HOWS[0] else 1))
+
+
+def one_way_each(hows: Sequence[How], shift: int = 0) -> Iterator[Iterator[tuple[int, How]]]:
+    """Yield all awaits once, without end, each with the next way: a diagonal of what `every_way` yields.
+
+    Args:
+        hows: The ways.
+        shift: Which of them is for the first await.
+    """
+    ways = itertools.chain(HOWS[:1], (hows[(place + shift) % len(hows)] for place in itertools.count()))
+    yield iter(enumerate(ways))
+
+
+async def at_every_await(
+    scenario: Scenario, server: Server, runs: Iterable[Iterable[tuple[int, How]]]
+) -> Counter[How]:
+    """Run the scenario again and again, cancelling at another await each time; return how often it struck.
 
     After each run nothing may be left of it: no task, no descriptor, and nothing for the loop to complain of.
+
+    Args:
+        scenario: What to run.
+        server: A server for shared stores.
+        runs: Awaits and ways to cancel there, in the order of the awaits; each part of it ends where the
+            scenario has no such await.
     """
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     struck: Counter[How] = Counter()
     try:
-        for how in hows:
-            # Before it has begun there is but one way.
-            for point in itertools.count(0 if how == HOWS[0] else 1):
+        for part in runs:
+            for point, how in part:
                 turn = Turn(point, how, server)
                 await _one(scenario, turn)
                 assert not complaints, (how, point, complaints)
@@ -239,14 +264,19 @@ async def _one(scenario: Scenario, turn: Turn) -> None:
         raise
 
 
+async def patiently(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds."""
+    await wait_until(condition, timeout=PATIENCE)
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds, or after a second: the assertion that follows shows what is wrong."""
+    """Return once the condition holds, or after a while: the assertion that follows shows what is wrong."""
     for _ in range(5):
         if condition():
             return
         await asyncio.sleep(0)
     with contextlib.suppress(TimeoutError):
-        await wait_until(condition, timeout=1, clock=SystemClock())
+        await wait_until(condition, timeout=PATIENCE)
 
 
 def _files() -> set[str]:

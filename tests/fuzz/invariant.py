@@ -16,7 +16,7 @@ T = TypeVar("T")
 API: Final = Secret("user:1234-canary0canary0canary0")
 """The API token of the caller, which no error may show."""
 LONGEST: Final = 1000
-"""Characters of a message: somebody is to read it."""
+"""Characters of a message: a person has to read it."""
 
 
 def value_or_error(

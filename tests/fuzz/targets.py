@@ -1,11 +1,13 @@
 """What bad bytes are fed to, a function for each: it returns if all holds, and raises if not."""
 
 import asyncio
+import codecs
 import contextlib
 import email.parser
 import email.policy
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from pika_balancer._util import units
 from pika_balancer.cli.exit_codes import BadJobFile, error_document, sentence
 from pika_balancer.cli.job_file import JobLine, Source, read_lines
 from pika_balancer.cli.submit_journal import Journal
-from pika_balancer.client import requests, responses, strict
+from pika_balancer.client import requests, responses
 from pika_balancer.client.requests import Answer, Request, Upload
 from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
@@ -43,11 +45,14 @@ _STATUSES: Final = (200, 200, 200, 400, 401, 404, 422, 429, 500, 504, 596, 302, 
 
 
 def fuzz_parse(body: bytes) -> None:
-    """Read the body as every kind of answer; the quick way and the thorough one must agree."""
+    """Read the body as every kind of answer; the quick way and the thorough one must agree.
+
+    A byte order mark, which every reader ignores, keeps a body from the quick way.
+    """
     hidden = _discords(body)
     quick = value_or_error(responses.read_accounts, body, secrets=(API,), hidden=hidden)
-    make = functools.partial(responses._accounts, responses.CAP_RANGE)
-    thorough = strict.read("the account list", body, (API,), dict, make)
+    marked = body if body.startswith(codecs.BOM_UTF8) else codecs.BOM_UTF8 + body
+    thorough = value_or_error(responses.read_accounts, marked, secrets=(API,), hidden=hidden)
     if isinstance(quick, dict):
         for channel, account in quick.items():
             check_account(account)
@@ -55,7 +60,7 @@ def fuzz_parse(body: bytes) -> None:
         assert isinstance(thorough, dict)
         assert list(thorough.items()) == list(quick.items())
     else:
-        assert str(thorough) == str(quick)
+        assert not isinstance(thorough, dict)
     one = value_or_error(responses.read_account, body, CHANNEL, secrets=(API,), hidden=hidden)
     if isinstance(one, Account):
         check_account(one)
@@ -113,9 +118,11 @@ def _check_facts(error: PikaError) -> None:
 
 
 def _discords(body: bytes) -> list[str]:
-    """Return the Discord tokens that our own samples put in; others are the business of the tests."""
-    known = ("fake-token-number-one-000", "fake-token-number-two-000")
-    return [token for token in known if token.encode() in body]
+    """Return the Discord tokens of our own samples that stand in a field for one.
+
+    Elsewhere, as in a message spliced with one by chance, nothing tells the reader that it is a token.
+    """
+    return re.findall(r'"discord"\s*:\s*"[^"\\]*(fake-token-number-(?:one|two)-000)', body.decode("latin-1"))
 
 
 # --- requests ------------------------------------------------------------------------------------------
@@ -226,7 +233,8 @@ async def _call_back(body: bytes) -> None:
     request._read_bytes = None
     refusal: web.HTTPException | None = None
     try:
-        status = (await receiver._receive(request)).status
+        [route] = receiver.app().router.routes()
+        status = (await route.handler(request)).status
     except web.HTTPException as error:
         refusal, status = error, error.status
     seen = receiver.statistics()
@@ -304,7 +312,8 @@ def fuzz_journal(content: bytes) -> None:
         assert path.read_bytes() in (content, content[: content.rfind(b"\n") + 1])
         return
     with opened as journal:
-        keys = list(journal._facts)
+        keys = _keys(content)
+        assert len(journal) == len(keys)
         entries = {key: journal[key] for key in keys}
         for entry in entries.values():
             json.dumps([entry.record, entry.urls, entry.files])
@@ -317,6 +326,12 @@ def fuzz_journal(content: bytes) -> None:
         assert {key: again[key] for key in keys if key != "one\nmore"} == {
             key: entry for key, entry in entries.items() if key != "one\nmore"
         }
+
+
+def _keys(journal: bytes) -> set[str]:
+    """Return the jobs that whole lines of a good journal name."""
+    lines = [json.loads(line) for line in journal[: journal.rfind(b"\n") + 1].split(b"\n")[:-1]]
+    return {line["job"] for line in lines[1:] if "journal" not in line}
 
 
 def fuzz_records(content: bytes) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import time
 import traceback
 import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -34,7 +33,7 @@ FORM = {"prompt": "a cat", "discord": DISCORD}
 
 @asynccontextmanager
 async def both(
-    script: Script, *, timeout: float = 5.0, retries: int = 0, max_body: int = 2**20
+    script: Script, *, timeout: float = 60.0, retries: int = 0, max_body: int = 2**20
 ) -> AsyncGenerator[tuple[RawServer, aiohttp.ClientSession, PikaClient]]:
     """Yield a server with that script, a plain session of aiohttp and a client, both with its address."""
     async with RawServer(script) as server:
@@ -96,8 +95,8 @@ def says(*pieces: bytes, stay: bool = False) -> Script:
 async def test_client_error_is_not_all_that_can_be_raised() -> None:
     """Silence, letters that are none, depth without end, nothing at all: none of them is a `ClientError`."""
 
-    async def naive(session: aiohttp.ClientSession) -> object:
-        async with session.get("/jobs", timeout=aiohttp.ClientTimeout(total=0.2)) as response:
+    async def naive(session: aiohttp.ClientSession, seconds: float) -> object:
+        async with session.get("/jobs", timeout=aiohttp.ClientTimeout(total=seconds)) as response:
             return await response.json(content_type=None)
 
     answers: dict[str, tuple[Script, type[BaseException] | None]] = {
@@ -108,11 +107,12 @@ async def test_client_error_is_not_all_that_can_be_raised() -> None:
         "nothing": (says(reply(200, b"")), None),
     }
     for name, (script, foreign) in answers.items():
-        async with both(script, timeout=0.2) as (_, session, client):
+        seconds = 0.2 if name == "silence" else 60
+        async with both(script, timeout=seconds) as (_, session, client):
             if foreign is None:
-                assert await naive(session) is None, name
+                assert await naive(session, seconds) is None, name
             else:
-                error = await error_of(naive(session))
+                error = await error_of(naive(session, seconds))
                 assert isinstance(error, foreign), name
                 assert not isinstance(error, aiohttp.ClientError), name
             assert isinstance(await error_of(client.jobs()), PikaError), name
@@ -181,21 +181,20 @@ async def test_a_small_gzip_becomes_a_large_body() -> None:
 async def test_a_drip_outlasts_the_time_limit_of_a_read() -> None:
     async def drips(connection: Connection) -> None:
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 600000\r\n\r\n")
         await connection.drip(b" ")
 
-    async with both(drips, timeout=0.3) as (_, session, client):
+    async with both(drips, timeout=1.2) as (_, session, client):
 
         async def naive() -> None:
             async with session.get(
-                "/jobs", timeout=aiohttp.ClientTimeout(total=None, sock_read=0.2)
+                "/jobs", timeout=aiohttp.ClientTimeout(total=None, sock_read=1)
             ) as response:
                 await response.read()
 
         endless = asyncio.create_task(naive())
-        began = time.monotonic()
-        assert isinstance(await error_of(client.jobs()), RequestTimeout)
-        assert time.monotonic() - began < 5
+        async with asyncio.timeout(60):  # the whole drip takes longer
+            assert isinstance(await error_of(client.jobs()), RequestTimeout)
         await asyncio.sleep(0)
         assert not endless.done()
         endless.cancel()
@@ -237,7 +236,7 @@ def test_a_session_of_one_event_loop_dies_in_the_next() -> None:
         return aiohttp.ClientSession(), client
 
     async def naive(session: aiohttp.ClientSession) -> None:
-        async with asyncio.timeout(5), session.get("http://127.0.0.1:1"):
+        async with asyncio.timeout(60), session.get("http://127.0.0.1:1"):
             pass
 
     with asyncio.Runner() as home, asyncio.Runner() as away:

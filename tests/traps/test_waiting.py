@@ -103,7 +103,7 @@ async def order_of_service(line: Naive | Ours) -> list[str]:
         served.append("barger")
         await settle(3)
         await line.release(lease)
-    await asyncio.wait_for(asyncio.gather(patient, newcomer), 5)
+    await asyncio.wait_for(asyncio.gather(patient, newcomer), 60)
     return served
 
 
@@ -113,7 +113,7 @@ async def test_barging() -> None:
 
 
 async def served_whenever(line: Naive | Ours, tick: int) -> bool:
-    """Release so many turns of the loop after somebody has begun to ask; return whether it is served."""
+    """Release so many turns of the loop after a task has begun to ask; return whether it is served."""
     held = await line.acquire()
     asking = asyncio.create_task(line.acquire())
     for _ in range(tick):
