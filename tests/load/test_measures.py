@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.loadtest.compare import ratios, turns
 from pika_balancer.loadtest.generators import ARRIVALS, even, poisson
 from pika_balancer.loadtest.latency import Latencies
 from pika_balancer.loadtest.recorder import Recorder
+from tests.depth import examples
 
 
 def exact(values: Sequence[float], share: float) -> float:
@@ -32,7 +33,8 @@ DURATIONS = st.lists(st.floats(0, 3600) | st.floats(0, 0.01), min_size=1, max_si
 SHARES = st.sampled_from([0.0, 0.07, 0.5, 0.9, 0.99, 0.999, 1.0])
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@pytest.mark.deep
+@examples(30, 100)
 @given(values=DURATIONS, share=SHARES)
 def test_quantiles_are_the_exact_ones_or_a_little_above(values: list[float], share: float) -> None:
     found, right = of(values).quantile(share), exact(values, share)
@@ -41,7 +43,8 @@ def test_quantiles_are_the_exact_ones_or_a_little_above(values: list[float], sha
     assert found <= right * 1.001 + 2e-6
 
 
-@settings(deadline=None)  # the same
+@pytest.mark.deep
+@examples(30, 100)
 @given(one=DURATIONS, other=DURATIONS, share=SHARES)
 def test_two_histograms_add_up_to_that_of_all(one: list[float], other: list[float], share: float) -> None:
     total, all_at_once = of(one), of(one + other)

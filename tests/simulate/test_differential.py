@@ -1,11 +1,12 @@
 """Two engines, one truth: the same jobs and chance give the same decisions, whatever the scenario."""
 
+import itertools
 import math
 import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.selection.policy import POLICIES
@@ -31,10 +32,9 @@ from pika_balancer.simulate import (
     simulate,
 )
 from pika_balancer.simulate import collector as tallies
+from tests.depth import examples, sized
 
 pytestmark = pytest.mark.no_cover  # scenario after scenario; other tests run the same lines
-
-FEW = settings(max_examples=150, deadline=None, derandomize=True)
 
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15) | st.just(math.inf)), max_size=3).map(
     lambda pairs: [(begin, begin + length) for begin, length in pairs]
@@ -142,7 +142,8 @@ def balanced(result: Result) -> None:
     assert len(records) == result.jobs == result.completed + result.gave_up + result.unfinished
 
 
-@FEW
+@pytest.mark.deep
+@examples(60, 150)
 @given(scenarios(), st.integers(0, 2**70), st.integers(1, 80) | st.floats(1.0, 60.0))
 def test_both_engines_decide_the_same(scenario: Scenario, seed: int, length: float) -> None:
     how: dict[str, Any] = {"jobs": length} if isinstance(length, int) else {"duration": length}
@@ -152,9 +153,15 @@ def test_both_engines_decide_the_same(scenario: Scenario, seed: int, length: flo
     balanced(slow)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+RULES = [Loss(), Queue(patience=Exponential(1.0)), Retry(0.3, 9, exponential=True)]
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize(
-    "when_full", [Loss(), Queue(patience=Exponential(1.0)), Retry(0.3, 9, exponential=True)]
+    ("policy", "when_full"),
+    sized(
+        list(zip(POLICIES, itertools.cycle(RULES), strict=False)), list(itertools.product(POLICIES, RULES))
+    ),
 )
 def test_they_do_over_blocks_of_jobs_a_long_line_and_many_outages(
     policy: str, when_full: Loss | Queue | Retry, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.errors import InvalidArgument
@@ -33,6 +33,7 @@ from pika_balancer.simulate import (
     notation,
 )
 from pika_balancer.simulate.targets import DURATIONS, FIGURES, FRACTIONS, Target
+from tests.depth import examples
 
 
 @pytest.mark.parametrize(
@@ -153,9 +154,10 @@ PAIRS: list[tuple[Callable[[str], Any], Callable[[Any], str], st.SearchStrategy[
 ]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("parse", "form", "values"), PAIRS, ids=lambda pair: getattr(pair, "__name__", ""))
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@examples(30, 80)
 def test_what_is_written_reads_as_the_same(
     parse: Callable[[str], Any],
     form: Callable[[Any], str],
@@ -170,9 +172,10 @@ PARSERS = [parse for parse, _, _ in PAIRS]
 ALPHABET = string.ascii_lowercase + string.digits + ":,=<>%./@x- ²٣"
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
 @given(text=st.one_of(st.text(max_size=12), st.text(ALPHABET, max_size=24)))
-@settings(max_examples=150, deadline=None)
+@examples(60, 150)
 def test_any_other_text_is_refused_and_nothing_worse(parse: Callable[..., Any], text: str) -> None:
     refused: InvalidArgument | None = None
     try:

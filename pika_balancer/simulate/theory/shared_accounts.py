@@ -75,8 +75,12 @@ def weighted(caps: Sequence[int], load: float, times: Sequence[float] = ()) -> S
             if n and p:
                 mean += n * p * math.fsum(q * weights[n + m] for m, q in enumerate(others) if q)
         means[time] = mean / everything
+    # With every slot taken there is one state. Its logarithm keeps the digits that its weight loses where an
+    # almost idle pool makes it smaller than a normal float.
+    odds = {time: load * time * tilt for time in groups}
+    full = sum(cap * (math.log(odds[time]) - math.log1p(odds[time])) for time, cap in groups.items())
     return Shared(
-        law[-1] / everything,
+        min(1.0, math.exp(full + logs[-1] - peak - math.log(everything))),
         tuple(means[time] * cap / groups[time] for cap, time in zip(slots, slowness, strict=True)),
     )
 
