@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pika_balancer.store.redis import scripts
 from pika_balancer.store.redis.scripts import KEYS, names, script
+from tests.depth import sized
 from tests.redis_servers import Servers
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,17 @@ def test_the_readme_lists_every_key() -> None:
     assert re.findall(r"^\| `(\w+)` \| (?:hash|sorted set) \|", readme, re.MULTILINE) == list(KEYS)
 
 
+def test_the_lua_lies_in_the_package_and_the_build_leaves_nothing_of_it_out() -> None:
+    inside = {path.name for path in (ROOT / "pika_balancer").rglob("*.lua")}
+    assert inside == {f"{name}.lua" for name in names()} | scripts.SHARED
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"] == {"packages": ["pika_balancer"]}
+    assert build.keys() == {"targets"}
+    assert "lua" not in (ROOT / ".gitignore").read_text()
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(sized(short=True, deep=False), reason="makes a wheel; `--deep` does")
 def test_the_lua_is_in_the_wheel(tmp_path: Path) -> None:
     build = [
         sys.executable,

@@ -7,6 +7,7 @@ may heal, and `Refusal`, which it does not. Neither of them, nor anything that i
 import asyncio
 import inspect
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -21,6 +22,7 @@ from pika_balancer.store.redis.scripts import KEYS, Script
 
 _PLAIN: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
 _AWAY: Final = (
+    "OutOfMemoryError",  # its class alone tells it: the client takes the word out of the text
     "ConnectionError",
     "TimeoutError",
     "ClusterError",
@@ -101,12 +103,14 @@ class Connection:
             if self.is_cluster:
                 # Whose node the pool's keys are on may have changed.
                 await self._client.nodes_manager.initialize()
+                _heed_cancellation()
             connection = self._connection()
             try:
                 # Not `wait_for`, which before Python 3.12 swallows a cancellation that comes in the very tick
                 # of the success: and a program that ends would wait for this for ever.
                 async with asyncio.timeout(self._patience):
                     await connection.connect()
+                _heed_cancellation()
             except BaseException:
                 await connection.disconnect()
                 raise
@@ -179,10 +183,12 @@ class Connection:
         try:
             if self.is_cluster:
                 await self._client.initialize()
+                _heed_cancellation()
             connection = self._connection()
             try:
                 async with asyncio.timeout(self._patience):
                     await connection.connect()
+                _heed_cancellation()
                 self._ear = connection
                 await self._listen(connection, process, heard, ready, alive)
             finally:
@@ -267,6 +273,13 @@ class Connection:
                 return Away(text.split(maxsplit=1)[0])
             return ServerRefused(f"the server answers: {Redactor(_passwords(self._client)).words(text)}")
         return error if isinstance(error, InvalidArgument) else ServerRefused(f"the client fails with {name}")
+
+
+def _heed_cancellation() -> None:
+    """Raise the cancellation that the library has swallowed; whoever ends this task would wait for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _passwords(client: Any) -> Iterator[Secret]:
@@ -411,6 +424,7 @@ class Subscriber:
         self._clock = clock
         self._failures = 0
         self._check: Timer | None = None
+        self._asked: deque[asyncio.Future[None]] = deque()
         self._task: asyncio.Task[None] | None = None
         self.is_listening = False
 
@@ -430,13 +444,18 @@ class Subscriber:
 
     def check(self) -> None:
         """Make the connection again unless the server soon gives a sign of life there."""
-        if self._check is None and self._connection.probe():
+        if self._check is None and self._ask() is not None:
             self._check = self._clock.call_later(self._patience, self._connection.cut)
+
+    async def caught_up(self) -> None:
+        """Return once every message has arrived that was published before this call, if any can arrive."""
+        if self.is_listening and (answered := self._ask()) is not None:
+            await answered
 
     async def _run(self) -> None:
         while True:
             try:
-                await self._connection.listen(self._process, self._hear, self._is_ready, self._checked)
+                await self._connection.listen(self._process, self._hear, self._is_ready, self._alive)
             except (Away, ServerRefused):
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
                 self._failures += 1
@@ -444,8 +463,23 @@ class Subscriber:
                 pause = _FIRST_PAUSE
             finally:
                 self.is_listening = False
+                while self._asked:
+                    self._alive()
                 self._checked()
             await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))
+
+    def _ask(self) -> asyncio.Future[None] | None:
+        """Return what is done once the server answers there: messages and answers come in order."""
+        if not self._connection.probe():
+            return None
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(answered)
+        return answered
+
+    def _alive(self) -> None:
+        if self._asked and not (answered := self._asked.popleft()).done():
+            answered.set_result(None)
+        self._checked()
 
     def _checked(self) -> None:
         if self._check is not None:

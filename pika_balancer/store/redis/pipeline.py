@@ -136,7 +136,7 @@ class Pipeline:
         self._task: asyncio.Task[None] | None = None
         self._connected = False
         self._out: tuple[Command, Sequence[object]] | None = None
-        self._said: asyncio.Future[None] | None = None
+        self._until: list[asyncio.Future[None]] = []
         self._failures = 0
         self._stuck = False
         self.out_since: float | None = None
@@ -153,11 +153,6 @@ class Pipeline:
     why: str
     """Why it cannot."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything has been said and answered."""
-        return self._connected and self._out is None
-
     def notify(self) -> None:
         """See to it that everything that is to be said gets said: at once, if no answer is waited for."""
         if self._task is None or (self._task.done() and not self._task.cancelled()):
@@ -171,6 +166,11 @@ class Pipeline:
             self._stuck = True
             self._task.cancel()
 
+    async def said(self) -> None:
+        """Return once every call is answered and nothing is left to be said, or it cannot be said now."""
+        if (task := self._task) is not None and self.away_since is None:
+            await asyncio.wait([self._nothing_left(), task], return_when=asyncio.FIRST_COMPLETED)
+
     async def end(self, patience: float) -> None:
         """Return once nothing is left to be said, or it cannot be said now; then disconnect.
 
@@ -180,17 +180,28 @@ class Pipeline:
         task = self._task
         if task is None:
             return
-        self._said = said = asyncio.get_running_loop().create_future()
+        said = self._nothing_left()
         timer = self._clock.call_later(patience, lambda: None if said.done() else said.set_result(None))
-        self.notify()
         try:
             if self.away_since is None:
                 await asyncio.wait([said, task], return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
-            self._said = self._task = None
+            self._task = None
             task.cancel()
             await asyncio.wait([task])
+
+    def _nothing_left(self) -> asyncio.Future[None]:
+        said: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._until.append(said)
+        self.notify()
+        return said
+
+    def _all_said(self) -> None:
+        for said in self._until:
+            if not said.done():
+                said.set_result(None)
+        self._until.clear()
 
     async def _run(self) -> None:
         try:
@@ -236,8 +247,7 @@ class Pipeline:
     def _say_next(self) -> None:
         batch = self._desk.next_batch()
         if batch is None:
-            if self._said is not None and not self._said.done():
-                self._said.set_result(None)
+            self._all_said()
             return
         self._seq += 1
         arguments = (
@@ -278,8 +288,7 @@ class Pipeline:
         if out is not None:
             out[0].failed(why, refused=refused)
         self._desk.went_away(why, refused=refused)
-        if self._said is not None and not self._said.done():
-            self._said.set_result(None)
+        self._all_said()
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
         self._failures += 1
         # Spread, so that all the processes of a pool do not come back in the same moment.

@@ -189,7 +189,7 @@ class Session:
         self._outbox = Outbox(self, self.claims, label, first_start=first_start)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = Heartbeat(ttl, self._ring, clock)
-        self._subscriber = Subscriber(
+        self.subscriber = Subscriber(
             connection, process, self._heard, self._listening, patience=patience, rng=rng, clock=clock
         )
         self._told_away = False
@@ -216,7 +216,7 @@ class Session:
         if not self.is_open():
             self._loop = loop
             self._outbox.leaving = False
-            self._subscriber.start()
+            self.subscriber.start()
             self._heartbeat.beaten()
             self._arm()
         return loop
@@ -229,7 +229,7 @@ class Session:
         async with contextlib.AsyncExitStack() as steps:
             steps.push_async_callback(self._connection.close)
             steps.callback(setattr, self, "_loop", None)
-            steps.push_async_callback(self._subscriber.stop)
+            steps.push_async_callback(self.subscriber.stop)
             steps.callback(self._heartbeat.stop)
             await self.pipeline.end(self._patience)
 
@@ -493,7 +493,7 @@ class Session:
         now = self._clock.now()
         if self.pipeline.out_since is not None and now - self.pipeline.out_since > self._patience:
             self.pipeline.unstick()
-        self._subscriber.check()
+        self.subscriber.check()
         if now > self._confirmed_at + self._ttl + self._orphan_ttl:
             for name in list(self.claims.held):
                 self._lose(name, "the store could not be told in time that it is still held")

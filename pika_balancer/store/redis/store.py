@@ -286,6 +286,26 @@ class RedisStore:
         # Half said, what was given back would count until this process is found dead.
         await shielded(self._session.close())
 
+    async def settled(self) -> None:
+        """Return once nothing is under way between this process and the server.
+
+        Every release, rest and cancellation before this call has been answered then, and every slot that the
+        server had handed over to a waiter of this process has arrived.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached. What is owed to it is kept and said later.
+        """
+        session = self._session
+        # What is heard may leave something to be said: a slot for a waiter that was cancelled.
+        for step in (
+            (self._pipeline.said, session.subscriber.caught_up, self._pipeline.said)
+            if session.is_open()
+            else ()
+        ):
+            await step()
+            if self._pipeline.away_since is not None:
+                raise session.unavailable()
+
     def snapshot(self) -> Snapshot:
         """Return the books as this process last heard of them; `fleet` asks the server."""
         return self._session.replica.snapshot(self._clock.now())
