@@ -246,7 +246,8 @@ def _done(world: World, name: str) -> bool:
     """Return whether the server did what the call asks for."""
     if name in SUBMITS:
         return world.server.statistics().jobs - bool(world.jobid) == 1
-    accounts = world.server._state.accounts
+    seen = world.server.statistics().channels
+    accounts = {channel for channel, account in seen.items() if account.max_jobs is not None}
     return {"put_account": TWO in accounts, "delete_account": ONE not in accounts}.get(name, False)
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from tests import hostile_clients, hostile_server, raw_http, raw_json, raw_requests
 from tests.attack import asked_by_chance, bodies, by_chance, report
+from tests.depth import sized
 from tests.hostile_clients import receiver, service
 from tests.hostile_server import CALLS, MAX_BODY, Stage, Tally, Trial, each
 from tests.raw_json import SAMPLES
 
-pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
+pytestmark = [pytest.mark.no_cover, pytest.mark.deep]  # by the hundred what other tests run once
 
 SEED = 7
 PEAK = 48 * MAX_BODY
@@ -39,7 +40,7 @@ async def played(trials: Iterable[Trial]) -> Tally:
 
 
 async def test_whatever_a_server_answers_a_submit_is_sent_once_and_ends_as_promised() -> None:
-    tally = await played(each(raw_http.broken(CALLS["create"].good), "create"))
+    tally = await played(some(each(raw_http.broken(CALLS["create"].good), "create"), sized(2, 1)))
     kinds = {kind for _, kind in tally.outcomes}
     assert kinds >= {"value", "InvalidResponse", "ConnectionLost", "RequestTimeout", "UnexpectedStatus"}
 
@@ -47,11 +48,11 @@ async def test_whatever_a_server_answers_a_submit_is_sent_once_and_ends_as_promi
 @pytest.mark.parametrize("call", ["accounts", "job", "jobs", "put_account", "animate"])
 async def test_whatever_a_server_answers_the_other_calls_end_as_promised(call: str) -> None:
     trials = [trial for trial in each(raw_http.broken(CALLS[call].good), call) if not heavy(trial)]
-    await played(some(trials, 4))
+    await played(some(trials, sized(9, 4)))
 
 
 async def test_an_answer_may_be_cut_anywhere() -> None:
-    await played(some(each(raw_http.cuts(CALLS["create"].good), "create", "accounts"), 4))
+    await played(some(each(raw_http.cuts(CALLS["create"].good), "create", "accounts"), sized(11, 4)))
 
 
 async def test_a_body_may_be_broken_anywhere() -> None:
@@ -61,16 +62,16 @@ async def test_a_body_may_be_broken_anywhere() -> None:
 
     await played(
         itertools.chain(
-            some(all_of("job-200-started", "create"), 9),
-            some(all_of("accounts-200", "accounts"), 9),
-            some(all_of("jobs-200", "jobs"), 5),
-            some(all_of("error-429-full", "create"), 17),
+            some(all_of("job-200-started", "create"), sized(29, 9)),
+            some(all_of("accounts-200", "accounts"), sized(29, 9)),
+            some(all_of("jobs-200", "jobs"), sized(17, 5)),
+            some(all_of("error-429-full", "create"), sized(53, 17)),
         )
     )
 
 
 async def test_answers_made_by_chance_are_no_worse() -> None:
-    await played(by_chance(random.Random(SEED), 200))
+    await played(by_chance(random.Random(SEED), sized(60, 200)))
 
 
 async def test_no_answer_takes_much_memory() -> None:
@@ -78,7 +79,7 @@ async def test_no_answer_takes_much_memory() -> None:
     trials = [trial for trial in trials if not trial.bad.drip]
     assert len(trials) > 20
     async with Stage() as stage:
-        for trial in trials:
+        for trial in some(trials, sized(2, 1)):
             tracemalloc.start()
             outcome = await stage.play(trial)
             peak = tracemalloc.get_traced_memory()[1]
@@ -90,10 +91,11 @@ async def test_no_answer_takes_much_memory() -> None:
 @pytest.mark.parametrize("of", [receiver, service])
 async def test_whatever_clients_send_there_is_an_answer_and_the_next_one_is_served(of: object) -> None:
     tally = Tally()
+    shares = sized((9, 37, 37, 37), (3, 13, 13, 13))
     async with (receiver if of is receiver else service)() as victim:
-        for share, (group, ask) in zip((3, 13, 13, 13), victim.asks.items(), strict=False):
+        for share, (group, ask) in zip(shares, victim.asks.items(), strict=False):
             named = itertools.islice(raw_requests.broken(ask), SEED % share, None, share)
-            chance = asked_by_chance(random.Random(SEED), ask, 30)
+            chance = asked_by_chance(random.Random(SEED), ask, sized(10, 30))
             await hostile_clients.attack(victim, itertools.chain(named, chance), tally, group=group)
     assert tally.escapes == [], report(tally)
     assert asyncio.all_tasks() == {asyncio.current_task()}
