@@ -58,7 +58,7 @@ def test_wrong_token_exits_4(cli: Run, serve: Serve, *, as_json: bool) -> None:
 
 def test_service_without_accounts_is_a_failure_that_says_so(cli: Run, serve: Serve) -> None:
     service = serve("1")
-    service.server._state.delete_account(FIRST)
+    service.delete_account(FIRST)
     ran = cli("accounts")
     assert ran.code == 1
     assert "no account is configured" in ran.err

@@ -2,7 +2,7 @@
 
 import json
 import signal
-import subprocess
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,23 @@ from pika_balancer.loadtest.latency import MICROSECONDS
 from pika_balancer.loadtest.picture import draw
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.testing import ManualClock
-from tests.cli.conftest import CANARY, FIRST, ROOT, SECOND, Run, Serve, Spawn, group_lives, read_until
+from tests.cli.conftest import (
+    CANARY,
+    FIRST,
+    PATIENCE,
+    ROOT,
+    SECOND,
+    Run,
+    Serve,
+    Spawn,
+    group_lives,
+    read_until,
+    wait_for,
+)
 from tests.cli.test_terminal import watch
+from tests.depth import sized
 
-QUICK = ("--duration", "1s", "--service", "fixed:20ms", "--accounts", "2x5", "--seed", "7")
+QUICK = ("--duration", "1s", "--service", "fixed:60ms", "--accounts", "2x5", "--seed", "7")
 
 
 def test_document_has_everything_and_adds_up(cli: Run) -> None:
@@ -36,18 +49,17 @@ def test_document_has_everything_and_adds_up(cli: Run) -> None:
         "arrivals": "even",
         "poll_every": None,
         "accounts": "2x5",
-        "service": "fixed:20ms",
+        "service": "fixed:60ms",
     }
     assert (side["jobs"], side["statuses"], side["failures"]) == (40, {"completed": 40}, {})
     assert (side["refused"], side["unfinished"], side["ended_by"]) == (0, 0, "duration")
     # A tenth is warm-up: 36 jobs in nine tenths of a second.
-    assert side["window_s"] == pytest.approx(0.9, abs=0.1)
-    assert side["offered_per_s"] == pytest.approx(40, rel=0.15)
-    assert 0 < side["completed_per_s"] < 60
+    assert side["offered_per_s"] == pytest.approx(36 / side["window_s"], rel=0.1)
+    assert side["completed_per_s"] > 0
     ended = side["latency"]["ended"]
     assert list(ended) == ["count", "mean_s", "p50_s", "p90_s", "p99_s", "p99.9_s", "max_s", "histogram"]
     assert side["latency"]["accepted"]["count"] == ended["count"] == 36
-    assert 0.02 <= ended["p50_s"] <= ended["p90_s"] <= ended["p99_s"] <= ended["max_s"] < 5
+    assert 0.06 <= ended["p50_s"] <= ended["p90_s"] <= ended["p99_s"] <= ended["max_s"]
     assert side["latency"]["accepted"]["p50_s"] < ended["p50_s"]
     assert side["counted_by"] == "server"
     assert [seat["channel"] for seat in side["accounts"]] == [FIRST, SECOND]
@@ -88,9 +100,10 @@ def test_refusals_and_errors_are_told_by_class(cli: Run) -> None:
     assert known == side["jobs"]
 
 
+@pytest.mark.deep
 def test_two_settings_take_turns_with_the_same_arrivals(cli: Run) -> None:
     options = ("--rate", "60/s", *QUICK, "--jobs", "20", "--vs", "policy=least_loaded", "--json")
-    documents = [cli("bench", *options).document for _ in range(2)]
+    documents = [cli("bench", *options).document for _ in range(sized(1, 2))]
     for document in documents:
         assert (document["turns"], [side["label"] for side in document["sides"]]) == (
             6,
@@ -101,20 +114,22 @@ def test_two_settings_take_turns_with_the_same_arrivals(cli: Run) -> None:
         assert one["url"] != other["url"]
         assert {ratio["figure"] for ratio in document["ratios"]} >= {"ended p50", "accepted p99"}
         assert all(ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in document["ratios"])
-    same = [[side["jobs"] for side in document["sides"]] for document in documents]
-    assert same[0] == same[1]
+    assert len({tuple(side["jobs"] for side in document["sides"]) for document in documents}) == 1
 
 
-def test_comparison_is_told_to_people(cli: Run) -> None:
-    options = ("--duration", "2s", "--fault", "422:0.1", "--vs", "closed=8", "--vs", "service=fixed:60ms")
-    ran = cli("bench", "--closed", "4", *QUICK, *options)
+def test_comparison_is_told_to_people_and_drawn(cli: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "bench.png"
+    options = ("--fault", "422:0.1", "--vs", "closed=4", "--vs", "service=fixed:180ms")
+    ran = cli("bench", "--closed", "2", *QUICK, "--duration", "3s", *options, "--picture", str(picture))
     assert ran.code == 0
-    title = "closed=8 service=fixed:60ms against closed=4 service=fixed:20ms, turn by turn:"
+    title = "closed=4 service=fixed:180ms against closed=2 service=fixed:60ms, turn by turn:"
     assert title in ran.out
-    assert "closed=8 service=fixed:60ms: to the end" in ran.out
+    assert "closed=4 service=fixed:180ms: to the end" in ran.out
     row = next(line for line in ran.out.splitlines() if line.startswith("ended p50"))
     assert row.endswith("differs")
     assert "submits not answered with a job: PromptRejected" in ran.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000
 
 
 def test_interrupt_ends_orderly_with_what_is_measured(spawn: Spawn) -> None:
@@ -122,7 +137,7 @@ def test_interrupt_ends_orderly_with_what_is_measured(spawn: Spawn) -> None:
     read_until(process.stderr, "Ctrl-C stops")
     read_until(process.stderr, " 0 refused")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in err
     document = json.loads(out)
@@ -137,14 +152,12 @@ def test_server_does_not_outlive_a_load_that_is_killed(spawn: Spawn) -> None:
     port = greeting.split("127.0.0.1:")[1].split("/")[0]
     process.kill()
     process.wait()
-    probe = (
-        "import socket, sys, time\n"
-        "for _ in range(100):\n"
-        f"    if socket.socket().connect_ex(('127.0.0.1', {port})): sys.exit(0)\n"
-        "    time.sleep(0.05)\n"
-        "sys.exit(1)"
-    )
-    assert subprocess.run([sys.executable, "-c", probe], timeout=20, check=False).returncode == 0
+
+    def is_gone() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+    wait_for(is_gone)
 
 
 def test_foreign_server_is_loaded_only_when_confirmed_and_bounded(cli: Run, serve: Serve) -> None:
@@ -231,14 +244,6 @@ def test_missing_extra_is_named_before_anything_is_loaded(
     assert f"pip install 'pika-balancer[{extra}]'" in ran.err
 
 
-def test_picture_is_written(cli: Run, tmp_path: Path) -> None:
-    picture = tmp_path / "bench.png"
-    ran = cli("bench", "--closed", "4", *QUICK, "--vs", "closed=8", "--picture", str(picture))
-    assert ran.code == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert picture.stat().st_size > 20_000
-
-
 def test_picture_says_what_its_lines_are(tmp_path: Path) -> None:
     tally = Recorder(seconds=10.0)
     for second in range(10):
@@ -262,7 +267,7 @@ def test_terminal_gets_one_line_that_is_written_over(spawn: Spawn, monkeypatch: 
     monkeypatch.setenv("COLUMNS", "120")
     code, sent = watch(spawn, "bench", "--closed", "4", *QUICK)
     assert code == 0
-    assert sent.count("in flight 4") > 2
+    assert "in flight 4" in sent
     assert sent.rindex("to the end") > sent.rindex("\x1b[2K"), "the table stands below the erased line"
 
 
@@ -340,12 +345,12 @@ def test_exit_code_says_whether_the_load_was_as_asked(capsys: pytest.CaptureFixt
     assert "no job was measured" in capsys.readouterr().out
 
 
-def test_lines_come_seldom_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_lines_come_seldom_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     clock = ManualClock()
     with Watch(Output(), report(), clock) as watching:
         for _ in range(40):
             watching.show()
-            clock._now += 0.25
+            await clock.advance(0.25)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert (

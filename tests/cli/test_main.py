@@ -1,6 +1,5 @@
 """The command line as such: commands, help, wrong options, errors of all kinds."""
 
-import argparse
 import asyncio
 import inspect
 import os
@@ -15,18 +14,12 @@ import pytest
 
 import pika_balancer
 from pika_balancer.cli import COMMANDS, build_parser, demo, main
-from tests.cli.conftest import CANARY, ROOT, Ran, Run, Serve, Spawn
-
-
-def help_of(command: str) -> str:
-    actions = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    choices: dict[str, argparse.ArgumentParser] = actions[0].choices
-    return choices[command].format_help()
+from tests.cli.conftest import CANARY, PATIENCE, ROOT, Ran, Run, Serve, Spawn
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_ends_with_examples_that_parse(command: str) -> None:
-    examples = re.findall(r"^  pika-balancer (.+)$", help_of(command), re.MULTILINE)
+def test_help_ends_with_examples_that_parse(cli: Run, command: str) -> None:
+    examples = re.findall(r"^  pika-balancer (.+)$", cli(command, "--help").out, re.MULTILINE)
     assert examples
     for example in examples:
         args = build_parser().parse_args(shlex.split(example))
@@ -140,7 +133,7 @@ def test_reader_that_leaves_early_ends_the_command_quietly(spawn: Spawn) -> None
     assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(10) == 1
+    assert process.wait(PATIENCE) == 1
     assert process.stderr.read() == ""
 
 
@@ -149,7 +142,7 @@ def test_full_disk_is_told_once(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         process = spawn(*argv, stdout=full)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (1, "pika-balancer: No space left on device\n")
 
 
@@ -178,7 +171,7 @@ def test_terminal_without_unicode_gets_escapes(
     serve()
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     process = spawn("accounts")
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     assert "mad\\u2026001" in out
 

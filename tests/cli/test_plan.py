@@ -9,6 +9,7 @@ import pytest
 
 from pika_balancer.simulate.sizing import SizePoint, plan
 from tests.cli.conftest import Run
+from tests.depth import sized
 
 LAW = ("--arrivals", "poisson:500/h", "--service", "lognormal:mean=180s,cv=0.7")
 ASKED = ("plan", "--account-cap", "6", *LAW)
@@ -111,7 +112,8 @@ def test_a_trace_is_planned_as_it_is(cli: Run, tmp_path: Path) -> None:
     assert cli(*asked, "--time-scale", "4").document["answer"] == 1
 
 
-@pytest.mark.parametrize("ending", ["html", "png", "pdf"])
+@pytest.mark.deep
+@pytest.mark.parametrize("ending", sized(["html"], ["html", "png", "pdf"]))
 def test_a_report_has_the_curve_and_the_chosen_size(cli: Run, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"answer.{ending}"
     ran = cli(*ASKED, "--target", "refused<1%", *QUICK, "--report", str(path))

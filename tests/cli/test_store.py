@@ -10,12 +10,11 @@ from typing import Any
 import attrs
 import pytest
 
-from pika_balancer import Account, Job, PikaClient
+from pika_balancer import Account, Job
 from pika_balancer.cli.store import Findings
 from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import wait_until
-from tests.cli.conftest import CANARY, FIRST, SECOND, Ran, Run, Serve, Service, Spawn, group_lives
+from tests.cli.conftest import FIRST, PATIENCE, SECOND, Ran, Run, Serve, Spawn, group_lives
 from tests.pools import Pool
 from tests.redis_servers import Servers
 
@@ -36,6 +35,12 @@ class PoolStatus:
 
     async def bury(self) -> None:
         await self.dying.close()
+
+    async def waits(self) -> None:
+        """Return as soon as the pool shows a waiter."""
+        async with asyncio.timeout(PATIENCE):
+            while not (await self.here.pool_status()).waiters:  # noqa: ASYNC110 - no event tells what others see
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -64,7 +69,7 @@ async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: PoolSta
     await fleet.dying.acquire(SECOND, None)
     await fleet.dying.adopt(FIRST, "job-of-the-dead")
     waiting = asyncio.create_task(fleet.here.acquire(SECOND, None))
-    await wait_until(lambda: any(wish.ticket for wish in fleet.here._session.claims.waiting.values()))
+    await fleet.waits()
     await fleet.bury()
     ran = await fleet.run("watch", "--store", "--once")
     assert (ran.code, ran.err) == (0, "")
@@ -120,7 +125,7 @@ def test_watch_goes_on_until_ctrl_c(spawn: Spawn, servers: Servers) -> None:
     looks = [line for line in (process.stdout.readline() for _ in range(6)) if "slots taken" in line]
     assert len(looks) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")
     assert not group_lives(process)
 
@@ -209,19 +214,11 @@ async def test_faults_are_told_and_mended(fleet: PoolStatus) -> None:
     assert (await fleet.run("store", "doctor")).code == 0
 
 
-def submit(service: Service, channel: str) -> str:
-    async def create() -> str:
-        async with PikaClient(CANARY, base_url=service.url) as client:
-            return (await client.create("a cat", channel=channel)).jobid
-
-    return asyncio.run(create())
-
-
 async def test_with_the_service_a_repair_gives_up_what_is_over_and_keeps_what_runs(
     fleet: PoolStatus, serve: Serve
 ) -> None:
     service = serve("2,1", service="fixed:1h")
-    running = await asyncio.to_thread(submit, service, FIRST)
+    running = await asyncio.to_thread(service.submit, "a cat", channel=FIRST)
     await fleet.dying.adopt(FIRST, running)
     await fleet.dying.adopt(FIRST, "a-job-that-has-ended")
     unnamed = await fleet.dying.acquire(SECOND, None)

@@ -9,13 +9,13 @@ import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, NoCapacity, PikaClient
-from pika_balancer.cli import job_batch
 from pika_balancer.cli.exit_codes import StillRunning
 from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.cli.submit_one import One
-from tests.cli.conftest import CANARY, FIRST, SECOND, Run, Serve, Service, Spawn, read_until
+from tests.cli.conftest import CANARY, FIRST, PATIENCE, SECOND, Limit, Run, Serve, Service, Spawn, read_until
+from tests.depth import sized
 
 QUICK = ("--every", "0.02")
 
@@ -172,7 +172,7 @@ FAULTS: list[tuple[str, int, str, int]] = [
 def test_trouble_ends_in_its_exit_code_and_no_second_job(
     cli: Run,
     serve: Serve,
-    monkeypatch: pytest.MonkeyPatch,
+    limit: Limit,
     fault: str,
     code: int,
     *,
@@ -180,9 +180,9 @@ def test_trouble_ends_in_its_exit_code_and_no_second_job(
     submits: int,
 ) -> None:
     service = serve("2,1", faults=[f"{fault}:1"], service="fixed:0.6s")
-    monkeypatch.setattr(job_batch, "_WAITS_IN_LINE", 0.1)
-    limit = ("--timeout", "0.5") if fault == "429" else ()
-    ran = cli("submit", "a cat", *QUICK, *limit, "--json")
+    limit("wait in line", 0.1)
+    timeout = ("--timeout", "0.5") if fault == "429" else ()
+    ran = cli("submit", "a cat", *QUICK, *timeout, "--json")
     assert ran.code == code
     assert sentence in ran.err
     assert code == 0 or ran.error["exit_code"] == code
@@ -317,8 +317,11 @@ def test_directory_that_cannot_be_written_to_is_refused(
     assert service.server.statistics().submits == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("as_json", [False, True])
+ENDINGS = [(number, as_json) for as_json in (False, True) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("number", "as_json"), sized([ENDINGS[0], ENDINGS[3]], ENDINGS))
 def test_interrupt_after_the_submit_leaves_the_id(
     serve: Serve, spawn: Spawn, number: signal.Signals, *, as_json: bool
 ) -> None:
@@ -326,7 +329,7 @@ def test_interrupt_after_the_submit_leaves_the_id(
     process = spawn("submit", "a cat", *(["--json"] if as_json else []))
     accepted = read_until(process.stderr, "accepted as ").split()[-1]
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert f"interrupted; the job goes on: `pika-balancer jobs {accepted}` shows it" in err
     assert CANARY not in out + err
@@ -342,7 +345,7 @@ def test_interrupt_during_the_submit_waits_for_the_id(serve: Serve, spawn: Spawn
     process = spawn("submit", "a cat")
     read_until(process.stderr, "submitting on channel")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "accepted as job:" in err
     assert "the job goes on: `pika-balancer jobs job:" in err
@@ -354,6 +357,6 @@ def test_interrupt_in_the_line_says_that_nothing_was_submitted(cli: Run, serve: 
     process = spawn("submit", "second")
     read_until(process.stderr, "no slot is free")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "interrupted; nothing was submitted" in err

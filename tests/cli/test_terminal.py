@@ -6,16 +6,15 @@ import os
 import pty
 import re
 import select
-import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -26,8 +25,8 @@ from pika_balancer.cli.terminal import LiveLooks, LiveView
 from pika_balancer.cli.views import Look
 from pika_balancer.clock import SystemClock
 from pika_balancer.models import Account, Job
-from tests.cli.conftest import FIRST, ROOT, Serve, Spawn
-from tests.cli.test_watch import submit
+from tests.cli.conftest import FIRST, PATIENCE, Serve, Spawn
+from tests.depth import examples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
@@ -47,7 +46,7 @@ def watch(
         process = spawn(*argv, stdin=theirs, stdout=theirs, stderr=theirs, **options)
         os.close(theirs)
         clock = SystemClock()
-        deadline = clock.now() + 20
+        deadline = clock.now() + PATIENCE
         sent = ""
         typed = False
         while clock.now() < deadline:
@@ -63,7 +62,7 @@ def watch(
             if not typed and on(sent):
                 typed = True
                 os.killpg(process.pid, signal.SIGINT)
-        return process.wait(10), sent
+        return process.wait(PATIENCE), sent
     finally:
         os.close(ours)
 
@@ -90,64 +89,6 @@ def test_terminal_gets_slots_line_and_progress_then_the_summary(spawn: Spawn) ->
     assert sent.rindex(SUMMARY) > sent.rindex("\x1b[2K"), "the summary stands below the erased view"
 
 
-def test_no_color_is_respected(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    code, sent = watch(spawn, *DEMO)
-    assert code == 0
-    assert "■ ■ ■" in sent
-    assert not re.search(r"\x1b\[[0-9;]*m", sent.replace("\x1b[0m", ""))
-
-
-def test_dumb_terminal_gets_lines(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    code, sent = watch(spawn, *DEMO)
-    assert code == 0
-    assert "\x1b" not in sent
-    assert SUMMARY in sent
-
-
-def test_terminal_without_rich_gets_lines(spawn: Spawn) -> None:
-    without = "import sys; sys.modules['rich'] = None; from pika_balancer.cli import entry; entry()"
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", closefd=True):
-        process = subprocess.run(
-            [sys.executable, "-c", without, *DEMO],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            stdin=theirs,
-            cwd=ROOT,
-            timeout=20,
-            check=False,
-        )
-        os.close(theirs)
-    assert process.returncode == 0
-    assert SUMMARY in process.stdout.decode()
-
-
-def test_interrupt_restores_the_terminal(spawn: Spawn) -> None:
-    code, sent = watch(spawn, "demo", "--speed", "50", on=lambda sent: "5/5" in sent)
-    assert code == 130
-    assert "stopping: waiting for what runs" in sent
-    assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l")
-    assert re.search(r"stopped early: \d+ of 60 jobs completed", sent)
-
-
-def test_json_on_a_terminal_keeps_the_view_off_stdout(spawn: Spawn, serve: Serve) -> None:
-    serve()
-    code, sent = watch(spawn, "accounts", "--json")
-    assert code == 0
-    assert sent.startswith("{")
-    command = " ".join(map(shlex.quote, [sys.executable, "-m", "pika_balancer", *DEMO, "--json"]))
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", closefd=True):
-        done = subprocess.run(  # noqa: S602 - a fixed program
-            command, shell=True, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, timeout=20, check=False
-        )
-        os.close(theirs)
-    assert done.returncode == 0
-    assert done.stdout.startswith(b"{")
-
-
 class Screen(io.TextIOWrapper):
     """A terminal in this process."""
 
@@ -158,22 +99,96 @@ class Screen(io.TextIOWrapper):
     def isatty(self) -> bool:
         return True
 
+    @property
+    def text(self) -> str:
+        """What it was sent."""
+        self.flush()
+        return self.sent.getvalue().decode(self.encoding)
+
+
+def as_stdout(monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8") -> Screen:
+    """Make stdout a terminal."""
+    screen = Screen(encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    return screen
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = as_stdout(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(DEMO) == 0
+    assert "■ ■ ■" in screen.text
+    assert not re.search(r"\x1b\[[0-9;]*m", screen.text.replace("\x1b[0m", ""))
+
+
+def test_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = as_stdout(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    assert main(DEMO) == 0
+    assert "\x1b" not in screen.text
+    assert SUMMARY in screen.text
+
+
+def test_terminal_without_rich_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = as_stdout(monkeypatch)
+    monkeypatch.setitem(sys.modules, "pika_balancer.cli.terminal", None)
+    assert main(DEMO) == 0
+    assert "\x1b" not in screen.text
+    assert SUMMARY in screen.text
+
+
+def test_interrupt_restores_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = as_stdout(monkeypatch)
+    really = LiveView.show
+
+    def show(self: LiveView, frame: DemoFrame) -> None:
+        really(self, frame)
+        if frame.rows[0].in_flight == 5 and not frame.stopping:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(LiveView, "show", show)
+    assert main(["demo", "--speed", "50"]) == 130
+    assert "stopping: waiting for what runs" in screen.text
+    assert screen.text.rindex("\x1b[?25h") > screen.text.rindex("\x1b[?25l")
+    assert re.search(r"stopped early: \d+ of 60 jobs completed", screen.text)
+
+
+def test_json_on_a_terminal_keeps_the_view_off_stdout(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve()
+    with monkeypatch.context() as patch:
+        screen = as_stdout(patch)
+        assert main(["accounts", "--json"]) == 0
+    assert screen.text.startswith("{")
+    view = Screen("utf-8")
+    monkeypatch.setattr(sys, "stderr", view)
+    assert main([*DEMO, "--json"]) == 0
+    assert capsys.readouterr().out.startswith("{")
+    assert "\x1b[2K" in view.text
+
 
 @pytest.mark.parametrize(("encoding", "glyphs"), [("utf-8", "■□●━"), ("ascii", "#.o-")])
 def test_glyphs_suit_the_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str, glyphs: str) -> None:
-    screen = Screen(encoding)
-    monkeypatch.setattr(sys, "stdout", screen)
+    screen = as_stdout(monkeypatch, encoding)
     assert main(DEMO) == 0
-    sent = screen.sent.getvalue().decode(encoding)
-    assert all(glyph in sent for glyph in glyphs)
-    assert SUMMARY in sent
+    assert all(glyph in screen.text for glyph in glyphs)
+    assert SUMMARY in screen.text
 
 
-def draw(frame: DemoFrame, **options: object) -> list[str]:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, color_system=None, **options)  # type: ignore[arg-type] # width and height
-    console.print(LiveView(console)._render(frame))
-    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in screen.getvalue().splitlines()]
+def picture(screen: Screen, view: AbstractContextManager[Any], *shown: object) -> list[str]:
+    """Return the lines on the screen while the view shows this."""
+    with view as live:
+        before = len(screen.text)
+        live.show(*shown)
+        sent = screen.text[before:]
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent).lstrip("\r").split("\n")]
+
+
+def draw(frame: DemoFrame, *, width: int, height: int) -> list[str]:
+    screen = Screen("utf-8")
+    console = Console(file=screen, force_terminal=True, color_system=None, width=width, height=height)
+    return picture(screen, LiveView(console), frame)
 
 
 def test_view_never_outgrows_the_screen() -> None:
@@ -247,10 +262,7 @@ def draw_look(
     console = Console(
         file=screen, force_terminal=True, color_system=None, width=width, height=height, markup=False
     )
-    console.print(LiveLooks(console, 10)._render(look, trouble))
-    screen.flush()
-    sent = screen.sent.getvalue().decode(encoding)
-    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in sent.splitlines()]
+    return picture(screen, LiveLooks(console, 10), look, trouble)
 
 
 def test_look_shows_accounts_and_jobs() -> None:
@@ -296,7 +308,8 @@ def test_empty_look_says_so_and_trouble_stands_below_the_head() -> None:
     assert lines[-1] == ""
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.deep
+@examples(12, 400)
 @given(
     st.integers(0, 60),
     st.integers(0, 60),
@@ -333,7 +346,7 @@ def test_text_from_outside_can_neither_steer_the_screen_nor_break_the_picture(en
 
 
 def test_watch_redraws_in_place_until_ctrl_c(spawn: Spawn, serve: Serve) -> None:
-    submit(serve("2,1", service="fixed:1h"), "a cat\x1b[2J")
+    serve("2,1", service="fixed:1h").submit("a cat\x1b[2J")
     code, sent = watch(spawn, "watch", "--every", "0.1", on=lambda sent: sent.count("slots taken") == 4)
     assert code == 130
     assert "interrupted" not in sent
@@ -350,9 +363,8 @@ def test_watch_redraws_in_place_until_ctrl_c(spawn: Spawn, serve: Serve) -> None
 def test_watch_suits_the_encoding(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, encoding: str, glyphs: str
 ) -> None:
-    submit(serve("2,1", service="fixed:1h"), "猫")
-    screen = Screen(encoding)
-    monkeypatch.setattr(sys, "stdout", screen)
+    serve("2,1", service="fixed:1h").submit("猫")
+    screen = as_stdout(monkeypatch, encoding)
     really = LiveLooks.show
 
     def show(self: LiveLooks, look: Look, trouble: str | None = None) -> None:
@@ -361,7 +373,7 @@ def test_watch_suits_the_encoding(
 
     monkeypatch.setattr(LiveLooks, "show", show)
     assert main(["watch"]) == 130
-    sent = screen.sent.getvalue().decode(encoding)
+    sent = screen.text
     assert all(f"{glyph} " in sent for glyph in glyphs)
     assert ("猫" if encoding == "utf-8" else "\\u732b") in sent
 
@@ -379,9 +391,9 @@ def test_watch_tells_trouble_on_the_terminal_and_goes_on(spawn: Spawn, serve: Se
     assert "\x1b[33m" in sent
 
 
-def test_once_on_a_terminal_is_a_table_that_stays(spawn: Spawn, serve: Serve) -> None:
+def test_once_on_a_terminal_is_a_table_that_stays(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     serve("2,1")
-    code, sent = watch(spawn, "watch", "--once")
-    assert code == 0
-    assert "0 of 3 slots taken" in sent
-    assert "\x1b[2K" not in sent
+    screen = as_stdout(monkeypatch)
+    assert main(["watch", "--once"]) == 0
+    assert "0 of 3 slots taken" in screen.text
+    assert "\x1b[2K" not in screen.text

@@ -30,11 +30,11 @@ from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 from tests.cli.conftest import (
     CANARY,
     FIRST,
+    PATIENCE,
     SECOND,
     THIRD,
     Run,
     Serve,
-    Service,
     Spawn,
     group_lives,
     read_until,
@@ -48,20 +48,12 @@ def job(jobid: str, **facts: Any) -> Job:
     return Job(jobid, **(defaults | facts))
 
 
-def submit(service: Service, prompt: str) -> str:
-    async def create() -> str:
-        async with PikaClient(CANARY, base_url=service.url) as client:
-            return (await client.create(prompt)).jobid
-
-    return asyncio.run(create())
-
-
 # --- one look -------------------------------------------------------------------------------------------
 
 
 def test_once_shows_accounts_and_jobs_newest_first(cli: Run, serve: Serve) -> None:
     service = serve("2,1", service="fixed:1h")
-    first, second = submit(service, "a cat"), submit(service, "a  dog\x1b[2J\nand more" + " words" * 20)
+    first, second = service.submit("a cat"), service.submit("a  dog\x1b[2J\nand more" + " words" * 20)
     ran = cli("watch", "--once")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
@@ -87,7 +79,7 @@ def test_once_shows_accounts_and_jobs_newest_first(cli: Run, serve: Serve) -> No
 
 def test_json_is_one_look_as_one_document(cli: Run, serve: Serve) -> None:
     service = serve("2,1", service="fixed:1h")
-    jobid = submit(service, "a cat " * 40)
+    jobid = service.submit("a cat " * 40)
     for options in (["--json"], ["--once", "--json"]):
         ran = cli("watch", *options)
         assert (ran.code, ran.err) == (0, "")
@@ -115,8 +107,8 @@ def test_idle_service_says_so(cli: Run, serve: Serve) -> None:
 
 def test_jobs_on_a_channel_that_is_not_configured_have_a_row_of_their_own(cli: Run, serve: Serve) -> None:
     service = serve("1", service="fixed:1h")
-    submit(service, "a cat")
-    service.server._state.delete_account(FIRST)
+    service.submit("a cat")
+    service.delete_account(FIRST)
     ran = cli("watch", "--once")
     assert ran.code == 0
     lines = ran.out.splitlines()
@@ -127,7 +119,7 @@ def test_jobs_on_a_channel_that_is_not_configured_have_a_row_of_their_own(cli: R
 
 def test_service_without_accounts_can_be_watched(cli: Run, serve: Serve) -> None:
     service = serve("1")
-    service.server._state.delete_account(FIRST)
+    service.delete_account(FIRST)
     ran = cli("watch", "--once")
     assert ran.code == 0
     assert ran.out.splitlines()[1:] == ["no accounts are configured"]
@@ -315,7 +307,7 @@ class Bench:
         """Let so much time pass, in which one more look must come; return what it showed."""
         before = len(self.view.shown)
         await self.clock.advance(seconds)
-        await wait_until(lambda: len(self.view.shown) > before)
+        await wait_until(lambda: len(self.view.shown) > before, timeout=PATIENCE)
         assert len(self.view.shown) == before + 1
         return self.view.shown[-1]
 
@@ -448,13 +440,13 @@ def test_refusal_ends_the_watch(
 
 def test_plain_watch_prints_a_block_per_look_until_ctrl_c(serve: Serve, spawn: Spawn) -> None:
     service = serve("2,1", service="fixed:1h")
-    submit(service, "a cat")
+    service.submit("a cat")
     process = spawn("watch", "--every", "0.05")
     for _ in range(3):
         block = read_until(process.stdout, "a cat")
         assert "1 of 3 slots taken, 1 job running" in block
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")
     assert "\x1b" not in out
     assert not group_lives(process)
