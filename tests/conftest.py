@@ -25,7 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set the depth and the source of Hypothesis examples before any test module is imported."""
     config.addinivalue_line("markers", "deep: this test has a full size; `--deep` runs it")
-    depth.choose(deep=config.getoption("--deep"))
+    if depth.DEEP:
+        os.environ[depth.VARIABLE] = "1"
     hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
     hypothesis.settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
     hypothesis.settings.load_profile("random" if config.getoption("--random") else "fixed")
