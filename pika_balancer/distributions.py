@@ -1,18 +1,22 @@
 """Laws of durations: how long a job runs, or how patient it is. All durations are float seconds.
 
 Each law knows its mean and variance, and draws in two ways: an array at a time with NumPy, one at a time
-without. The two give different numbers for the same seed, under the same law.
+without. The two give different numbers for the same seed, under the same law. As texts:
+
+    fixed:10s   exp:30s   uniform:10s,60s   lognormal:mean=180s,cv=0.7   gamma:…   weibull:mean=180s,shape=0.8
 """
 
 import math
 import random
 from array import array
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
 import attrs
 
+from pika_balancer._util.grammar import DURATION, NUMBER, Field, Kind, format_kind, parse_kind
 from pika_balancer._util.validators import length, number, seconds
+from pika_balancer.errors import InvalidArgument
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +96,39 @@ class Constant:
 
         del generator, first
         return np.full(count, float(self.mean))
+
+
+@attrs.frozen
+class UniformDistribution:
+    """Durations between two bounds, all equally likely."""
+
+    low: float = attrs.field(validator=number(least=0))
+    """The shortest, in seconds."""
+    high: float = attrs.field(validator=number(least=0))
+    """The longest, in seconds."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise InvalidArgument(f"high must be at least low, {self.low:g} s", field="high")
+
+    @property
+    def mean(self) -> float:
+        """Mean, in seconds."""
+        return (self.low + self.high) / 2
+
+    @property
+    def variance(self) -> float:
+        """Variance, in seconds squared."""
+        return (self.high - self.low) ** 2 / 12
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        """Return a function that draws one duration at a time."""
+        return lambda: rng.uniform(self.low, self.high)
+
+    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+        """Return the durations of `count` jobs."""
+        del first
+        return generator.uniform(self.low, self.high, count)
 
 
 @attrs.frozen
@@ -234,3 +271,42 @@ class Recorded(Empirical):
 
         del generator
         return np.frombuffer(self.values)[first : first + count]
+
+
+_MEAN: Final = Field("mean", DURATION, required=True)
+_PLACED_MEAN: Final = Field("mean", DURATION, placed=True)
+CV: Final = Field("cv", NUMBER, required=True)
+"""The field for a coefficient of variation."""
+_KINDS: Final = (
+    Kind("fixed", Constant, (_PLACED_MEAN,), "fixed:10s", ("constant", "deterministic")),
+    Kind("exp", Exponential, (_PLACED_MEAN,), "exp:30s", ("exponential",)),
+    Kind(
+        "uniform",
+        UniformDistribution,
+        (Field("low", DURATION, placed=True), Field("high", DURATION, placed=True)),
+        "uniform:10s,60s",
+    ),
+    Kind("lognormal", Lognormal, (_MEAN, CV), "lognormal:mean=180s,cv=0.7"),
+    Kind("gamma", Gamma, (_MEAN, CV), "gamma:mean=180s,cv=0.7"),
+    Kind("weibull", Weibull, (_MEAN, Field("shape", NUMBER, required=True)), "weibull:mean=180s,shape=0.8"),
+)
+DISTRIBUTION_FORMS: Final = ", ".join(kind.example for kind in _KINDS)
+"""One example of each law, for help texts."""
+
+
+def parse_distribution(text: str, *, field: str = "service") -> Distribution:
+    """Return the law of durations that the text describes.
+
+    Raises:
+        InvalidArgument: It describes none; names `field` and the nearest right form.
+    """
+    return cast("Distribution", parse_kind(text, _KINDS, "law of durations", field))
+
+
+def format_distribution(law: Distribution) -> str:
+    """Return the text that `parse_distribution` reads as the same law.
+
+    Raises:
+        InvalidArgument: There is none, as for recorded durations.
+    """
+    return format_kind(law, _KINDS)

@@ -41,10 +41,11 @@ from pika_balancer.cli import COMMANDS, build_parser, download, exit_codes
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.client import requests
 from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
 from pika_balancer.models import Job, Secret
-from pika_balancer.server import ConfigError, LocalServer, ServerAccount
+from pika_balancer.server import LocalServer, ServerAccount
 from pika_balancer.server.params import check_order
 from pika_balancer.store import Store
 from pika_balancer.store.redis.store import RedisStore
@@ -293,18 +294,18 @@ async def away(_folder: Path) -> None:
             await store.close()
 
 
-@raises("ConfigError")
+@raises("InvalidArgument")
 async def misconfigured(folder: Path) -> list[Exception]:
     file = folder / "accounts.json"
     caught: list[Exception] = []
     entry = {"channel": CHANNEL, "discord": DISCORD, "maxJobs": 1}
     for text in (json.dumps({CHANNEL: entry}) + "}", json.dumps({CHANNEL: entry | {"maxJobs": 99}})):
         file.write_text(text)
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(InvalidArgument) as error:
             LocalServer(token=API, accounts_file=file)
         caught.append(error.value)
     file.write_text(json.dumps({DISCORD: entry}))
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(InvalidArgument) as error:
         LocalServer(token=API, accounts_file=file)
     with pytest.raises(OSError, match="No such file") as unwritten:
         LocalServer([ServerAccount(CHANNEL, 1, DISCORD)], accounts_file=folder / "nowhere" / "file")
@@ -343,7 +344,7 @@ def told(error: Exception) -> Exception:
     return error
 
 
-SUBMIT: Final = ("submit", "a cat", "--reply-url", REPLY_URL, "--every", "0.01")
+SUBMIT: Final = ("submit", "a cat", "--reply-url", REPLY_URL, "--poll", "0.01")
 
 
 @raises("Usage")
@@ -379,7 +380,7 @@ async def bad_jobs(folder: Path) -> list[Exception]:
     )
     async with at_hand():
         with pytest.raises(exit_codes.BadJobFile) as error:
-            await command("submit", "--jobs", str(jobs))
+            await command("submit", "--jobs-file", str(jobs))
     return [told(error.value)]
 
 
@@ -389,7 +390,7 @@ async def damaged(folder: Path) -> None:
     jobs.write_text('{"prompt": "a cat"}')
     (folder / "jobs.jsonl.journal.jsonl").write_text("{}\n")
     async with at_hand():
-        await command("submit", "--jobs", str(jobs), "--reply-url", REPLY_URL)
+        await command("submit", "--jobs-file", str(jobs), "--reply-url", REPLY_URL)
 
 
 @raises("JournalInUse")
@@ -400,7 +401,7 @@ async def in_use(folder: Path) -> None:
     path.unlink(missing_ok=True)
     with Journal(path, file="jobs.jsonl", digest="d"):
         async with at_hand():
-            await command("submit", "--jobs", str(jobs), "--reply-url", REPLY_URL)
+            await command("submit", "--jobs-file", str(jobs), "--reply-url", REPLY_URL)
 
 
 @raises("Interrupted")
@@ -714,7 +715,7 @@ async def test_no_command_shows_a_secret_whatever_it_prints_or_writes(
         ["accounts"],
         [*SUBMIT, "--no-wait"],
         [*SUBMIT, "--output", str(videos)],
-        ["submit", "--jobs", str(jobs), "--output", str(videos), *SUBMIT[2:]],
+        ["submit", "--jobs-file", str(jobs), "--output", str(videos), *SUBMIT[2:]],
         ["jobs"],
         ["watch", "--once"],
         ["watch", "--once", "--store"],

@@ -8,7 +8,16 @@ from pika_balancer.errors import InvalidArgument
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("500ms", 0.5), ("30", 30.0), (" 3 min ", 180.0), ("1.5h", 5400.0), (".5s", 0.5), ("1e2s", 100.0)],
+    [
+        ("500ms", 0.5),
+        ("30", 30.0),
+        (" 3 min ", 180.0),
+        ("1.5h", 5400.0),
+        (".5s", 0.5),
+        ("1e2s", 100.0),
+        ("1h30m", 5400.0),
+        ("1d2h3min", 93780.0),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text, field="grace") == seconds
@@ -30,6 +39,8 @@ def test_rates(text: str, rate: float) -> None:
         ("7 milliseconds", "did you mean 7ms?"),
         ("30S", "did you mean 30s?"),
         ("4 parsec", "write it as 180s, 500ms, 3min or 1.5h"),
+        ("30m1h", "write it as 180s"),
+        ("1h30", "write it as 180s"),
         ("soon", "write it as 180s"),
         ("-3s", "write it as 180s"),
         ("nan", "write it as 180s"),

@@ -84,11 +84,21 @@ def parse_kind(text: str, kinds: tuple[Kind, ...], what: str, field: str) -> Any
     kind = next((kind for kind in kinds if name.lower() in {kind.name, *kind.also}), None)
     if kind is None:
         close = nearest(name, [word for kind in kinds for word in (kind.name, *kind.also)])
-        meant = next((k.example for k in kinds if close in {k.name, *k.also}), None)
-        raise wrong(text, field, what, forms, meant)
+        kind = next((k for k in kinds if close in {k.name, *k.also}), None)
+        raise wrong(text, field, what, forms, None if kind is None else _corrected(kind, rest, what, field))
     if colon and not rest:
         raise wrong(text, field, what, forms, kind.example)
     return _made(text, kind, rest, what, field)
+
+
+def _corrected(kind: Kind, rest: str, what: str, field: str) -> str:
+    """Return the text with the right name of its kind if that makes it right, else the kind's example."""
+    text = f"{kind.name}:{rest}" if rest else kind.name
+    try:
+        _made(text, kind, rest, what, field)
+    except InvalidArgument:
+        return kind.example
+    return text
 
 
 def parse_fields(text: str, kind: Kind, what: str, field: str) -> Any:

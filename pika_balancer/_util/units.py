@@ -15,8 +15,12 @@ SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 """Units of time, in seconds."""
 _NUMBER: Final = r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
 _DURATION: Final = re.compile(_NUMBER + r"\s*([^\W\d_]*)")
+_SEVERAL: Final = re.compile(rf"\s*(?:{_NUMBER}\s*[^\W\d_]+\s*)+")
 _RATE: Final = re.compile(_NUMBER + r"\s*(?:/|per)\s*([^\W\d_]*)")
 _PERCENT: Final = re.compile(_NUMBER + r"\s*(%?)")
+_MOST: Final = 10**12
+_SHOWN: Final = 60
+"""Characters of a text that a message quotes."""
 _ALIKE: Final = {
     "m": "min",
     "minute": "min",
@@ -39,15 +43,22 @@ _ALIKE: Final = {
 """Units that people write, and the one to suggest: `m` could be a metre, a month or a million."""
 
 
-def parse_duration(text: str, *, field: str) -> float:
-    """Return the seconds that `text` means: a number, bare or followed by `ms`, `s`, `min`, `h` or `d`.
+def parse_duration(text: str, *, field: str = "duration") -> float:
+    """Return the seconds that `text` means: `180`, `500ms`, `3min`, `1.5h`, `1d`, `1h30min` or `1h30m`.
 
     Raises:
         InvalidArgument: `text` is no such duration; names `field` and the nearest right form.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise wrong(text, field, "duration", "180s, 500ms, 3min or 1.5h")
+        parts = _DURATION.findall(text)
+        units = ["min" if unit == "m" else unit for _, unit in parts]
+        # From the largest unit to the smallest, each once: so `m` after `h` cannot be anything but minutes.
+        ordered = units and units == [unit for unit in reversed(SECONDS) if unit in units]
+        if not (ordered and _SEVERAL.fullmatch(text)):
+            raise wrong(text, field, "duration", "180s, 500ms, 3min or 1.5h")
+        total = math.fsum(float(part) * SECONDS[unit] for (part, _), unit in zip(parts, units, strict=True))
+        return _finite(total, text, field, "duration")
     number, unit = match[1], match[2]
     scale = 1.0 if not unit else SECONDS.get(unit)
     if scale is None:
@@ -64,7 +75,7 @@ def format_duration(seconds: float) -> str:
     return min([f"{_plain(seconds)}s", *exact], key=len)
 
 
-def parse_rate(text: str, *, field: str) -> float:
+def parse_rate(text: str, *, field: str = "rate") -> float:
     """Return the jobs per second that `text` means: a number, a slash, and `s`, `min`, `h` or `d`.
 
     Raises:
@@ -89,7 +100,7 @@ def format_rate(rate: float) -> str:
     return min([f"{_plain(rate)}/s", *exact], key=len)
 
 
-def parse_share(text: str, *, field: str) -> float:
+def parse_share(text: str, *, field: str = "share") -> float:
     """Return the share, from 0 to 1, that `text` means: `1%` or `0.01`.
 
     Raises:
@@ -111,7 +122,7 @@ def format_share(value: float) -> str:
     return percent if parse_share(percent, field="share") == value else _plain(value)
 
 
-def parse_number(text: str, *, field: str) -> float:
+def parse_number(text: str, *, field: str = "number") -> float:
     """Return a number, 0 or more.
 
     Raises:
@@ -128,8 +139,8 @@ def format_number(value: float) -> str:
     return _plain(value)
 
 
-def parse_count(text: str, *, field: str, least: int = 1) -> int:
-    """Return a whole number of at least `least`: `80`, `100_000`, `1e6`.
+def parse_count(text: str, *, field: str = "count", least: int = 1, most: int = _MOST) -> int:
+    """Return a whole number from `least` to `most`: `80`, `100_000`, `1e6`.
 
     Raises:
         InvalidArgument: `text` is no such number; names `field`, and the nearest right form.
@@ -141,16 +152,11 @@ def parse_count(text: str, *, field: str, least: int = 1) -> int:
     if match[2]:
         power = {"k": 3, "K": 3, "M": 6}[match[2]]
         raise wrong(text, field, "whole number", "80 or 1e6", f"{match[1]}e{power}")
-    if not least <= number <= _MOST or number != int(number):
+    if not least <= number <= most or number != int(number):
         raise InvalidArgument(
-            f"{field}: {text!r:.{_SHOWN}} must be a whole number from {least} to {_MOST:g}", field=field
+            f"{field}: {text!r:.{_SHOWN}} must be a whole number from {least} to {most:,}", field=field
         )
     return int(number)
-
-
-_MOST: Final = 10**12
-_SHOWN: Final = 60
-"""Characters of a text that a message quotes."""
 
 
 def wrong(text: str, field: str, what: str, forms: str, meant: str | None = None) -> InvalidArgument:

@@ -9,37 +9,43 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
+from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.bench_report import BenchReport, Side, Watch
 from pika_balancer.cli.bench_setting import (
     SETTINGS,
     Setting,
-    accounts,
     arrivals,
     change,
-    duration,
-    law,
     policy,
-    rate,
 )
 from pika_balancer.cli.exit_codes import Interrupted, Usage
-from pika_balancer.cli.options import Subparsers, add_command, add_service, connect, read_by, whole
+from pika_balancer.cli.options import (
+    Subparsers,
+    add_command,
+    add_service,
+    connect,
+    duration,
+    rate,
+    reads,
+    whole,
+)
 from pika_balancer.cli.output import Output
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.distributions import DISTRIBUTION_FORMS, format_distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.loadtest.compare import PAIRS, turns
 from pika_balancer.loadtest.driver import Load, LoadPlan
-from pika_balancer.loadtest.generators import ARRIVALS
 from pika_balancer.loadtest.latency import histogram
 from pika_balancer.loadtest.picture import check_picture, draw
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.loadtest.server_process import ServerSettings, server_apart
 from pika_balancer.models import Secret
 from pika_balancer.selection.policy import POLICIES
-from pika_balancer.server import LAW_FORMS, parse_fault
+from pika_balancer.server import parse_accounts, parse_fault
 
 _ACCOUNTS: Final = "10x10"
 _SERVICE: Final = "exp:250ms"
@@ -51,6 +57,7 @@ _MEANS_OF_GRACE: Final = 10
 _FOREIGN_GRACE: Final = 600.0
 _POLL_EVERY: Final = 15.0
 _PATIENCE: Final = 5.0
+_LONGEST_WARM_UP: Final = 0.9
 
 
 def register(subparsers: Subparsers) -> None:
@@ -74,15 +81,15 @@ def register(subparsers: Subparsers) -> None:
     local = parser.add_argument_group("the local server")
     local.add_argument(
         "--accounts",
-        type=accounts,
+        type=reads(parse_accounts),
         metavar="CAPS",
         help=f"caps of its accounts: 6,6,4, or 5x6 for five with cap 6 (default: {_ACCOUNTS})",
     )
     local.add_argument(
         "--service",
-        type=law,
+        type=reads(parse_distribution),
         metavar="LAW",
-        help=f"how long its jobs run: {LAW_FORMS} (default: {_SERVICE})",
+        help=f"how long its jobs run: {DISTRIBUTION_FORMS} (default: {_SERVICE})",
     )
     local.add_argument(
         "--fault",
@@ -123,11 +130,16 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--arrivals",
         type=arrivals,
-        metavar="|".join(ARRIVALS),
-        help="schedule of the open loop (default: poisson)",
+        metavar="LAW",
+        help="schedule of the open loop: poisson, regular, bursty:cv=3 at --rate, or any other --arrivals of "
+        "`simulate` (default: poisson)",
     )
     load.add_argument(
-        "--warm-up", type=duration, help="not measured at the beginning (default: a tenth of the duration)"
+        "--warm-up",
+        type=reads(parse_share),
+        default=0.1,
+        metavar="SHARE",
+        help="share of the run that counts in no measure (default: 10%%)",
     )
     load.add_argument(
         "--grace", type=duration, help="for how long the last jobs may end (default: by their service times)"
@@ -140,7 +152,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         help=f"how accounts are chosen: {', '.join(POLICIES)} (default: %(default)s)",
     )
     load.add_argument(
-        "--poll-every",
+        "--poll",
         type=duration,
         metavar="DURATION",
         help=f"ask after jobs so often (default: be called back; with --base-url {_POLL_EVERY:g}s)",
@@ -203,10 +215,12 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
         rate=args.rate or (rate(_RATE) if args.closed is None else None),
         closed=args.closed,
         arrivals=args.arrivals or "poisson",
-        poll_every=args.poll_every or (None if local else _POLL_EVERY),
-        accounts=(args.accounts or accounts(_ACCOUNTS)) if local else (),
-        service=args.service or law(_SERVICE),
+        poll=args.poll or (None if local else _POLL_EVERY),
+        accounts=(args.accounts or parse_accounts(_ACCOUNTS)) if local else (),
+        service=args.service or parse_distribution(_SERVICE),
     )
+    if args.rate is not None and setting.law is not None and setting.law.rate != args.rate:
+        raise Usage("--arrivals has its own rate: leave out --rate", field="rate")
     if args.vs and args.jobs is not None and args.jobs < PAIRS:
         raise Usage(f"--vs needs {PAIRS} --jobs at least, one for each turn", field="jobs")
     return [setting, setting.changed(args.vs)] if args.vs else [setting]
@@ -228,15 +242,13 @@ def _check_foreign(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, settings: list[Setting]) -> None:
     """Refuse what would fail later, before anything is loaded."""
-    turn = args.duration / (PAIRS if len(settings) > 1 else 1)
-    if args.warm_up is not None and args.warm_up >= turn:
-        raise Usage(
-            f"--warm-up must be shorter than the {turn:g} s that are loaded at a time", field="warm_up"
-        )
+    if args.warm_up > _LONGEST_WARM_UP:
+        raise Usage(f"--warm-up must be at most {_LONGEST_WARM_UP:.0%}", field="warm_up")
     for setting in settings:
-        if setting.rate is not None and args.jobs is None and setting.rate * args.duration > _MOST:
+        offered = 0.0 if setting.law is None else setting.law.rate * args.duration
+        if args.jobs is None and offered > _MOST:
             raise Usage(
-                f"that would be {setting.rate * args.duration:,.0f} jobs, and {_MOST:,} are the most: "
+                f"that would be {offered:,.0f} jobs, and {_MOST:,} are the most: "
                 "shorten --duration, lower --rate, or bound them with --jobs",
                 field="rate",
             )
@@ -282,11 +294,10 @@ def _plan(args: argparse.Namespace, setting: Setting, seconds: float, pair: int,
     jobs: int = args.jobs or _MOST
     grace = _GRACE + _MEANS_OF_GRACE * setting.service.mean if setting.accounts else _FOREIGN_GRACE
     return LoadPlan(
-        rate=setting.rate,
-        arrivals=setting.arrivals,
+        arrivals=setting.law,
         closed=setting.closed,
         seconds=seconds,
-        warm_up=seconds / 10 if args.warm_up is None else args.warm_up,
+        warm_up=seconds * args.warm_up,
         most=jobs * (pair + 1) // pairs - jobs * pair // pairs,
         grace=args.grace or grace,
     )
@@ -305,7 +316,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
                 server_apart(
                     ServerSettings(
                         accounts={account.channel: account.max_jobs for account in setting.accounts},
-                        service=setting.service.text,
+                        service=format_distribution(setting.service),
                         faults=args.fault,
                         seed=f"server {seed}",
                         token=token,
@@ -314,7 +325,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
             )
             side.url = side.server.url
             client = await stack.enter_async_context(PikaClient(token, base_url=side.url, clock=clock))
-            if setting.poll_every is None:
+            if setting.poll is None:
                 callbacks = Webhook(clock=clock)
                 await stack.enter_async_context(callbacks.run())
         else:
@@ -329,7 +340,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
         )
         await stack.enter_async_context(balancer)
         side.accounts = balancer.snapshot().accounts
-        poll_every = setting.poll_every or _POLL_EVERY
+        poll_every = setting.poll or _POLL_EVERY
         load.dispatcher = Dispatcher(
             client, balancer, callbacks=callbacks, poll_every=poll_every, clock=clock
         )
@@ -342,5 +353,5 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
 
 
 def _fault(text: str) -> str:
-    read_by(parse_fault)(text)
+    reads(parse_fault)(text)
     return text

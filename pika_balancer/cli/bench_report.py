@@ -203,9 +203,9 @@ class BenchReport:
     def _load(self, side: Side) -> str:
         slots = sum(account.max_jobs for account in side.accounts)
         told = f"{slots} slots, policy {side.setting.policy}"
-        if self.foreign or side.setting.rate is None or not slots:
+        if self.foreign or side.setting.law is None or not slots:
             return told
-        offered = side.setting.rate * side.setting.service.mean
+        offered = side.setting.law.rate * side.setting.service.mean
         return f"{told}; offered load {offered:.3g}, utilisation {offered / slots:.0%}"
 
     def print(self, out: Output) -> None:
@@ -364,7 +364,7 @@ def span(seconds: float) -> str:
 def _loop(setting: Setting) -> str:
     if setting.closed is not None:
         return f"closed loop, {setting.closed} jobs at a time"
-    return f"open loop, {setting.rate:g} jobs/s, {setting.arrivals}"
+    return f"open loop, {setting.document()['rate']}, {setting.arrivals}"
 
 
 def _per_second(count: int, total: Recorder) -> float | None:

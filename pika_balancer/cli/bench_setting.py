@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer._util.units import nearest, parse_duration, parse_rate
+from pika_balancer._util.units import format_duration, format_rate, nearest
 from pika_balancer.cli.exit_codes import Usage
-from pika_balancer.cli.options import read_by, whole
-from pika_balancer.loadtest.generators import ARRIVALS
+from pika_balancer.cli.options import duration, rate, reads, whole
+from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
 from pika_balancer.selection.policy import POLICIES
-from pika_balancer.server import Distribution, ServerAccount, parse_accounts, parse_distribution
+from pika_balancer.server import ServerAccount, parse_accounts
+from pika_balancer.simulate.arrivals import Arrivals
+from pika_balancer.simulate.notation import parse_arrivals
 
 Change = tuple[str, Any]
 """The name of a setting, and its other value."""
@@ -25,12 +27,12 @@ class Setting:
     policy: str
     """How accounts are chosen."""
     rate: float | None
-    """Jobs per second, of an open loop."""
+    """Jobs per second, of an open loop whose `arrivals` say none."""
     closed: int | None
     """Jobs under way at once, of a closed loop."""
     arrivals: str
-    """The schedule of the open loop."""
-    poll_every: float | None
+    """The schedule of the open loop, with or without its rate."""
+    poll: float | None
     """Seconds between two looks at a job; None to be called back."""
     accounts: tuple[ServerAccount, ...]
     """Those of the local server."""
@@ -66,13 +68,20 @@ class Setting:
         """Return all settings, as `--json` shows them."""
         return {
             "policy": self.policy,
-            "rate": None if self.rate is None else f"{self.rate:g}/s",
+            "rate": None if self.law is None else f"{self.law.rate:g}/s",
             "closed": self.closed,
-            "arrivals": self.arrivals if self.closed is None else None,
-            "poll_every": None if self.poll_every is None else f"{self.poll_every:g}s",
+            "arrivals": None if self.law is None else self.arrivals,
+            "poll": None if self.poll is None else format_duration(self.poll),
             "accounts": caps(self.accounts) or None,
-            "service": self.service.text if self.accounts else None,
+            "service": format_distribution(self.service) if self.accounts else None,
         }
+
+    @property
+    def law(self) -> Arrivals | None:
+        """When jobs start, of an open loop."""
+        if self.rate is None:
+            return None
+        return parse_arrivals(self.arrivals, rate=format_rate(self.rate))
 
     @property
     def slots(self) -> int:
@@ -86,40 +95,15 @@ def caps(accounts: Sequence[ServerAccount]) -> str:
     return ",".join(f"{count}x{cap}" if count > 1 else f"{cap}" for cap, count in runs)
 
 
-def rate(text: str) -> float:
-    """Read a rate above 0, such as `200/s`."""
-    value = read_by(parse_rate, field="rate")(text)
-    if not value:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def duration(text: str) -> float:
-    """Read a duration above 0, such as `30s`."""
-    value = read_by(parse_duration, field="duration")(text)
-    if not value:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def law(text: str) -> Distribution:
-    """Read a law of service times."""
-    return read_by(parse_distribution)(text)
-
-
-def accounts(text: str) -> tuple[ServerAccount, ...]:
-    """Read caps of accounts."""
-    return read_by(parse_accounts)(text)
-
-
 def policy(text: str) -> str:
     """Read the name of a policy."""
     return _one_of("policy", POLICIES, text)
 
 
 def arrivals(text: str) -> str:
-    """Read the name of a schedule."""
-    return _one_of("schedule", tuple(ARRIVALS), text)
+    """Read the schedule of an open loop, which may leave its rate to another option."""
+    reads(parse_arrivals, rate="1/s")(text)
+    return text
 
 
 def change(text: str) -> Change:
@@ -144,9 +128,9 @@ _SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
     "rate": rate,
     "closed": whole(1),
     "arrivals": arrivals,
-    "poll_every": duration,
-    "accounts": accounts,
-    "service": law,
+    "poll": duration,
+    "accounts": reads(parse_accounts),
+    "service": reads(parse_distribution),
 }
 SETTINGS: Final = tuple(_SETTINGS)
 """What `--vs` can change."""

@@ -9,14 +9,15 @@ from typing import Final
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.demo_report import START_WITHIN, DemoReport, pause_between_looks, server_of, watched
 from pika_balancer.cli.exit_codes import Interrupted
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_by, whole
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, reads, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.workers import Workers
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
+from pika_balancer.distributions import DISTRIBUTION_FORMS, parse_distribution
 from pika_balancer.models import Secret
 from pika_balancer.selection.policy import POLICIES
-from pika_balancer.server import LAW_FORMS, parse_accounts, parse_distribution
+from pika_balancer.server import parse_accounts
 
 _ACCOUNTS: Final = "5,3,2"
 _SERVICE: Final = "uniform:15s,45s"
@@ -43,7 +44,7 @@ def register(subparsers: Subparsers) -> None:
     add = parser.add_argument
     add(
         "--accounts",
-        type=read_by(parse_accounts),
+        type=reads(parse_accounts),
         default=_ACCOUNTS,
         metavar="CAPS",
         help="caps of the accounts: 6,6,4, or 5x6 for five with cap 6 (default: %(default)s)",
@@ -62,10 +63,10 @@ def register(subparsers: Subparsers) -> None:
     )
     add(
         "--service",
-        type=read_by(parse_distribution),
+        type=reads(parse_distribution),
         default=_SERVICE,
         metavar="LAW",
-        help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",
+        help=f"how long jobs run: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add(
         "--speed",

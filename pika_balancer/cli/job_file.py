@@ -91,7 +91,9 @@ def read_source(path: Path) -> Source:
         content = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise Usage(f"--jobs: {path.name or str(path)!r:.60} cannot be read: {why}", field="jobs") from None
+        raise Usage(
+            f"--jobs-file: {path.name or str(path)!r:.60} cannot be read: {why}", field="jobs_file"
+        ) from None
     return Source(path, content)
 
 
@@ -118,11 +120,11 @@ def read_lines(source: Source) -> list[JobLine]:
     if faults:
         count = f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}"
         raise BadJobFile(
-            f"--jobs: {source.name} has {count}, and nothing was sent; mend the lines named above",
+            f"--jobs-file: {source.name} has {count}, and nothing was sent; mend the lines named above",
             faults=tuple(faults),
         )
     if not lines:
-        raise Usage(f"--jobs: there is no job in {source.name}", field="jobs")
+        raise Usage(f"--jobs-file: there is no job in {source.name}", field="jobs_file")
     return lines
 
 

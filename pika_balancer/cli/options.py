@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import getpass
-import math
 import os
 import sys
 import textwrap
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
 from pika_balancer._util.text import printable
+from pika_balancer._util.units import parse_count, parse_duration, parse_number, parse_rate
 from pika_balancer.cli.exit_codes import Interrupted, Usage
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.models import Secret
 
 if TYPE_CHECKING:
@@ -100,22 +101,41 @@ async def connect(args: argparse.Namespace) -> "AsyncGenerator[PikaClient]":
         raise Interrupted("interrupted") from None
 
 
-def read_by(parse: Callable[..., T], **more: str) -> Callable[[str], T]:
-    """Return what reads an option with `parse`, whose errors then come without the name of the field.
-
-    Args:
-        parse: Raises a `ValueError` with a `field`: `InvalidArgument`, or the server's `ConfigError`.
-        more: Its further arguments.
-    """
+def reads(parse: Callable[..., T], **more: object) -> Callable[[str], T]:
+    """Return what reads an option by `parse(text, **more)`, whose errors then come without a field's name."""
 
     def read(text: str) -> T:
         try:
             return parse(text, **more)
-        except ValueError as error:
-            field = getattr(error, "field", None)
-            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field}: ")) from None
+        except InvalidArgument as error:
+            raise argparse.ArgumentTypeError(error.message.removeprefix(f"{error.field}: ")) from None
 
     return read
+
+
+def whole(least: int, most: int = _MOST) -> Callable[[str], int]:
+    """Return what reads a whole number from `least` to `most`."""
+    return reads(parse_count, least=least, most=most)
+
+
+def positive(parse: Callable[..., float]) -> Callable[[str], float]:
+    """Return what reads an option by `parse` and refuses 0 and what is out of all proportion."""
+    read = reads(parse)
+
+    def check(text: str) -> float:
+        value = read(text)
+        if not value:
+            raise argparse.ArgumentTypeError("must be above 0")
+        if not 1 / _LARGEST <= value <= _LARGEST:
+            raise argparse.ArgumentTypeError(f"must be from {1 / _LARGEST:g} to {_LARGEST:g}")
+        return value
+
+    return check
+
+
+above_zero = positive(parse_number)
+duration = positive(parse_duration)
+rate = positive(parse_rate)
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -158,36 +178,6 @@ def open_store(args: argparse.Namespace) -> "RedisStore":
         return RedisStore(store_url(args), args.pool)
     except ImportError as error:
         raise Usage(str(error)) from None
-
-
-def whole(minimum: int, highest: int = _MOST) -> Callable[[str], int]:
-    """Return what reads a whole number of at least `minimum` and at most `highest`."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {minimum} or more")
-        if value > highest:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {highest:,} at most")
-        return value
-
-    return read
-
-
-def above_zero(text: str) -> float:
-    """Read a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    if not 1 / _LARGEST <= value <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"must be from {1 / _LARGEST:g} to {_LARGEST:g}")
-    return value
 
 
 def _read_token(name: str) -> Secret:

@@ -7,7 +7,7 @@ from typing import Final, get_args
 import attrs
 
 from pika_balancer.cli.exit_codes import INTERRUPTED, NO_CAPACITY, OK
-from pika_balancer.cli.options import Subparsers, add_command, whole
+from pika_balancer.cli.options import Subparsers, add_command, reads, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge, interruptible
 from pika_balancer.cli.scenario_options import (
@@ -16,7 +16,6 @@ from pika_balancer.cli.scenario_options import (
     add_trouble,
     extras,
     read_accounts_option,
-    reads,
     scenario_of,
     work_of,
 )
@@ -57,7 +56,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--target",
-        type=reads(notation.parse_target, "target"),
+        type=reads(notation.parse_target),
         action="append",
         required=True,
         metavar="TARGET",
@@ -69,7 +68,7 @@ def register(subparsers: Subparsers) -> None:
     add_jobs(parser)
     add_trouble(parser, by_account=False)
     add = add_run(parser).add_argument
-    count = reads(notation.parse_count, "jobs")
+    count = reads(notation.parse_count)
     add(
         "--most",
         type=whole(1),

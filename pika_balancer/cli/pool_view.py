@@ -45,7 +45,7 @@ async def watch(args: argparse.Namespace, out: Output, *, clock: Clock, wall: Ca
         look.show(out)
         try:
             while not args.once:
-                await clock.sleep(args.every)
+                await clock.sleep(args.poll)
                 out.say()
                 await _look_again(store, out, wall)
         except asyncio.CancelledError:

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 import attrs
 
 from pika_balancer.cli.exit_codes import MissingExtra, Usage
-from pika_balancer.cli.options import above_zero
-from pika_balancer.distributions import Distribution
+from pika_balancer.cli.options import above_zero, reads, whole
+from pika_balancer.distributions import DISTRIBUTION_FORMS, Distribution
 from pika_balancer.errors import InvalidArgument, InvalidResponse
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import notation
@@ -26,9 +26,6 @@ T = TypeVar("T")
 _ARRIVALS: Final = (
     "poisson:500/h, regular:500/h, bursty:500/h,cv=3, onoff:busy_rate=900/h,busy=10min,quiet=30min, or "
     "daily: and the jobs of each hour from midnight on"
-)
-_LAWS: Final = (
-    "exp:180s, fixed:180s, lognormal:mean=180s,cv=0.7, gamma likewise, or weibull:mean=180s,shape=0.8"
 )
 _RULES: Final = "loss, queue, queue:limit=50,patience=5min, or retry:15s,80,jitter=20%%"
 _ALL: Final = "all"
@@ -55,7 +52,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--arrivals",
-        type=reads(notation.parse_arrivals, "arrivals"),
+        type=reads(notation.parse_arrivals),
         metavar="LAW",
         help=f"when jobs come: {_ARRIVALS}",
     )
@@ -65,13 +62,13 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     add("--duration-column", metavar="NAME", help="its column of durations (default: the same)")
     add(
         "--service",
-        type=reads(notation.parse_distribution, "service"),
+        type=reads(notation.parse_distribution),
         metavar="LAW",
-        help=f"how long they run: {_LAWS} (default: what the trace says)",
+        help=f"how long they run: {DISTRIBUTION_FORMS} (default: what the trace says)",
     )
     add(
         "--when-full",
-        type=reads(notation.parse_when_full, "when-full"),
+        type=reads(notation.parse_when_full),
         default="loss",
         metavar="RULE",
         help=f"what a job does that finds every account full: {_RULES} (default: %(default)s)",
@@ -90,7 +87,7 @@ def add_trouble(parser: argparse.ArgumentParser, *, by_account: bool) -> None:
     add = group.add_argument
     if by_account:
         for name, read, metavar, text in (
-            ("--speed", _speed, "CHANNEL:FACTOR", "an account works so much faster: 2:0.33"),
+            ("--account-speed", _speed, "CHANNEL:FACTOR", "an account works so much faster: 2:0.33"),
             (
                 "--outage",
                 _outage,
@@ -102,20 +99,20 @@ def add_trouble(parser: argparse.ArgumentParser, *, by_account: bool) -> None:
             add(name, type=read, action="append", default=[], metavar=metavar, help=text)
     add(
         "--slowdown",
-        type=reads(notation.parse_slowdown, "slowdown"),
+        type=reads(notation.parse_slowdown),
         metavar="RULE",
         help="accounts slow down: above=3,each=20%% longer for each job above 3 at once",
     )
     add(
         "--poll",
-        type=reads(notation.parse_duration, "poll"),
+        type=reads(notation.parse_duration),
         default=0.0,
         metavar="PERIOD",
         help="period of the poll that notices ends and frees slots (default: 0; the service: 15s to 60s)",
     )
     add(
         "--faults",
-        type=reads(notation.parse_faults, "faults"),
+        type=reads(notation.parse_faults),
         default="rate_limited=0%",
         metavar="SHARES",
         help="submits that fail with a slot free: rate_limited=1%%,accepted=0.5%% (taken, but answered 5xx)",
@@ -126,7 +123,7 @@ def add_run(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """Add the options that say how to compute it, and return their group."""
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--seed", type=reads(_from_zero, "seed"), default=0, metavar="N", help="fixes all chance (default: 0)"
+        "--seed", type=whole(0, 10**12), default=0, metavar="N", help="fixes all chance (default: 0)"
     )
     group.add_argument(
         "--report",
@@ -212,8 +209,8 @@ def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:
     """
     made = {account.channel: account for account in args.accounts}
     outages: dict[str, list[tuple[float, float]]] = {}
-    for channel, speed in args.speed:
-        for name in _named(made, channel, "speed"):
+    for channel, speed in args.account_speed:
+        for name in _named(made, channel, "account-speed"):
             made[name] = attrs.evolve(made[name], speed=speed)
     for channel, outage in args.outage:
         for name in _named(made, channel, "outage"):
@@ -228,7 +225,7 @@ def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:
 def read_accounts_option(text: str) -> tuple[SimulatedAccount, ...]:
     """Read accounts: their caps, or the name of a file with an account map, `-` for stdin."""
     if text != "-" and not text.endswith(".json"):
-        return reads(notation.parse_accounts, "accounts")(text)
+        return reads(notation.parse_accounts)(text)
     from pika_balancer.client.responses import read_accounts  # noqa: PLC0415 - slow to import, for few command lines
 
     name = "stdin" if text == "-" else Path(text).name
@@ -244,18 +241,6 @@ def read_accounts_option(text: str) -> tuple[SimulatedAccount, ...]:
         ) from None
     except InvalidArgument as error:
         raise argparse.ArgumentTypeError(f"{name}: {error.message}") from None
-
-
-def reads(parse: Callable[..., T], field: str) -> Callable[[str], T]:
-    """Return what reads an option by `parse(text, field=...)`, for a parser of arguments."""
-
-    def read(text: str) -> T:
-        try:
-            return parse(text, field=field)
-        except InvalidArgument as error:
-            raise argparse.ArgumentTypeError(error.message.removeprefix(f"{field}: ")) from None
-
-    return read
 
 
 @contextlib.contextmanager
@@ -298,7 +283,7 @@ def _outage(text: str) -> tuple[str, tuple[float, float]]:
         raise argparse.ArgumentTypeError(
             f"{rest!r:.60} is no span of time; write it as 1h..90min, or 1h.. for good"
         )
-    duration = reads(notation.parse_duration, "outage")
+    duration = reads(notation.parse_duration)
     span = duration(begin), duration(end) if end else math.inf
     if span[0] >= span[1]:
         raise argparse.ArgumentTypeError(f"{rest!r:.60} ends before it begins")
@@ -307,11 +292,7 @@ def _outage(text: str) -> tuple[str, tuple[float, float]]:
 
 def _failures(text: str) -> tuple[str, Failures]:
     channel, rest = _by_account(text, _FAILURES)
-    return channel, reads(notation.parse_failures, "failures")(rest)
-
-
-def _from_zero(text: str, *, field: str) -> int:
-    return notation.parse_count(text, field=field, least=0)
+    return channel, reads(notation.parse_failures)(rest)
 
 
 def _report(text: str) -> Path:

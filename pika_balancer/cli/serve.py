@@ -6,26 +6,23 @@ import contextlib
 import errno
 import ipaddress
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
+from pika_balancer._util.units import parse_duration
 from pika_balancer.cli.exit_codes import FAILURE, Usage, error_document
-from pika_balancer.cli.options import above_zero, add_command
+from pika_balancer.cli.options import above_zero, add_command, reads
 from pika_balancer.cli.output import Output
-from pika_balancer.errors import PikaError
+from pika_balancer.distributions import DISTRIBUTION_FORMS, parse_distribution
+from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.models import Secret
 from pika_balancer.server import (
     FAULTS,
-    LAW_FORMS,
-    ConfigError,
     LocalServer,
     ServerStatistics,
     parse_accounts,
-    parse_distribution,
-    parse_duration,
     parse_fault,
 )
 
@@ -65,7 +62,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--port", type=_port, default=8080, help="port to bind, 0 for a free one (default: %(default)s)")
     add(
         "--accounts",
-        type=_typed(parse_accounts),
+        type=reads(parse_accounts),
         default="2,1",
         metavar="CAPS",
         help="made-up accounts by their caps: 2,1 or 5x6 for five with cap 6 (default: %(default)s)",
@@ -78,22 +75,22 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add(
         "--service",
-        type=_typed(parse_distribution),
+        type=reads(parse_distribution),
         default="exp:30s",
         metavar="LAW",
-        help=f"how long jobs run: {LAW_FORMS} (default: %(default)s)",
+        help=f"how long jobs run: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add("--speed", type=above_zero, default=1.0, help="divide all times by this (default: 1)")
     add(
-        "--notice",
-        type=_typed(parse_duration),
+        "--poll",
+        type=reads(parse_duration),
         default=0.0,
         metavar="DURATION",
         help="period of the poll by which ends are noticed (default: 0; the real service: 15s to 60s)",
     )
     add(
         "--fault",
-        type=_typed(parse_fault),
+        type=reads(parse_fault),
         action="append",
         default=[],
         metavar="NAME:PROB[:PARAM]",
@@ -129,14 +126,14 @@ async def run(args: argparse.Namespace) -> int:
             token=token.reveal() if token is not None else None,
             service=args.service,
             speed=args.speed,
-            notice=args.notice,
+            notice=args.poll,
             faults=args.fault,
             rng=random.Random(args.seed),  # noqa: S311 - service times and balancing, not cryptography
             accounts_file=args.accounts_file,
             allowed_hosts=args.allow_host,
             allow_remote_callbacks=args.allow_remote_callbacks,
         )
-    except ConfigError as error:
+    except InvalidArgument as error:
         raise Usage(str(error), field=error.field) from None
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -196,16 +193,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
 
 
 def _port(text: str) -> int:

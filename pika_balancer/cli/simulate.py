@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, Usage
-from pika_balancer.cli.options import Subparsers, add_command, whole
+from pika_balancer.cli.options import Subparsers, add_command, reads, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge, Stop, interruptible, stopping
 from pika_balancer.cli.scenario_options import (
@@ -20,7 +20,6 @@ from pika_balancer.cli.scenario_options import (
     add_trouble,
     extras,
     read_accounts_option,
-    reads,
     scenario_of,
     work_of,
     writable,
@@ -69,19 +68,19 @@ def register(subparsers: Subparsers) -> None:
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--jobs",
-        type=reads(notation.parse_count, "jobs"),
+        type=reads(notation.parse_count),
         metavar="N",
         help=f"how many jobs come (default: a whole trace, else {_JOBS:,}, or {_JOBS_SLOW:,} if slow)",
     )
     length.add_argument(
         "--duration",
-        type=reads(notation.parse_duration, "duration"),
+        type=reads(notation.parse_duration),
         metavar="TIME",
         help="or for how long: 7d",
     )
     add(
         "--warm-up",
-        type=reads(notation.parse_share, "warm-up"),
+        type=reads(notation.parse_share),
         metavar="SHARE",
         help="share of the run that counts in no estimate (default: 10%%, nothing of a trace)",
     )

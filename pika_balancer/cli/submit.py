@@ -11,7 +11,7 @@ from pika_balancer.cli.download import make_directory
 from pika_balancer.cli.exit_codes import BadJobFile, Interrupted, JournalInUse, Usage
 from pika_balancer.cli.job_batch import BatchRun, BatchSettings
 from pika_balancer.cli.job_file import STDIN, JobLine, Source, one_line, read_lines, read_source
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect, whole
+from pika_balancer.cli.options import Subparsers, add_command, add_service, connect, duration, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import progress
 from pika_balancer.cli.submit_batch import Many
@@ -39,14 +39,14 @@ def register(subparsers: Subparsers) -> None:
         summary="run one job, or a file of jobs",
         description="Submit jobs to accounts that have room for them, and follow them to their end. What "
         "runs already is counted first, so that no cap is passed. The URL of each result goes to stdout; "
-        "with --jobs and --output, its file. With --jobs or --output a journal is kept, so that the same "
-        "command goes on after Ctrl-C, kill or a power cut, and sends no job twice. For --jobs it is "
-        "DIR/pika-journal.jsonl, without --output FILE.journal.jsonl; one knows nothing of the other.",
+        "with --jobs-file and --output, its file. With --jobs-file or --output a journal is kept, so that "
+        "the same command goes on after Ctrl-C, kill or a power cut, and sends no job twice. It is "
+        "DIR/pika-journal.jsonl for --jobs-file, FILE.journal.jsonl without --output; they are independent.",
         examples='  pika-balancer submit "a cat in the rain"\n'
         '  pika-balancer submit "a cat in the rain" --output videos --timeout 900\n'
         '  pika-balancer submit "a cat in the rain" --channel 1100000000000000001 --no-wait --json\n'
         "  pika-balancer submit --button-of job:20240115021440711-user:1234-channel:5678\n"
-        "  pika-balancer submit --jobs jobs.csv --output videos --concurrency 5",
+        "  pika-balancer submit --jobs-file jobs.csv --output videos --concurrency 5",
     )
     _add_job(parser)
     _add_many(parser)
@@ -55,13 +55,13 @@ def register(subparsers: Subparsers) -> None:
     add("--no-wait", action="store_true", help="leave once all is accepted; for one job, print its id")
     add(
         "--timeout",
-        type=above_zero,
+        type=duration,
         metavar="SECONDS",
         help="give up waiting after this long, for a slot or for the end; an accepted job goes on",
     )
     add(
-        "--every",
-        type=above_zero,
+        "--poll",
+        type=duration,
         default=_EVERY,
         metavar="SECONDS",
         help="how often to look at a job (default: %(default)g; the service asks for no less)",
@@ -86,7 +86,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def _add_many(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("many jobs").add_argument
     add(
-        "--jobs",
+        "--jobs-file",
         type=_jobs,
         metavar="FILE",
         help="jobs as JSON lines or CSV with a header, - for stdin: prompt, and where wanted verb, image, "
@@ -108,7 +108,9 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace) -> int:
     """Submit what was asked for and see it to its end."""
     out = Output(as_json=args.json)
-    source: Source | None = read_source(args.jobs) if isinstance(args.jobs, Path) else args.jobs
+    source: Source | None = (
+        read_source(args.jobs_file) if isinstance(args.jobs_file, Path) else args.jobs_file
+    )
     lines = [_one(args)] if source is None else _many(args, source, out)
     if args.output is not None:
         make_directory(args.output)  # before anything is paid for
@@ -132,16 +134,17 @@ def _one(args: argparse.Namespace) -> JobLine:
         values |= {"verb": "button", "jobid": args.button_of}
     if not any(values.values()):
         raise Usage(
-            "the following arguments are required: PROMPT, or --jobs FILE; see `pika-balancer submit --help`"
+            "the following arguments are required: PROMPT, or --jobs-file FILE; "
+            "see `pika-balancer submit --help`"
         )
     return one_line(values)
 
 
 def _many(args: argparse.Namespace, source: Source, out: Output) -> list[JobLine]:
     if any(getattr(args, name) is not None for name in _ONE_ONLY):
-        raise Usage("--jobs takes everything about its jobs from the file; leave out PROMPT and its options")
+        raise Usage("--jobs-file describes its jobs completely; leave out PROMPT and its options")
     if source.name == STDIN and args.output is None:
-        raise Usage("--jobs - needs --output DIR, where the journal goes", field="output")
+        raise Usage("--jobs-file - needs --output DIR, where the journal goes", field="output")
     with _listing(out):
         return read_lines(source)
 
@@ -221,8 +224,8 @@ async def _perform(
             Dispatcher(
                 client,
                 balancer,
-                poll_every=args.every,
-                search_for=_LOOKS_UNTIL_LOST * args.every,
+                poll_every=args.poll,
+                search_for=_LOOKS_UNTIL_LOST * args.poll,
                 reconcile=False,
             ) as dispatcher,
         ):

@@ -79,7 +79,7 @@ class Many:
                 Fault(f"line {line.number}", f"no account has channel {line.channel!r}") for line in strange
             )
             raise BadJobFile(
-                f"--jobs: {len(faults)} of the jobs name channels that no account has, and nothing was sent; "
+                f"--jobs-file: {len(faults)} of the jobs name channels without an account; nothing was sent; "
                 "`pika-balancer accounts` lists the channels",
                 faults=faults,
             )

@@ -11,7 +11,7 @@ from pika_balancer._util.text import printable
 from pika_balancer.cli import pool_view
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK, sentence
 from pika_balancer.cli.fetch_jobs import ask
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, add_store, connect
+from pika_balancer.cli.options import Subparsers, add_command, add_service, add_store, connect, duration
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.views import (
     JOBS_HEADER,
@@ -50,13 +50,13 @@ def register(subparsers: Subparsers) -> None:
         "all the same. With --store: the same for a pool that processes share, with who holds what since "
         "when, who waits in line, and what dead processes have left. With --json there is one look.",
         examples="  pika-balancer watch\n"
-        "  pika-balancer watch --every 30 --base-url http://127.0.0.1:8080/v1/pika\n"
+        "  pika-balancer watch --poll 30s --base-url http://127.0.0.1:8080/v1/pika\n"
         "  pika-balancer watch --once --json\n"
         "  pika-balancer watch --store redis://127.0.0.1:6379/0 --pool default",
     )
     parser.add_argument(
-        "--every",
-        type=above_zero,
+        "--poll",
+        type=duration,
         default=_EVERY,
         metavar="SECONDS",
         help="pause between two looks; the service asks for 10 or more (default: %(default)g)",
@@ -80,9 +80,9 @@ async def run(args: argparse.Namespace) -> int:
         elif args.once:
             show(first, out)
         else:
-            view = PlainLooks(out) if out.terminal is None else out.terminal.looks(args.every)
+            view = PlainLooks(out) if out.terminal is None else out.terminal.looks(args.poll)
             try:
-                await follow(client, view, first, every=args.every, clock=SystemClock(), wall=time.time)
+                await follow(client, view, first, every=args.poll, clock=SystemClock(), wall=time.time)
             except asyncio.CancelledError:
                 return INTERRUPTED
     return OK

@@ -18,8 +18,10 @@ from pika_balancer.errors import (
     TransportError,
 )
 from pika_balancer.events import Event, Refused, Uncertain
-from pika_balancer.loadtest.generators import ARRIVALS, Job, Reason, closed_loop, open_loop, together
+from pika_balancer.loadtest.generators import Job, Reason, closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import JobTiming, Recorder
+from pika_balancer.simulate.arrivals import Arrivals
+from pika_balancer.simulate.streams import Streams
 
 PROMPT: Final = "a benchmark of a job"
 
@@ -28,12 +30,10 @@ _OWN: Final = (ApiError, TransportError, SubmissionUnknown, InvalidResponse)
 
 @attrs.frozen(kw_only=True)
 class LoadPlan:
-    """How one stretch is loaded. Either `rate` or `closed` is set."""
+    """How one stretch is loaded. Either `arrivals` or `closed` is set."""
 
-    rate: float | None = None
-    """Jobs per second, for an open loop."""
-    arrivals: str = "poisson"
-    """The schedule of the open loop, a key of `ARRIVALS`."""
+    arrivals: Arrivals | None = None
+    """When jobs start, for an open loop."""
     closed: int | None = None
     """Jobs under way at once, for a closed loop."""
     seconds: float
@@ -132,8 +132,9 @@ class Load:
             "clock": self._clock,
             "offered": offered,
         }
-        if plan.rate is not None:
-            await open_loop(ARRIVALS[plan.arrivals](plan.rate, rng), job, **limits)
+        if plan.arrivals is not None:
+            moments = plan.arrivals.times(Streams(rng.getrandbits(64)))
+            await open_loop(moments, job, **limits)
         else:
             await closed_loop(plan.closed or 1, job, **limits)
 

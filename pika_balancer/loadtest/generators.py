@@ -2,34 +2,11 @@
 
 import asyncio
 import contextlib
-import itertools
-import random
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final, Literal
 
 from pika_balancer.clock import Clock
-
-
-def even(rate: float, _rng: random.Random) -> Iterator[float]:
-    """Yield moments at equal distances, from 0 on, without end; `rate` per second."""
-    # By multiplication: a sum of distances would drift.
-    return (number / rate for number in itertools.count())
-
-
-def poisson(rate: float, rng: random.Random) -> Iterator[float]:
-    """Yield the moments of a Poisson process after 0, without end; `rate` per second on average."""
-    moment = 0.0
-    while True:
-        moment += rng.expovariate(rate)
-        yield moment
-
-
-ARRIVALS: Final[dict[str, Callable[[float, random.Random], Iterator[float]]]] = {
-    "poisson": poisson,
-    "even": even,
-}
-"""By name: from a rate above 0, per second, and a source of chance to seconds from the start, ascending."""
-
 
 Job = Callable[[float], Coroutine[Any, Any, None]]
 """Carries one job to its end; is told when it was meant to start. What it raises ends the load."""
@@ -65,7 +42,7 @@ async def open_loop(
         most_under_way: How many may be under way at once.
     """
     begun = clock.now()
-    moment = next(arrivals)
+    moment = next(arrivals, math.inf)
     under_way: set[asyncio.Task[None]] = set()
     reason: Reason | None = None
     async with together() as group:
@@ -78,7 +55,7 @@ async def open_loop(
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
                 most -= 1
-                moment = next(arrivals)
+                moment = next(arrivals, math.inf)
             if len(under_way) >= most_under_way:
                 reason = "backlog"
             elif not most:

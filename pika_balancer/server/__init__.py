@@ -7,29 +7,22 @@ It shares no code with the client side, so that a misreading of the API cannot c
     form        reading bodies                       params    checking parameters
     state       accounts, admission, statistics      jobs      the life of jobs
     timeline    what is due when                     callback  telling `replyUrl`
-    laws        service times as texts               faults    what goes wrong, as texts
-    accounts    account values, their file           answers, errors
+    faults      what goes wrong, as texts            accounts  account values, their file
+    answers, errors
 """
 
 from pika_balancer.server.accounts import ServerAccount, parse_accounts
-from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import FAULTS, ScriptedFault, parse_fault
-from pika_balancer.server.laws import LAW_FORMS, Distribution, parse_distribution, parse_duration
 from pika_balancer.server.local import LocalServer
 from pika_balancer.server.state import ChannelStatistics, ServerStatistics
 
 __all__ = [
     "FAULTS",
-    "LAW_FORMS",
     "ChannelStatistics",
-    "ConfigError",
-    "Distribution",
     "LocalServer",
     "ScriptedFault",
     "ServerAccount",
     "ServerStatistics",
     "parse_accounts",
-    "parse_distribution",
-    "parse_duration",
     "parse_fault",
 ]

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 import attrs
 
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.secret import Secret
-from pika_balancer.server.errors import ConfigError
 
 CHANNEL_ID: Final = re.compile(r"[0-9]{17,20}")
 """A Discord channel id: a decimal snowflake."""
@@ -65,19 +65,19 @@ def parse_accounts(text: str, *, limit: int = MAX_JOBS_LIMIT) -> tuple[ServerAcc
     `"2,1"` is two accounts with caps 2 and 1; `"5x6"` five with cap 6; `"2x6,4"` three with caps 6, 6 and 4.
 
     Raises:
-        ConfigError: `text` is no such list, or a cap is not 1 to `limit`; names the field `accounts`.
+        InvalidArgument: `text` is no such list, or a cap is not 1 to `limit`; names the field `accounts`.
     """
     caps: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(?:([0-9]{1,6})\s*x\s*)?([0-9]{1,6})\s*", part)
         if match is None:
-            raise ConfigError(
+            raise InvalidArgument(
                 f"accounts: {text!r:.60} is no list of caps; write 2,1 or 5x6 (five accounts with cap 6)",
                 field="accounts",
             )
         count, cap = int(match[1] or 1), int(match[2])
         if not (1 <= cap <= limit and 1 <= count <= _MOST_ACCOUNTS - len(caps)):
-            raise ConfigError(
+            raise InvalidArgument(
                 f"accounts: {part.strip()!r:.60}: caps go from 1 to {limit}, "
                 f"for 1 to {_MOST_ACCOUNTS} accounts",
                 field="accounts",
@@ -92,7 +92,7 @@ def check_accounts(
     """Return the accounts by channel, in their order; `(channel, max_jobs)` pairs get made-up tokens.
 
     Raises:
-        ConfigError: A channel id is none or comes twice, or a cap is not 1 to `limit`; names `accounts`.
+        InvalidArgument: A channel id is none or comes twice, or a cap is not 1 to `limit`; names `accounts`.
     """
     items: Iterable[ServerAccount | tuple[str, int]] = (
         cast("Mapping[str, int]", accounts).items() if isinstance(accounts, Mapping) else accounts
@@ -106,7 +106,7 @@ def check_accounts(
         if problem:
             # Too long for an id, it may be a token in the wrong place.
             shown = account.channel if len(str(account.channel)) <= _LONGEST_SHOWN else _hint(account.channel)
-            raise ConfigError(f"accounts: channel {shown!r} {problem}", field="accounts")
+            raise InvalidArgument(f"accounts: channel {shown!r} {problem}", field="accounts")
         result[account.channel] = account
     return result
 
@@ -136,7 +136,7 @@ class AccountsFile:
         """Return the accounts of the file, or None where there is no file yet.
 
         Raises:
-            ConfigError: The file cannot be read or holds something else; names `accounts_file`.
+            InvalidArgument: The file cannot be read or holds something else; names `accounts_file`.
         """
         try:
             return self._parse(limit)
@@ -144,12 +144,12 @@ class AccountsFile:
             return None
         except OSError as error:
             problem = error.strerror or "it cannot be read"
-        except ConfigError as error:
+        except InvalidArgument as error:
             problem = str(error)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             problem = 'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
         # Raised out here: the error of a parser holds the whole text, and its frames the tokens.
-        raise ConfigError(f"accounts file {str(self.path)!r:.300}: {problem}", field="accounts_file")
+        raise InvalidArgument(f"accounts file {str(self.path)!r:.300}: {problem}", field="accounts_file")
 
     def write(self, accounts: Iterable[ServerAccount]) -> None:
         """Replace the file by these accounts, at once or not at all.

@@ -1,23 +1,7 @@
-"""What the local server raises: bad configuration, and a request that it refuses."""
+"""The answer to a request that the local server refuses."""
 
 from collections.abc import Mapping
 from typing import Any
-
-
-class ConfigError(ValueError):
-    """A setting of the local server cannot work; `field` names it."""
-
-    def __init__(self, message: str, *, field: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A keyword-only argument does not survive the default pickle of an exception.
-        return (_config_error, (str(self), self.field))
-
-
-def _config_error(message: str, field: str) -> ConfigError:
-    return ConfigError(message, field=field)
 
 
 class Refusal(Exception):

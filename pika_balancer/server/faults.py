@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import attrs
 
-from pika_balancer.server.errors import ConfigError
-from pika_balancer.server.laws import parse_duration
+from pika_balancer._util.units import parse_duration
+from pika_balancer.errors import InvalidArgument
 
 
 @attrs.frozen
@@ -94,7 +94,7 @@ class ScriptedFault:
             problem = "the parameter is a duration of at least 0"
         else:
             return
-        raise ConfigError(f"fault {self.name!r:.60}: {problem}", field="faults")
+        raise InvalidArgument(f"fault {self.name!r:.60}: {problem}", field="faults")
 
     @property
     def kind(self) -> FaultKind:
@@ -111,7 +111,7 @@ def parse_fault(text: str) -> ScriptedFault:
     """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, PARAM being a duration.
 
     Raises:
-        ConfigError: `text` is no fault; names the field `faults` and, for an unknown name, the known ones.
+        InvalidArgument: `text` is no fault; names `faults` and, for an unknown name, the known ones.
     """
     name, _, rest = text.strip().partition(":")
     chance, colon, param = rest.partition(":")
@@ -120,7 +120,7 @@ def parse_fault(text: str) -> ScriptedFault:
     except ValueError:
         probability = math.nan
     if name in FAULTS and math.isnan(probability):
-        raise ConfigError(
+        raise InvalidArgument(
             f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
         )
     return ScriptedFault(name, probability, parse_duration(param, field="faults") if colon else None)
@@ -136,7 +136,7 @@ class FaultScript:
     def __attrs_post_init__(self) -> None:
         total = math.fsum(fault.probability for fault in self.faults)
         if total > 1 + 1e-9:
-            raise ConfigError(
+            raise InvalidArgument(
                 f"faults: the probabilities add up to {total:g}; at most one fault meets a submit, "
                 "so they add up to at most 1",
                 field="faults",

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 import attrs
 
 from pika_balancer.clock import Clock
+from pika_balancer.distributions import Distribution
 from pika_balancer.secret import Secret
 from pika_balancer.server.form import ReceivedFile
-from pika_balancer.server.laws import Distribution
 from pika_balancer.server.state import State
 from pika_balancer.server.timeline import Timeline
 
@@ -109,7 +109,7 @@ class Jobs:
         self._clock = clock
         self._calendar = calendar
         self._rng = rng
-        self._law = law
+        self._draw = law.one(rng)
         self._speed = speed
         self._period = notice / speed
         self._origin = clock.now()
@@ -129,12 +129,12 @@ class Jobs:
         Args:
             channel: Where it runs.
             outcome: How it will end.
-            lost_for: For a `lost` job, the seconds of service time that it holds its slot.
+            search_for: For a `lost` job, the seconds of service time that it holds its slot.
             facts: The other fields of `Job` that the submit decides.
         """
         now = self._clock.now()
         stamp = self._stamp(channel, now)
-        service = (search_for if outcome == "lost" else self._law.sample(self._rng)) / self._speed
+        service = (search_for if outcome == "lost" else self._draw()) / self._speed
         ends = now + service
         self._serial += 1
         job = ServerJob(

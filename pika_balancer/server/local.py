@@ -15,14 +15,14 @@ from aiohttp import web
 
 from pika_balancer._util.tasks import shielded
 from pika_balancer.clock import Clock, SystemClock
+from pika_balancer.distributions import Distribution, parse_distribution
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.server.accounts import MAX_JOBS_LIMIT, AccountsFile, ServerAccount, check_accounts
 from pika_balancer.server.answers import JsonProtocol
 from pika_balancer.server.app import PREFIX, SAMPLE, Handlers, digest
 from pika_balancer.server.callback import CallbackSender
-from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import FaultScript, ScriptedFault
 from pika_balancer.server.jobs import Calendar, Jobs, ServerJob
-from pika_balancer.server.laws import Distribution, parse_distribution
 from pika_balancer.server.state import ServerStatistics, State
 from pika_balancer.server.submit import Submits
 from pika_balancer.server.timeline import Timeline
@@ -47,7 +47,7 @@ class LocalServer:
         accounts: What is configured at the start: caps by channel id, `(channel, cap)` pairs, or values from
             `parse_accounts`.
         token: The API token to insist on; None takes any non-empty bearer token.
-        service: Law of service times, as `parse_law` reads it, or a `Law`.
+        service: Law of service times, as `parse_distribution` reads it, or a `Distribution`.
         speed: All times of the service (service times, polls, faults' parameters) are divided by it.
         notice: Period, in seconds, of the poll by which the service learns that jobs have ended; polls happen
             at its multiples since the server was made. 0: ends are noticed at once; the real service has
@@ -67,7 +67,7 @@ class LocalServer:
         body_limit: Largest request body, in bytes.
 
     Raises:
-        ConfigError: A setting cannot work; its `field` names it.
+        InvalidArgument: A setting cannot work; its `field` names it.
         OSError: The accounts file cannot be made.
     """
 
@@ -211,7 +211,7 @@ class LocalServer:
 
 def _require(condition: bool, field: str, problem: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not condition:
-        raise ConfigError(f"{field} {problem}", field=field)
+        raise InvalidArgument(f"{field} {problem}", field=field)
 
 
 def _epoch(epoch: dt.datetime | Callable[[], dt.datetime] | None) -> dt.datetime:

@@ -33,6 +33,7 @@ from pika_balancer.distributions import (
     Gamma,
     Lognormal,
     Recorded,
+    UniformDistribution,
     Weibull,
 )
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
@@ -91,6 +92,7 @@ __all__ = [
     "Slowdown",
     "Target",
     "Trace",
+    "UniformDistribution",
     "Weibull",
     "erlang_b",
     "erlang_c",

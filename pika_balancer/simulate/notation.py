@@ -2,7 +2,7 @@
 
     accounts    5x6   6,6,4   3x6,4@0.5 (cap 4 at half speed)
     arrivals    poisson:500/h   bursty:500/h,cv=3   daily:0,0,…   onoff:busy_rate=900/h,busy=10min,quiet=30min
-    service     exp:180s   fixed:180s   lognormal:mean=180s,cv=0.7   gamma:…   weibull:mean=180s,shape=0.8
+    service     exp:180s and the other laws of `distributions`
     when full   loss   queue   queue:limit=50,patience=5min   retry:15s,80
     targets     refused<1%   wait.p95<120s   utilisation<85%
 
@@ -19,7 +19,6 @@ from pika_balancer._util.grammar import (
     COUNT,
     DURATION,
     FLAG,
-    NUMBER,
     RATE,
     SHARE,
     Field,
@@ -42,7 +41,13 @@ from pika_balancer._util.units import (
     parse_share,
     wrong,
 )
-from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Lognormal, Weibull
+from pika_balancer.distributions import (
+    CV,
+    Constant,
+    Distribution,
+    format_distribution,
+    parse_distribution,
+)
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular
 from pika_balancer.simulate.scenario import (
@@ -85,32 +90,6 @@ __all__ = [
     "parse_when_full",
 ]
 
-_MEAN: Final = Field("mean", DURATION, required=True)
-_CV: Final = Field("cv", NUMBER, required=True)
-_LAWS: Final = (
-    Kind("exp", Exponential, (Field("mean", DURATION, placed=True),), "exp:180s", ("exponential",)),
-    Kind(
-        "fixed",
-        Constant,
-        (Field("mean", DURATION, placed=True),),
-        "fixed:180s",
-        ("constant", "deterministic"),
-    ),
-    Kind("lognormal", Lognormal, (_MEAN, _CV), "lognormal:mean=180s,cv=0.7"),
-    Kind("gamma", Gamma, (_MEAN, _CV), "gamma:mean=180s,cv=0.7"),
-    Kind("weibull", Weibull, (_MEAN, Field("shape", NUMBER, required=True)), "weibull:mean=180s,shape=0.8"),
-)
-
-
-def parse_distribution(text: str, *, field: str = "service") -> Distribution:
-    """Return the law of durations that the text describes."""
-    return cast("Distribution", parse_kind(text, _LAWS, "law of durations", field))
-
-
-def format_distribution(law: Distribution) -> str:
-    """Return the text that describes the law; there is none for recorded durations."""
-    return format_kind(law, _LAWS)
-
 
 def _parse_patience(text: str, *, field: str) -> Distribution:
     return (
@@ -133,8 +112,8 @@ def _daily(**_fields: object) -> Daily:
 _RATE: Final = Field("rate", RATE, placed=True)
 _ARRIVALS: Final = (
     Kind("poisson", Poisson, (_RATE,), "poisson:500/h"),
-    Kind("regular", Regular, (_RATE,), "regular:500/h", ("deterministic", "fixed")),
-    Kind("bursty", Bursty, (_RATE, _CV), "bursty:500/h,cv=3"),
+    Kind("regular", Regular, (_RATE,), "regular:500/h", ("even", "deterministic", "fixed")),
+    Kind("bursty", Bursty, (_RATE, CV), "bursty:500/h,cv=3"),
     Kind(
         "onoff",
         OnOff,
@@ -150,10 +129,18 @@ _ARRIVALS: Final = (
 )
 
 
-def parse_arrivals(text: str, *, field: str = "arrivals") -> Arrivals:
-    """Return the arrivals that the text describes; `daily` takes the jobs of each hour of the day."""
+def parse_arrivals(text: str, *, field: str = "arrivals", rate: str | None = None) -> Arrivals:
+    """Return the arrivals that the text describes; `daily` takes the jobs of each hour of the day.
+
+    `rate` is that of a text which may have one and does not: `regular`, `bursty:cv=3`.
+    """
     name, _, rest = text.strip().partition(":")
     if name.strip().lower() != "daily":
+        rated = any(
+            name.strip().lower() in {kind.name, *kind.also} for kind in _ARRIVALS if _RATE in kind.fields
+        )
+        if rate is not None and rated and "/" not in rest and "per" not in rest:
+            text = f"{name}:{rate}" + (f",{rest}" if rest else "")
         return cast("Arrivals", parse_kind(text, _ARRIVALS, "kind of arrivals", field))
     hours = [parse_number(hour, field=field) for hour in rest.split(",")] if rest else []
     try:

@@ -13,13 +13,12 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from statistics import NormalDist
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate.estimate import LEVELS, Durations, Estimate
+from pika_balancer.simulate.estimate import LEVELS, Durations, Estimate, student
 from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.run import Engine, simulate
 from pika_balancer.simulate.scenario import Scenario
@@ -376,24 +375,6 @@ def pool(results: Sequence[Result]) -> dict[str, Estimate]:
         for name, estimate in result.estimates():
             columns.setdefault(name, []).append(estimate.value)
     return {name: _together(name, values) for name, values in columns.items()}
-
-
-def student(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, right to 0.1 % from 3 degrees of freedom on.
-
-    The expansion of Cornish and Fisher around the normal law (Abramowitz and Stegun 1964, 26.7.5).
-    """
-    exact = {1: 12.7062, 2: 4.30265}
-    if freedom in exact:
-        return exact[freedom]
-    x = NormalDist().inv_cdf(0.975)
-    terms: tuple[float, ...] = (
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    return x + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, 1))
 
 
 def _together(name: str, values: Sequence[float]) -> Estimate:

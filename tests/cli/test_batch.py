@@ -42,7 +42,7 @@ from tests.cli.conftest import (
 )
 from tests.depth import sized
 
-QUICK = ("--every", "0.02")
+QUICK = ("--poll", "0.02")
 NOWHERE = "12345678901234567"
 VERBS = ("create", "animate", "encrypt_text", "encrypt_image", "button")
 
@@ -77,7 +77,7 @@ def ids(file: Path) -> list[str]:
 def test_every_job_is_run_once_and_a_second_run_says_the_same(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("2,1")
     jobs = write(file, cats(7))
-    ran = cli("submit", "--jobs", jobs, *QUICK)
+    ran = cli("submit", "--jobs-file", jobs, *QUICK)
     assert ran.code == 0
     urls = ran.out.splitlines()
     assert len(set(urls)) == 7
@@ -95,7 +95,7 @@ def test_every_job_is_run_once_and_a_second_run_says_the_same(cli: Run, serve: S
     assert notes[13].startswith("7 of 7 jobs are through in ")
     assert notes[13].endswith(f"; journal: {jobs}.journal.jsonl")
     assert service.prompts(ids(file)) == Counter(row["prompt"] for row in cats(7))
-    again = cli("submit", "--jobs", jobs, *QUICK)
+    again = cli("submit", "--jobs-file", jobs, *QUICK)
     assert (again.code, sorted(again.out.splitlines())) == (0, sorted(urls))
     assert "of 7 jobs 7 are through, 0 may be running, 0 are to be sent" in again.err
     assert service.server.statistics().submits == 7
@@ -103,7 +103,7 @@ def test_every_job_is_run_once_and_a_second_run_says_the_same(cli: Run, serve: S
 
 def test_journal_holds_every_step_in_order_and_no_token(cli: Run, serve: Serve, file: Path) -> None:
     serve("1")
-    cli("submit", "--jobs", write(file, [{"prompt": "a cat", "id": "tom"}]), *QUICK)
+    cli("submit", "--jobs-file", write(file, [{"prompt": "a cat", "id": "tom"}]), *QUICK)
     header, *steps = journal_of(file)
     assert (header["journal"], header["file"]) == (1, "jobs.jsonl")
     assert [step["state"] for step in steps] == ["sending", "accepted", "ended"]
@@ -126,7 +126,7 @@ def test_reference_is_on_disk_before_the_job_is_sent(
         return await really(self, prepared, **values)
 
     monkeypatch.setattr(PikaClient, "send", send)
-    assert cli("submit", "--jobs", write(file, cats(2)), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", write(file, cats(2)), *QUICK).code == 0
     assert len(set(seen)) == 2
 
 
@@ -137,7 +137,7 @@ def test_document_has_every_job_in_the_order_of_the_file(
     rows = cats(12)
     rows[3]["id"] = "tom"
     output = tmp_path / "videos"
-    ran = cli("submit", "--jobs", write(file, rows), "--output", str(output), *QUICK, "--json")
+    ran = cli("submit", "--jobs-file", write(file, rows), "--output", str(output), *QUICK, "--json")
     document = ran.document
     assert ran.code == 1
     assert list(document) == ["jobs", "summary", "journal", "interrupted"]
@@ -166,8 +166,8 @@ def test_document_has_every_job_in_the_order_of_the_file(
 def test_what_ended_badly_is_not_repeated(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("3", faults=["fail:0.5", "422:0.5"])
     jobs = write(file, cats(6))
-    first = cli("submit", "--jobs", jobs, *QUICK, "--json")
-    again = cli("submit", "--jobs", jobs, *QUICK, "--json")
+    first = cli("submit", "--jobs-file", jobs, *QUICK, "--json")
+    again = cli("submit", "--jobs-file", jobs, *QUICK, "--json")
     assert (first.code, again.code) == (1, 1)
     assert service.server.statistics().submits == 6
 
@@ -192,7 +192,7 @@ def test_all_five_verbs_with_their_files(cli: Run, serve: Serve, tmp_path: Path)
         f"button,,,,,{parent}\n"
     )
     (tmp_path / "jobs.csv").write_text(table)
-    assert cli("submit", "--jobs", str(tmp_path / "jobs.csv"), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", str(tmp_path / "jobs.csv"), *QUICK).code == 0
     made = Counter(job.verb for job in service.jobs([parent, *ids(tmp_path / "jobs.csv")]))
     assert made == {f"pika-{verb}": 1 + (verb == "create") for verb in VERBS}
 
@@ -200,7 +200,7 @@ def test_all_five_verbs_with_their_files(cli: Run, serve: Serve, tmp_path: Path)
 def test_whole_file_is_checked_before_anything_is_sent(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("2")
     file.write_text('{"prompt": "fine"}\n{"promt": "a"}\n\n{"prompt": "a", "image": "no.png"}\n')
-    ran = cli("submit", "--jobs", str(file), "--json")
+    ran = cli("submit", "--jobs-file", str(file), "--json")
     assert ran.code == 2
     *listed, last = ran.err.splitlines()
     assert [line.split(":")[0] for line in listed] == ["line 2", "line 2", "line 4"]
@@ -213,23 +213,23 @@ def test_whole_file_is_checked_before_anything_is_sent(cli: Run, serve: Serve, f
 def test_channels_are_checked_before_anything_is_sent(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("2,1")
     rows = [{"prompt": "a", "channel": SECOND}, {"prompt": "b", "channel": NOWHERE}]
-    ran = cli("submit", "--jobs", write(file, rows), *QUICK)
+    ran = cli("submit", "--jobs-file", write(file, rows), *QUICK)
     assert ran.code == 2
     assert ran.err.splitlines()[0] == f"line 2: no account has channel {NOWHERE!r}"
     assert service.server.statistics().submits == 0
     rows[1]["channel"] = FIRST
-    assert cli("submit", "--jobs", write(file, rows), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", write(file, rows), *QUICK).code == 0
     assert [seen.jobs for seen in service.server.statistics().channels.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["a cat", "--jobs", "x"], "--jobs: 'x' cannot be read: No such file"),
-        (["a cat", "--jobs", "FILE"], "leave out PROMPT and its options"),
-        (["--jobs", "FILE", "--reply-ref", "r"], "leave out PROMPT and its options"),
-        (["--jobs", "-"], "--jobs - needs --output DIR, where the journal goes"),
-        (["--jobs", "FILE", "--concurrency", "0"], "--concurrency: must be a whole number, 1 or more"),
+        (["a cat", "--jobs-file", "x"], "--jobs-file: 'x' cannot be read: No such file"),
+        (["a cat", "--jobs-file", "FILE"], "leave out PROMPT and its options"),
+        (["--jobs-file", "FILE", "--reply-ref", "r"], "leave out PROMPT and its options"),
+        (["--jobs-file", "-"], "--jobs-file - needs --output DIR, where the journal goes"),
+        (["--jobs-file", "FILE", "--concurrency", "0"], "--concurrency: '0' must be a whole number from 1"),
         (["--verb", "animate"], "animate needs image"),
         (["a cat", "--message", "m"], "create takes no message"),
         (["a cat", "--button-of", "j"], "button takes no prompt"),
@@ -249,7 +249,7 @@ def test_wrong_command_lines(
 
 def test_no_more_jobs_are_in_hand_than_wanted(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("5,5")
-    assert cli("submit", "--jobs", write(file, cats(8)), *QUICK, "--concurrency", "2").code == 0
+    assert cli("submit", "--jobs-file", write(file, cats(8)), *QUICK, "--concurrency", "2").code == 0
     peaks = [seen.peak_in_flight for seen in service.server.statistics().channels.values()]
     assert max(peaks) <= sum(peaks)
     assert max(peaks) <= 2
@@ -257,7 +257,7 @@ def test_no_more_jobs_are_in_hand_than_wanted(cli: Run, serve: Serve, file: Path
 
 def test_slots_are_all_used_and_no_cap_is_passed(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("3,2", service="fixed:0.2s")
-    assert cli("submit", "--jobs", write(file, cats(15)), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", write(file, cats(15)), *QUICK).code == 0
     statistics = service.server.statistics()
     assert [seen.peak_in_flight for seen in statistics.channels.values()] == [3, 2]
     assert (statistics.attempts_when_full, statistics.submits) == (0, 15)
@@ -267,7 +267,7 @@ def test_jobs_from_stdin(cli: Run, serve: Serve, tmp_path: Path, monkeypatch: py
     service = serve("2")
     for _ in range(2):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"prompt\na cat\na dog\n")))
-        assert cli("submit", "--jobs", "-", "--output", str(tmp_path), *QUICK).code == 0
+        assert cli("submit", "--jobs-file", "-", "--output", str(tmp_path), *QUICK).code == 0
     assert service.server.statistics().submits == 2
     assert len(list(tmp_path.glob("*.mp4"))) == 2
 
@@ -277,8 +277,8 @@ def test_jobs_from_stdin(cli: Run, serve: Serve, tmp_path: Path, monkeypatch: py
 
 def test_changed_file_has_only_its_new_lines_run(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("3")
-    cli("submit", "--jobs", write(file, cats(3)), *QUICK)
-    ran = cli("submit", "--jobs", write(file, [{"prompt": "new"}, *cats(5)[1:]]), *QUICK)
+    cli("submit", "--jobs-file", write(file, cats(3)), *QUICK)
+    ran = cli("submit", "--jobs-file", write(file, [{"prompt": "new"}, *cats(5)[1:]]), *QUICK)
     assert ran.code == 0
     assert "the job file has changed since the last run; jobs gone from it: 1" in ran.err
     assert service.prompts(ids(file)) == Counter(["new", *(f"cat {number}" for number in range(5))])
@@ -288,7 +288,7 @@ def test_changed_file_has_only_its_new_lines_run(cli: Run, serve: Serve, file: P
 def test_missing_results_are_fetched_again(cli: Run, serve: Serve, file: Path, tmp_path: Path) -> None:
     service = serve("3", service="fixed:0s")
     output = tmp_path / "videos"
-    command = ("submit", "--jobs", write(file, cats(3)), "--output", str(output), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(3)), "--output", str(output), *QUICK)
     first = cli(*command)
     gone = Path(first.out.splitlines()[0])
     gone.unlink()
@@ -303,7 +303,7 @@ def test_download_that_fails_is_told_and_made_up_for_later(
     cli: Run, serve: Serve, file: Path, tmp_path: Path, limit: Limit
 ) -> None:
     service = serve("3", service="fixed:0s")
-    command = ("submit", "--jobs", write(file, cats(2)), "--output", str(tmp_path / "videos"), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(2)), "--output", str(tmp_path / "videos"), *QUICK)
     limit("size of a result", 1)
     ran = cli(*command)
     limit("size of a result", 1 << 30)
@@ -324,9 +324,9 @@ def test_download_that_fails_is_told_and_made_up_for_later(
 def test_one_run_of_a_file_at_a_time(cli: Run, serve: Serve, spawn: Spawn, file: Path) -> None:
     service = serve("1", service="fixed:1h")
     jobs = write(file, cats(2))
-    process = spawn("submit", "--jobs", jobs, *QUICK)
+    process = spawn("submit", "--jobs-file", jobs, *QUICK)
     wait_for(lambda: service.server.statistics().submits == 1, process)
-    ran = cli("submit", "--jobs", jobs)
+    ran = cli("submit", "--jobs-file", jobs)
     assert ran.code == 1
     assert "another run keeps the journal" in ran.err
     process.kill()
@@ -336,8 +336,8 @@ def test_one_run_of_a_file_at_a_time(cli: Run, serve: Serve, spawn: Spawn, file:
 def test_journal_of_another_file_is_not_mixed_in(cli: Run, serve: Serve, file: Path, tmp_path: Path) -> None:
     service = serve("3")
     output = ("--output", str(tmp_path / "videos"))
-    cli("submit", "--jobs", write(file, cats(1)), *output, *QUICK)
-    ran = cli("submit", "--jobs", write(file.with_name("other.jsonl"), cats(1)), *output, *QUICK)
+    cli("submit", "--jobs-file", write(file, cats(1)), *output, *QUICK)
+    ran = cli("submit", "--jobs-file", write(file.with_name("other.jsonl"), cats(1)), *output, *QUICK)
     assert ran.code == 1
     assert "belongs to jobs.jsonl; choose another --output for other.jsonl" in ran.err
     assert service.server.statistics().submits == 1
@@ -347,7 +347,7 @@ def test_damaged_journal_is_told(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("3")
     jobs = write(file, cats(1))
     file.with_name("jobs.jsonl.journal.jsonl").write_text("{}\n")
-    ran = cli("submit", "--jobs", jobs, "--json")
+    ran = cli("submit", "--jobs-file", jobs, "--json")
     assert (ran.code, ran.error["type"]) == (1, "JournalError")
     assert "line 1 of the journal" in ran.err
     assert service.server.statistics().submits == 0
@@ -357,7 +357,7 @@ def test_accepted_is_enough_without_waiting_and_a_later_run_collects(
     cli: Run, serve: Serve, file: Path
 ) -> None:
     service = serve("3", service="fixed:100s", clock=ManualClock())
-    command = ("submit", "--jobs", write(file, cats(3)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(3)), *QUICK)
     ran = cli(*command, "--no-wait", "--json")
     assert ran.code == 0
     assert {job["status"] for job in ran.document["jobs"]} == {"running"}
@@ -375,7 +375,7 @@ def test_time_limit_ends_the_run_and_another_goes_on(
 ) -> None:
     limit("drain of a batch", 0.05)
     service = serve("1", service="fixed:100s", clock=ManualClock())
-    command = ("submit", "--jobs", write(file, cats(2)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(2)), *QUICK)
     ran = cli(*command, "--timeout", "1", "--json")
     assert ran.code == 5
     assert ran.error["type"] == "StillRunning"
@@ -393,7 +393,7 @@ def test_time_limit_ends_the_run_and_another_goes_on(
 
 def test_refused_subscription_ends_it_with_one_error(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("2", faults=["402:1"])
-    command = ("submit", "--jobs", write(file, cats(5)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(5)), *QUICK)
     ran = cli(*command, "--json")
     assert ran.code == 4
     assert ran.error["type"] == "SubscriptionRequired"
@@ -412,18 +412,18 @@ def test_wrong_token_and_no_accounts_end_it_before_anything_is_sent(
     jobs = write(file, cats(2))
     serve("1")
     monkeypatch.setenv("USEAPI_TOKEN", "wrong")
-    assert cli("submit", "--jobs", jobs).code == 4
+    assert cli("submit", "--jobs-file", jobs).code == 4
     service = serve("1")
     service.delete_account(FIRST)
-    assert cli("submit", "--jobs", jobs).code == 1
+    assert cli("submit", "--jobs-file", jobs).code == 1
     serve("1")
-    assert cli("submit", "--jobs", jobs, *QUICK).code == 0
+    assert cli("submit", "--jobs-file", jobs, *QUICK).code == 0
 
 
 def test_paused_accounts_end_it_instead_of_hanging(cli: Run, serve: Serve, file: Path, limit: Limit) -> None:
     limit("wait in line", 0.1)
     service = serve("1,1", faults=["596:1"])
-    ran = cli("submit", "--jobs", write(file, cats(4)), *QUICK, "--json")
+    ran = cli("submit", "--jobs-file", write(file, cats(4)), *QUICK, "--json")
     assert ran.code == 3
     assert (ran.error["type"], ran.error["reason"]) == ("NoCapacity", "never")
     assert ran.err.count("waits for a person and gets no new job") == 2
@@ -445,19 +445,21 @@ def test_paused_account_costs_only_the_jobs_that_want_it(
 
     monkeypatch.setattr(PikaClient, "send", send)
     rows = [*cats(2, channel=FIRST), *cats(4, channel=SECOND), {"prompt": "anywhere"}]
-    ran = cli("submit", "--jobs", write(file, rows), *QUICK, "--json")
+    ran = cli("submit", "--jobs-file", write(file, rows), *QUICK, "--json")
     assert ran.code == 1
     assert [job["status"] for job in ran.document["jobs"]] == ["refused"] * 2 + ["completed"] * 5
     assert ran.document["jobs"][0]["error"]["reason"] == "never"
     monkeypatch.setattr(PikaClient, "send", really)
-    assert cli("submit", "--jobs", str(file), *QUICK).code == 0, "they were never sent, so they may be now"
+    assert cli("submit", "--jobs-file", str(file), *QUICK).code == 0, (
+        "they were never sent, so they may be now"
+    )
 
 
 def test_job_that_was_not_taken_and_waits_for_another_try_is_not_in_doubt(
     cli: Run, serve: Serve, file: Path
 ) -> None:
     serve("1", faults=["429:1"])
-    command = ("submit", "--jobs", write(file, cats(1)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(1)), *QUICK)
     assert cli(*command, "--timeout", "0.3").code == 5
     assert [step["state"] for step in journal_of(file)[1:]] == ["sending", "unsent"]
     better = serve("1")
@@ -476,11 +478,11 @@ def test_service_that_cannot_be_reached_any_more_ends_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(PikaClient, "send", send)
-        ran = cli("submit", "--jobs", write(file, cats(3)), *QUICK, "--json")
+        ran = cli("submit", "--jobs-file", write(file, cats(3)), *QUICK, "--json")
     assert (ran.code, ran.error["type"]) == (5, "ConnectFailed")
     assert {job["status"] for job in ran.document["jobs"]} == {"waiting"}
     better = serve("1")
-    assert cli("submit", "--jobs", str(file), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", str(file), *QUICK).code == 0
     assert better.server.statistics().submits == 3
 
 
@@ -488,7 +490,7 @@ def test_unknown_jobs_are_told_and_sent_again_only_if_that_is_wanted(
     cli: Run, serve: Serve, file: Path
 ) -> None:
     serve("4", faults=["drop:1"])
-    command = ("submit", "--jobs", write(file, cats(2)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(2)), *QUICK)
     ran = cli(*command, "--json")
     assert ran.code == 1
     assert {job["status"] for job in ran.document["jobs"]} == {"unknown"}
@@ -512,20 +514,20 @@ def test_job_that_is_sent_again_in_vain_search_gets_a_new_reference(
     """A journal that ends with `sending`: the job is looked for first, and only then sent anew."""
     service = serve("4")
     jobs = write(file, cats(1))
-    cli("submit", "--jobs", jobs, *QUICK)
+    cli("submit", "--jobs-file", jobs, *QUICK)
     path = file.with_name("jobs.jsonl.journal.jsonl")
     header, sending, *_ = path.read_text().splitlines(keepends=True)
     path.write_text(header + sending)  # as if killed right after the submit, and the job ended since
-    assert cli("submit", "--jobs", jobs, *QUICK).code == 1
+    assert cli("submit", "--jobs-file", jobs, *QUICK).code == 1
     path.write_text(header + sending)
-    assert cli("submit", "--jobs", jobs, *QUICK, "--resubmit-unknown").code == 0
+    assert cli("submit", "--jobs-file", jobs, *QUICK, "--resubmit-unknown").code == 0
     statistics = service.server.statistics()
     assert (statistics.submits, statistics.duplicate_reply_refs) == (2, 0)
 
 
 def test_job_that_the_service_has_forgotten_is_unknown(cli: Run, serve: Serve, file: Path) -> None:
     service = serve("4", service="fixed:1h")
-    command = ("submit", "--jobs", write(file, cats(1)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(1)), *QUICK)
     cli(*command, "--no-wait")
     service.stop()
     serve("4")
@@ -541,7 +543,7 @@ def test_full_disk_ends_it_and_no_job_is_lost_or_sent_twice(
     cli: Run, serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch, fitting: int
 ) -> None:
     service = serve("2", service="fixed:100s", clock=ManualClock())
-    command = ("submit", "--jobs", write(file, cats(5)), *QUICK)
+    command = ("submit", "--jobs-file", write(file, cats(5)), *QUICK)
     really = os.write
     left = iter(range(fitting))
 
@@ -634,14 +636,14 @@ def test_reader_of_stdout_that_leaves_ends_it_and_the_journal_goes_on(
     cli: Run, serve: Serve, spawn: Spawn, file: Path
 ) -> None:
     service = serve("1", service="fixed:0.2s")
-    process = spawn("submit", "--jobs", write(file, cats(4)), *QUICK)
+    process = spawn("submit", "--jobs-file", write(file, cats(4)), *QUICK)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(PATIENCE) == 1
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
-    assert cli("submit", "--jobs", str(file), *QUICK).code == 0
+    assert cli("submit", "--jobs-file", str(file), *QUICK).code == 0
     assert service.server.statistics().submits == 4
 
 
@@ -662,7 +664,7 @@ def test_signal_drains_and_the_same_command_goes_on(
 ) -> None:
     service = serve("1,1", service="fixed:0.25s", faults=["slow:0.3:200ms"])
     jobs = write(file, cats(6))
-    process = spawn("submit", "--jobs", jobs, *QUICK)
+    process = spawn("submit", "--jobs-file", jobs, *QUICK)
     read_until(process.stderr, moment)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -674,7 +676,7 @@ def test_signal_drains_and_the_same_command_goes_on(
     assert CANARY not in out + err
     # What ran was followed to its end, which came within the patience.
     assert service.server.statistics().submits == len(out.splitlines()) < 7
-    ran = cli("submit", "--jobs", jobs, *QUICK)
+    ran = cli("submit", "--jobs-file", jobs, *QUICK)
     assert ran.code == 0
     assert len(ran.out.splitlines()) == 6
     assert service.server.statistics().submits == 6
@@ -717,7 +719,7 @@ def test_second_signal_hurries_and_what_runs_is_handed_on(
         return really(self)
 
     monkeypatch.setattr(submit_batch.Many, "patience", patience)
-    ran = cli("submit", "--jobs", write(file, cats(3)), *QUICK, "--json")
+    ran = cli("submit", "--jobs-file", write(file, cats(3)), *QUICK, "--json")
     assert ran.code == 130
     assert "stopping: nothing new is sent; 2 running jobs are followed for 60 s more" in ran.err
     document = ran.document
@@ -735,7 +737,7 @@ def test_patience_with_what_runs_has_an_end(
     serve("1", service="fixed:1h")
     interrupt_at(1)
     begun = SystemClock().now()
-    ran = cli("submit", "--jobs", write(file, cats(3)), *QUICK)
+    ran = cli("submit", "--jobs-file", write(file, cats(3)), *QUICK)
     assert ran.code == 130
     assert SystemClock().now() - begun >= 0.2
 
@@ -770,7 +772,7 @@ def test_download_under_way_is_finished_unless_there_is_a_hurry(
     if signals == 2:  # as if another job ran
         monkeypatch.setattr(Dispatcher, "drain", endless)
     output = file.parent / "videos"
-    ran = cli("submit", "--jobs", write(file, cats(1)), "--output", str(output), *QUICK, "--json")
+    ran = cli("submit", "--jobs-file", write(file, cats(1)), "--output", str(output), *QUICK, "--json")
     assert ran.code == 130
     assert ran.document["summary"]["elapsed_s"] < PATIENCE
     assert len(list(output.glob("*.mp4"))) == files
@@ -787,7 +789,7 @@ def test_signal_before_the_first_job(
 
     with monkeypatch.context() as patch:
         patch.setattr(PikaClient, "accounts", interrupted)
-        ran = cli("submit", "--jobs", write(file, cats(2)), *QUICK, "--json")
+        ran = cli("submit", "--jobs-file", write(file, cats(2)), *QUICK, "--json")
     assert ran.code == 130
     assert ran.document["summary"]["waiting"] == 2
     assert service.server.statistics().submits == 0

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from pika_balancer.cli.bench_report import BenchReport, Side, Watch, span
-from pika_balancer.cli.bench_setting import Setting, accounts, caps, law
+from pika_balancer.cli.bench_setting import Setting, caps
 from pika_balancer.cli.output import Output
+from pika_balancer.distributions import parse_distribution
 from pika_balancer.loadtest.latency import MICROSECONDS
 from pika_balancer.loadtest.picture import draw
 from pika_balancer.loadtest.recorder import Recorder
+from pika_balancer.server import parse_accounts
 from pika_balancer.testing import ManualClock
 from tests.cli.conftest import (
     CANARY,
@@ -47,11 +49,11 @@ def test_document_has_everything_and_adds_up(cli: Run) -> None:
         "rate": "40/s",
         "closed": None,
         "arrivals": "even",
-        "poll_every": None,
+        "poll": None,
         "accounts": "2x5",
         "service": "fixed:60ms",
     }
-    assert (side["jobs"], side["statuses"], side["failures"]) == (40, {"completed": 40}, {})
+    assert (side["jobs"], side["statuses"], side["failures"]) == (39, {"completed": 39}, {})
     assert (side["refused"], side["unfinished"], side["ended_by"]) == (0, 0, "duration")
     # A tenth is warm-up: 36 jobs in nine tenths of a second.
     assert side["offered_per_s"] == pytest.approx(36 / side["window_s"], rel=0.1)
@@ -63,9 +65,9 @@ def test_document_has_everything_and_adds_up(cli: Run) -> None:
     assert side["latency"]["accepted"]["p50_s"] < ended["p50_s"]
     assert side["counted_by"] == "server"
     assert [seat["channel"] for seat in side["accounts"]] == [FIRST, SECOND]
-    assert sum(seat["jobs"] for seat in side["accounts"]) == 40
+    assert sum(seat["jobs"] for seat in side["accounts"]) == 39
     assert all(1 <= seat["peak_in_flight"] <= seat["max_jobs"] == 5 for seat in side["accounts"])
-    assert side["server"]["submits"] == side["server"]["completed"] == 40
+    assert side["server"]["submits"] == side["server"]["completed"] == 39
     assert sum(point["jobs"] for point in side["over_time"]) == 36
 
 
@@ -162,7 +164,7 @@ def test_server_does_not_outlive_a_load_that_is_killed(spawn: Spawn) -> None:
 
 def test_foreign_server_is_loaded_only_when_confirmed_and_bounded(cli: Run, serve: Serve) -> None:
     service = serve("2,1", service="fixed:0.01s")
-    named = ("bench", "--base-url", service.url, "--rate", "20/s", "--poll-every", "50ms")
+    named = ("bench", "--base-url", service.url, "--rate", "20/s", "--poll", "50ms")
     bounds = ("--jobs", "8", "--duration", "1s")
     for missing in (named, (*named, "--jobs", "8")):
         assert "with both --jobs and --duration" in cli(*missing).err
@@ -201,11 +203,11 @@ WRONG = [
     (["--rate", "5/s", "--closed", "3"], "not allowed with"),
     (["--duration", "5m"], "did you mean 5min?"),
     (["--duration", "0s"], "argument --duration: must be above 0"),
-    (["--closed", "none"], "argument --closed: must be a whole number"),
+    (["--closed", "none"], "argument --closed: 'none' is no whole number"),
     (["--closed", "2", "--arrivals", "even"], "--arrivals is for the open loop"),
-    (["--arrivals", "poison"], "did you mean poisson?"),
+    (["--arrivals", "poison"], "did you mean poisson:500/h?"),
     (["--policy", "least-loaded"], "did you mean least_loaded?"),
-    (["--service", "slow"], "is no law of service times"),
+    (["--service", "slow"], "is no law of durations"),
     (["--accounts", "6;6"], "is no list of caps"),
     (["--fault", "999:1"], "argument --fault"),
     (["--vs", "policy"], "is no NAME=VALUE"),
@@ -214,7 +216,7 @@ WRONG = [
     (["--vs", "policy=random"], "--vs changes nothing"),
     (["--vs", "rate=5/s", "--vs", "closed=3"], "either open (rate) or closed"),
     (["--vs", "closed=3", "--jobs", "5"], "--vs needs 6 --jobs at least"),
-    (["--warm-up", "10s"], "--warm-up must be shorter than the 10 s"),
+    (["--warm-up", "95%"], "--warm-up must be at most 90%"),
     (["--rate", "1000/s", "--duration", "1h"], "that would be 3,600,000 jobs"),
     (["--picture", "bench.gif"], "must end with .png, .svg or .pdf"),
     (["--picture", "nowhere/bench.png"], "there is no folder 'nowhere'"),
@@ -277,15 +279,15 @@ def setting(**changes: Any) -> Setting:
         "rate": 5.0,
         "closed": None,
         "arrivals": "even",
-        "poll_every": None,
-        "accounts": accounts("2x6,4"),
-        "service": law("fixed:1s"),
+        "poll": None,
+        "accounts": parse_accounts("2x6,4"),
+        "service": parse_distribution("fixed:1s"),
     }
     return Setting(**(values | changes))
 
 
 def test_setting_tells_itself_in_the_words_of_vs() -> None:
-    assert caps(accounts("2x6,4,6")) == "2x6,4,6"
+    assert caps(parse_accounts("2x6,4,6")) == "2x6,4,6"
     other = setting().changed([("closed", 3)])
     assert (other.rate, other.closed, other.told(["closed"]), setting().told(["closed"])) == (
         None,
@@ -293,7 +295,7 @@ def test_setting_tells_itself_in_the_words_of_vs() -> None:
         "closed=3",
         "rate=5/s",
     )
-    assert setting(poll_every=0.5).told(["poll_every", "policy"]) == "poll_every=0.5s policy=random"
+    assert setting(poll=0.5).told(["poll", "policy"]) == "poll=0.5s policy=random"
 
 
 @pytest.mark.parametrize(

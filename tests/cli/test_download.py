@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from pika_balancer._util.network import place
+from pika_balancer._util.network import scope
 from pika_balancer.cli.download import download, safe_name
 from pika_balancer.cli.exit_codes import DownloadFailed
 from pika_balancer.models import Attachment, Job
@@ -218,7 +218,7 @@ async def test_a_result_leads_into_no_network_but_the_services_own(
     ],
 )
 def test_an_address_is_where_it_leads_however_it_is_written(address: str, where: str) -> None:
-    assert place(address) == where
+    assert scope(address) == where
 
 
 async def test_cancelled_download_leaves_nothing_behind(host: Serve, tmp_path: Path) -> None:

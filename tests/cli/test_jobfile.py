@@ -261,11 +261,11 @@ def test_source_is_read_from_a_file_or_stdin(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"prompt\ncat\n")))
     piped = read_source(Path("-"))
     assert (piped.name, piped.directory, piped.digest) == ("-", Path(), read.digest)
-    with pytest.raises(Usage, match="--jobs: 'nowhere' cannot be read: No such file"):
+    with pytest.raises(Usage, match="--jobs-file: 'nowhere' cannot be read: No such file"):
         read_source(tmp_path / "nowhere")
     with pytest.raises(Usage, match="cannot be read: Is a directory"):
         read_source(tmp_path)
-    with pytest.raises(Usage, match=r"--jobs: '\.' cannot be read: Is a directory"):
+    with pytest.raises(Usage, match=r"--jobs-file: '\.' cannot be read: Is a directory"):
         read_source(Path())
 
 

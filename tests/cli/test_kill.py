@@ -23,7 +23,7 @@ from tests.cli.conftest import (
 )
 from tests.depth import sized
 
-QUICK = ("--every", "0.05")
+QUICK = ("--poll", "0.05")
 LASTS = 100
 
 
@@ -52,7 +52,7 @@ def test_killed_again_and_again_no_job_is_run_twice_and_none_is_lost(
     file = tmp_path / "jobs.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in wanted))
     journal = tmp_path / ("pika-journal.jsonl" if output else "jobs.jsonl.journal.jsonl")
-    command = ("submit", "--jobs", str(file), *QUICK, *(("--output", str(tmp_path)) if output else ()))
+    command = ("submit", "--jobs-file", str(file), *QUICK, *(("--output", str(tmp_path)) if output else ()))
     for submits in kills:
         process = spawn(*command)
         if service.server.statistics().submits <= slots < submits:
@@ -91,7 +91,7 @@ def test_kill_between_the_submit_and_its_answer(cli: Run, serve: Serve, spawn: S
     service = serve("4", service=f"fixed:{LASTS}s", faults=["slow:1:1s"], clock=ManualClock())
     jobs = tmp_path / "jobs.csv"
     jobs.write_text("prompt\na\nb\nc\nd\n")
-    command = ("submit", "--jobs", str(jobs), *QUICK)
+    command = ("submit", "--jobs-file", str(jobs), *QUICK)
     kill_at(service, spawn(*command), 4)
     journal = tmp_path / "jobs.csv.journal.jsonl"
     assert list(states(journal).values()) == ["sending"] * 4

@@ -49,14 +49,20 @@ WRONG = [
     ([], "name a command"),
     (["--json"], "name a command first; there are demo, serve, accounts, jobs, submit"),
     (["frobnicate"], "no such command; there are demo,"),
-    (["demo", "--jobs", "0"], "argument --jobs: must be a whole number, 1 or more; see `pika-balancer demo"),
-    (["demo", "--jobs", "many"], "argument --jobs: must be a whole number, 1 or more"),
-    (["demo", "--workers", "-1"], "argument --workers: must be a whole number, 1 or more"),
+    (
+        ["demo", "--jobs", "0"],
+        "argument --jobs: '0' must be a whole number from 1 to 1,000,000; see `pika-balancer demo",
+    ),
+    (["demo", "--jobs", "many"], "argument --jobs: 'many' is no whole number"),
+    (["demo", "--workers", "-1"], "argument --workers: '-1' is no whole number"),
     (["demo", "--accounts", "6;6"], "argument --accounts: '6;6' is no list of caps; write 2,1 or 5x6"),
     (["demo", "--accounts", "11"], "caps go from 1 to 10"),
-    (["demo", "--service", "slow"], "argument --service: 'slow' is no law of service times: known laws are"),
-    (["demo", "--speed", "0"], "argument --speed: must be a number above 0"),
-    (["demo", "--speed", "nan"], "argument --speed: must be a number above 0"),
+    (
+        ["demo", "--service", "slow"],
+        "argument --service: 'slow' is no law of durations; write it as fixed:10s",
+    ),
+    (["demo", "--speed", "0"], "argument --speed: must be above 0"),
+    (["demo", "--speed", "nan"], "argument --speed: 'nan' is no number"),
     (["demo", "--policy", "best"], "argument --policy: invalid choice"),
     (["demo", "--seed", "x"], "argument --seed"),
     (["demo", "--job", "3"], "unknown option --job"),
@@ -64,7 +70,7 @@ WRONG = [
     (["jobs"], "no API token: set USEAPI_TOKEN, or name the file that holds it with --token-file"),
     (["submit"], "the following arguments are required: PROMPT"),
     (["submit", "a cat", "--image", "nowhere.png"], "argument --image: there is no file 'nowhere.png'"),
-    (["submit", "a cat", "--timeout", "-3"], "argument --timeout: must be a number above 0"),
+    (["submit", "a cat", "--timeout", "-3"], "argument --timeout: '-3' is no duration"),
     (["submit", "a cat", "--token", CANARY], "tokens do not go on the command line"),
     (["accounts", f"--token={CANARY}"], "tokens do not go on the command line"),
     (["--token", CANARY, "accounts"], "name a command first"),
@@ -155,7 +161,7 @@ def test_broken_pipe_is_a_quiet_failure_and_the_pipe_is_replaced(
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr(sys, name, pipe)
-        assert main(["submit", "a cat", "--every", "0.01"]) == 1
+        assert main(["submit", "a cat", "--poll", "0.01"]) == 1
         print("the interpreter's own last flush", file=pipe, flush=True)
 
 

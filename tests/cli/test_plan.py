@@ -145,7 +145,7 @@ WRONG = [
     ),
     ((*ASKED, "--target", "wait.p95<2m"), "argument --target: '2m' is no duration; did you mean 2min?"),
     ((*ASKED, *TARGET, "--find", "days"), "argument --find: invalid choice"),
-    ((*ASKED, *TARGET, "--most", "0"), "argument --most: must be a whole number, 1 or more"),
+    ((*ASKED, *TARGET, "--most", "0"), "argument --most: '0' must be a whole number from 1"),
     ((*ASKED, *TARGET, "--jobs", "many"), "argument --jobs: 'many' is no whole number"),
     (
         (*ASKED, *TARGET, "--most-jobs", "1M"),

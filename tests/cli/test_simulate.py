@@ -153,7 +153,7 @@ def test_accounts_come_from_a_map_too(cli: Run, tmp_path: Path, monkeypatch: pyt
 def test_trouble_is_told_and_counts(cli: Run) -> None:
     calm = cli(*ASKED, "--jobs", "5000", "--json").document
     for trouble, told in (
-        (("--speed", "2:0.3"), ("account 2", "speed 0.3")),
+        (("--account-speed", "2:0.3"), ("account 2", "speed 0.3")),
         (("--outage", "all:1h..2h"), ("account 1", "out from 60 min to 2 h")),
         (("--outage", "3:1h..", "--outage", "3:10min..20min"), ("account 3", "out from 10 min to 20 min; ")),
         (("--failures", "1:mean_up=1h,mean_down=30min"), ("account 1", "fails every 60 min for 30 min")),
@@ -218,8 +218,11 @@ WRONG = [
     ((*ASKED, "--jobs", "1k"), "argument --jobs: '1k' is no whole number; did you mean 1e3?"),
     ((*ASKED, "--jobs", "9", "--duration", "1h"), "argument --duration: not allowed with argument --jobs"),
     ((*ASKED, "--policy", "best"), "argument --policy: invalid choice"),
-    ((*ASKED, "--speed", "2"), "argument --speed: '2' names no account; write it as 2:0.33"),
-    ((*ASKED, "--speed", "9:2"), "argument --speed: there is no account '9'; there are 1, 2, 3, 4, 5"),
+    ((*ASKED, "--account-speed", "2"), "argument --account-speed: '2' names no account; write it as 2:0.33"),
+    (
+        (*ASKED, "--account-speed", "9:2"),
+        "argument --account-speed: there is no account '9'; there are 1, 2, 3, 4, 5",
+    ),
     ((*ASKED, "--outage", "2:1h"), "argument --outage: '1h' is no span of time; write it as 1h..90min"),
     ((*ASKED, "--outage", "2:2h..1h"), "argument --outage: '2h..1h' ends before it begins"),
     ((*ASKED, "--failures", "2:mean_up=8h"), "argument --failures: "),
@@ -229,7 +232,7 @@ WRONG = [
     ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, .png, .pdf"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
-    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
+    ((*ASKED, "--replications", "0"), "argument --replications: '0' must be a whole number from 1"),
     ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
     ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),

@@ -120,7 +120,7 @@ async def test_a_pool_that_nobody_uses_yet_says_so(fleet: PoolStatus) -> None:
 
 
 def test_watch_goes_on_until_ctrl_c(spawn: Spawn, servers: Servers) -> None:
-    process = spawn("watch", "--store", servers["valkey"].url, "--every", "0.05", "--pool", "nobody")
+    process = spawn("watch", "--store", servers["valkey"].url, "--poll", "0.05", "--pool", "nobody")
     assert process.stdout is not None
     looks = [line for line in (process.stdout.readline() for _ in range(6)) if "slots taken" in line]
     assert len(looks) >= 2

@@ -17,7 +17,7 @@ from pika_balancer.cli.submit_one import One
 from tests.cli.conftest import CANARY, FIRST, PATIENCE, SECOND, Limit, Run, Serve, Service, Spawn, read_until
 from tests.depth import sized
 
-QUICK = ("--every", "0.02")
+QUICK = ("--poll", "0.02")
 
 
 def jobs_on(service: Service, channel: str) -> int:
@@ -120,7 +120,7 @@ def test_channel_that_others_filled_is_counted_and_another_account_tried(
     service = serve("6x1", service="fixed:1h")
     for channel in list(service.server.statistics().channels)[:5]:
         cli("submit", "a cat", "--no-wait", "--channel", channel)
-    assert cli("submit", "the sixth", "--no-wait", "--every", "30").code == 0
+    assert cli("submit", "the sixth", "--no-wait", "--poll", "30").code == 0
     statistics = service.server.statistics()
     assert [seen.in_flight for seen in statistics.channels.values()] == [1] * 6
     assert all(seen.refused <= 1 for seen in statistics.channels.values())
@@ -290,7 +290,7 @@ def test_time_that_runs_out_during_the_submit_leaves_the_id(cli: Run, serve: Ser
 
 def test_time_that_runs_out_while_a_lost_job_is_looked_for(cli: Run, serve: Serve) -> None:
     serve("1", faults=["drop:1"])
-    ran = cli("submit", "a cat", "--timeout", "0.3", "--every", "1", "--json")
+    ran = cli("submit", "a cat", "--timeout", "0.3", "--poll", "1", "--json")
     assert (ran.code, ran.error["type"]) == (5, "StillRunning")
     assert "the job may run" in ran.error["message"]
 

@@ -347,7 +347,7 @@ def test_text_from_outside_can_neither_steer_the_screen_nor_break_the_picture(en
 
 def test_watch_redraws_in_place_until_ctrl_c(spawn: Spawn, serve: Serve) -> None:
     serve("2,1", service="fixed:1h").submit("a cat\x1b[2J")
-    code, sent = watch(spawn, "watch", "--every", "0.1", on=lambda sent: sent.count("slots taken") == 4)
+    code, sent = watch(spawn, "watch", "--poll", "0.1", on=lambda sent: sent.count("slots taken") == 4)
     assert code == 130
     assert "interrupted" not in sent
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent)
@@ -386,7 +386,7 @@ def test_watch_tells_trouble_on_the_terminal_and_goes_on(spawn: Spawn, serve: Se
             service.stop()
         return sent.count("no connection to") == 2
 
-    code, sent = watch(spawn, "watch", "--every", "0.1", on=gone)
+    code, sent = watch(spawn, "watch", "--poll", "0.1", on=gone)
     assert code == 130
     assert "\x1b[33m" in sent
 

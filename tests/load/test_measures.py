@@ -1,7 +1,6 @@
 """The pure rooms: schedules, histograms held against exact quantiles, and what a tally adds up to."""
 
 import math
-import random
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -11,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.loadtest.compare import ratios, turns
-from pika_balancer.loadtest.generators import ARRIVALS, even, poisson
 from pika_balancer.loadtest.latency import Latencies
 from pika_balancer.loadtest.recorder import Recorder
+from pika_balancer.simulate.arrivals import Poisson
+from pika_balancer.simulate.streams import Streams
 from tests.depth import examples
 
 
@@ -74,15 +74,9 @@ def test_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch
         Latencies()
 
 
-def test_even_schedule_does_not_drift() -> None:
-    moments = list(islice(even(3.0, random.Random(1)), 30_001))
-    assert moments[:2] == [0.0, 1 / 3]
-    assert moments[-1] == 10_000.0
-
-
 def test_poisson_schedule_has_the_rate_and_the_spread_of_one_and_goes_by_its_seed() -> None:
     def gaps(seed: int) -> list[float]:
-        moments = list(islice(poisson(50.0, random.Random(seed)), 20_000))
+        moments = list(islice(Poisson(50.0).times(Streams(seed)), 20_000))
         return [b - a for a, b in zip([0.0, *moments], moments, strict=False)]
 
     taken = gaps(1)
@@ -92,7 +86,6 @@ def test_poisson_schedule_has_the_rate_and_the_spread_of_one_and_goes_by_its_see
     assert mean == pytest.approx(1 / 50, rel=0.03)
     assert deviation == pytest.approx(1 / 50, rel=0.05)
     assert gaps(1) == taken != gaps(2)
-    assert set(ARRIVALS) == {"poisson", "even"}
 
 
 def test_tally_follows_jobs_through_line_slot_refusal_and_end() -> None:

@@ -2,24 +2,32 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import aiohttp
 import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, PikaError, Unauthorized
+from pika_balancer.distributions import Constant, Distribution
 from pika_balancer.loadtest.driver import Load, LoadPlan
-from pika_balancer.loadtest.generators import Reason, closed_loop, even, open_loop
+from pika_balancer.loadtest.generators import Reason, closed_loop, open_loop
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.loadtest.server_process import ServerSettings, serve, server_apart
 from pika_balancer.models import Secret
-from pika_balancer.server import Distribution, LocalServer
+from pika_balancer.server import LocalServer
+from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.cli.conftest import FIRST
 
 RNG = random.Random(1)
+TWICE_A_SECOND = Trace([number / 2 for number in range(100)])
+
+
+def even(rate: float) -> Iterator[float]:
+    return (number / rate for number in itertools.count())
 
 
 def stall(clock: ManualClock, seconds: float) -> None:
@@ -58,7 +66,7 @@ async def test_open_loop_starts_each_job_at_its_moment_however_long_they_take() 
     clock = ManualClock(start=1000.0)
     work = Work(clock, seconds=7.0)
     task = asyncio.create_task(
-        open_loop(even(4.0, RNG), work.job, seconds=2.0, most=99, clock=clock, offered=work.offered)
+        open_loop(even(4.0), work.job, seconds=2.0, most=99, clock=clock, offered=work.offered)
     )
     await clock.advance(3)
     assert work.begun == [(1000 + n / 4, 1000 + n / 4) for n in range(8)]
@@ -79,7 +87,7 @@ async def test_start_that_comes_late_is_not_left_out_and_knows_when_it_was_meant
             stall(clock, 1.25)
 
     task = asyncio.create_task(
-        open_loop(even(4.0, RNG), stalls, seconds=3.0, most=99, clock=clock, offered=work.offered)
+        open_loop(even(4.0), stalls, seconds=3.0, most=99, clock=clock, offered=work.offered)
     )
     await clock.advance(3)
     await task
@@ -92,14 +100,14 @@ async def test_open_loop_stops_at_so_many_jobs_and_when_too_many_are_under_way()
     clock = ManualClock()
     few, flood = Work(clock, 1.0), Work(clock, 100.0)
     task = asyncio.create_task(
-        open_loop(even(1.0, RNG), few.job, seconds=99, most=3, clock=clock, offered=few.offered)
+        open_loop(even(1.0), few.job, seconds=99, most=3, clock=clock, offered=few.offered)
     )
     await clock.advance(4)
     await task
     assert (len(few.begun), few.reasons) == (3, [("jobs", 2.0)])
     limits = {"most": 99, "most_under_way": 5}
     task = asyncio.create_task(
-        open_loop(even(1.0, RNG), flood.job, seconds=99, clock=clock, offered=flood.offered, **limits)
+        open_loop(even(1.0), flood.job, seconds=99, clock=clock, offered=flood.offered, **limits)
     )
     await clock.advance(10)
     assert (flood.under_way, flood.reasons[0][0]) == (5, "backlog")
@@ -181,6 +189,18 @@ class Loaded:
         return await task
 
 
+class StallOnce(Constant):
+    """Durations of which the first ones are given."""
+
+    def __init__(self, first: list[float], then: float) -> None:
+        super().__init__(then)
+        self.__dict__["first"] = first
+
+    def one(self, rng: random.Random) -> Callable[[], float]:
+        durations = iter(self.__dict__["first"])
+        return lambda: next(durations, self.mean)
+
+
 @contextlib.asynccontextmanager
 async def loaded(service: str | Distribution = "fixed:1s") -> AsyncGenerator[Loaded]:
     """Run a load while the context lasts."""
@@ -206,12 +226,10 @@ def plan(**changes: object) -> LoadPlan:
 
 async def test_stall_counts_for_every_job_that_it_delays() -> None:
     # One slot, jobs of 0.2 s twice a second: no job would wait, if the first did not take four seconds.
-    services = iter([4.0])
-    law = Distribution("stall once", 0.2, lambda _: next(services, 0.2))
     tally = Recorder(seconds=5.0)
-    async with loaded(law) as run:
+    async with loaded(StallOnce([4.0], then=0.2)) as run:
         task = asyncio.create_task(
-            run.load.run(plan(rate=2.0, arrivals="even"), tally, rng=RNG, watch=lambda: None, interval=0.5)
+            run.load.run(plan(arrivals=TWICE_A_SECOND), tally, rng=RNG, watch=lambda: None, interval=0.5)
         )
         reason = await run.end(task)
     assert (reason, tally.jobs, tally.statuses) == ("duration", 10, {"completed": 10})
@@ -224,7 +242,7 @@ async def test_stall_counts_for_every_job_that_it_delays() -> None:
 
 async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_says_so() -> None:
     tally = Recorder(seconds=4.0)
-    how = plan(rate=2.0, arrivals="even", seconds=4.0)
+    how = plan(arrivals=TWICE_A_SECOND, seconds=4.0)
     async with loaded() as run:
         task = asyncio.create_task(run.load.run(how, tally, rng=RNG, watch=lambda: None, interval=0.25))
         await run.clock.advance(1.1)
@@ -237,7 +255,7 @@ async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_sa
 
 async def test_jobs_that_do_not_end_in_time_are_cut_and_count_as_long_as_they_took() -> None:
     tally = Recorder(seconds=2.0)
-    how = plan(rate=2.0, arrivals="even", seconds=2.0, grace=0.5)
+    how = plan(arrivals=TWICE_A_SECOND, seconds=2.0, grace=0.5)
     async with loaded() as run:
         task = asyncio.create_task(run.load.run(how, tally, rng=RNG, watch=lambda: None, interval=0.5))
         await run.end(task)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.server import ConfigError, LocalServer, ServerAccount
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import LocalServer, ServerAccount
 from pika_balancer.server.accounts import AccountsFile
 from tests.server.conftest import FIRST, SECOND, STRANGER, Rig, running
 
@@ -129,7 +130,7 @@ async def test_the_limit_of_max_jobs_is_a_setting() -> None:
     async with running((), max_jobs_limit=3) as rig:
         answer = await rig.call("POST", f"/account/{NEW}", json=body(maxJobs=4))
         assert answer.body["error"] == "Required param maxJobs 4 can't be more that 3"
-    with pytest.raises(ConfigError, match="from 1 to 3"):
+    with pytest.raises(InvalidArgument, match="from 1 to 3"):
         LocalServer({NEW: 4}, max_jobs_limit=3)
 
 
@@ -201,7 +202,7 @@ async def test_a_change_that_cannot_be_kept_is_not_made(
 def test_an_unusable_accounts_file_is_named_but_not_quoted(tmp_path: Path, content: str) -> None:
     path = tmp_path / "accounts.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"accounts\.json") as caught:
+    with pytest.raises(InvalidArgument, match=r"accounts\.json") as caught:
         LocalServer(accounts_file=path)
     assert caught.value.field == "accounts_file"
     assert "secret-in-file" not in str(caught.value)
@@ -212,7 +213,7 @@ def test_an_unusable_accounts_file_is_named_but_not_quoted(tmp_path: Path, conte
 
 
 def test_an_accounts_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Is a directory") as caught:
+    with pytest.raises(InvalidArgument, match="Is a directory") as caught:
         LocalServer(accounts_file=tmp_path)
     assert caught.value.field == "accounts_file"
 

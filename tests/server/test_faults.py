@@ -6,7 +6,8 @@ import random
 import aiohttp
 import pytest
 
-from pika_balancer.server import FAULTS, ConfigError, LocalServer, ScriptedFault, parse_fault
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import FAULTS, LocalServer, ScriptedFault, parse_fault
 from pika_balancer.testing import settle, wait_until
 from tests.chi_square import p_value
 from tests.server.conftest import FIRST, Rig, form, running
@@ -186,18 +187,18 @@ def test_a_fault_is_read_from_its_text() -> None:
     ],
 )
 def test_a_bad_fault_is_explained(text: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem) as caught:
+    with pytest.raises(InvalidArgument, match=problem) as caught:
         parse_fault(text)
     assert caught.value.field == "faults"
 
 
 @pytest.mark.parametrize("param", [-1.0, float("inf"), float("nan")])
 def test_a_fault_made_by_hand_is_checked_too(param: float) -> None:
-    with pytest.raises(ConfigError, match="a duration of at least 0"):
+    with pytest.raises(InvalidArgument, match="a duration of at least 0"):
         ScriptedFault("slow", 1.0, param)
 
 
 def test_probabilities_that_add_up_to_more_than_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"add up to 1\.1"):
+    with pytest.raises(InvalidArgument, match=r"add up to 1\.1"):
         LocalServer(faults=["429:0.6", "503:0.5"])
     LocalServer(faults=["429:0.1"] * 10)

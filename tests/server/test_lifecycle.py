@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from pika_balancer.server import ConfigError, LocalServer, parse_accounts
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import LocalServer, parse_accounts
 from pika_balancer.server.timeline import Timeline
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.server.conftest import FIRST, PNG, Rig, Upload, form, running
@@ -243,7 +244,7 @@ async def test_the_epoch_may_be_a_function_and_stamps_move_with_the_clock() -> N
     ],
 )
 def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], field: str) -> None:
-    with pytest.raises(ConfigError, match=field.removesuffix("s")) as caught:
+    with pytest.raises(InvalidArgument, match=field.removesuffix("s")) as caught:
         LocalServer(**settings)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (caught.value.field, copy.field, str(copy)) == (field, field, str(caught.value))

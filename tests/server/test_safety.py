@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from pika_balancer.server import ConfigError, LocalServer, local
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import LocalServer, local
 from pika_balancer.server.errors import Refusal
 from pika_balancer.server.form import READ_WITHIN
 from pika_balancer.testing import wait_until
@@ -341,7 +342,7 @@ async def test_a_short_discord_token_is_not_shown_by_its_ends() -> None:
 
 
 def test_a_refused_setting_does_not_carry_the_token_in_its_traceback() -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         LocalServer(token=CANARY, speed=0)
     frames = [frame for frame, _ in traceback.walk_tb(caught.tb)][1:]
     assert frames

@@ -15,6 +15,7 @@ from pika_balancer.distributions import (
     Gamma,
     Lognormal,
     Recorded,
+    UniformDistribution,
     Weibull,
 )
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
@@ -131,6 +132,8 @@ def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
             return f"{duration(this.mean)} each"
         case Exponential():
             return f"exponential, {mean}"
+        case UniformDistribution():
+            return f"uniform, {duration(this.low)} to {duration(this.high)}"
         case Lognormal() | Gamma():
             return f"{type(this).__name__.lower()}, {mean}, cv {figure(this.cv)}"
         case Weibull():
