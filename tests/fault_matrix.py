@@ -317,7 +317,7 @@ async def _suffer(row: Row, name: str, sizes: Sizes, world: World) -> str:
 def short(error: PikaError | str) -> str:
     """Return what the matrix calls the error, or an error of that name."""
     name = error if isinstance(error, str) else type(error).__name__
-    known = {"ConnectionLost": "LeaseRevoked", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}
+    known = {"ConnectionLost": "Lost", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}
     return {**known, "SubmissionUnknown": "Unknown"}.get(name, name)
 
 

@@ -212,7 +212,7 @@ async def unknown(_folder: Path) -> None:
 @raises("InvalidArgument")
 async def wrong(_folder: Path) -> list[Exception]:
     receiver = Webhook("https://h", secret=PATH)
-    async with dispatching(callbacks=receiver) as (dispatcher, _):
+    async with dispatching(webhook=receiver) as (dispatcher, _):
         caught: list[Exception] = []
         mistakes: tuple[dict[str, Any], ...] = (
             {"prompt": "x" * 1501},
@@ -512,7 +512,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
             await Balancer.from_client(client, observer=observe, refresh_every=60, **options)
         )
         metrics.watch(balancer)
-        dispatcher = Dispatcher(client, balancer, callbacks=receiver, poll_every=0.05)
+        dispatcher = Dispatcher(client, balancer, webhook=receiver, poll_every=0.05)
         async with dispatcher:
             batch = dispatcher.map([{"prompt": str(number)} for number in range(4)])
             outcomes = [outcome async for outcome in batch]

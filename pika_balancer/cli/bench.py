@@ -342,7 +342,7 @@ async def _open(args: argparse.Namespace, side: Side, seed: int) -> AsyncGenerat
         side.accounts = balancer.snapshot().accounts
         poll_every = setting.poll or _POLL_EVERY
         load.dispatcher = Dispatcher(
-            client, balancer, callbacks=callbacks, poll_every=poll_every, clock=clock
+            client, balancer, webhook=callbacks, poll_every=poll_every, clock=clock
         )
         try:
             await load.dispatcher.reconcile()

@@ -27,7 +27,7 @@ QUICK: Final = (
 """Tests that read samples, scripts and the like beside the code."""
 CORE: Final = (
     "tests/test_balancer.py",
-    "tests/test_callbacks.py",
+    "tests/test_webhook.py",
     "tests/test_client.py",
     "tests/test_client_sockets.py",
     "tests/test_events.py",

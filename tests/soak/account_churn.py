@@ -1,4 +1,4 @@
-"""Whoever owns the accounts: caps go down and up, accounts go and come back, while everything runs."""
+"""Changes caps, removes accounts and adds them again while jobs run."""
 
 import math
 import random
@@ -11,24 +11,24 @@ from pika_balancer.server.accounts import MAX_JOBS_LIMIT, made_up
 from tests.soak.server import CAPS, ScaledClock
 
 REFRESH_EVERY: Final = 200.0
-"""How often a balancer reads the account map, in seconds of service time."""
+"""Seconds of service time between two refreshes of a balancer."""
 PAUSES: Final = (600.0, 1800.0)
-"""Shortest and longest time from a change that everybody knows to the next, in seconds of service time."""
+"""Shortest and longest pause after a change that all balancers know, in seconds of service time."""
 FEWEST: Final = 3
-"""Accounts that are always there."""
+"""Minimum number of accounts."""
 _READS: Final = 50
-"""Intervals of reading after which whoever does not know the map never will."""
+"""Refreshes after which a change must be known."""
 
 
-class Landlord:
-    """Changes the account map at the service and waits until every balancer has read it.
+class AccountChurn:
+    """Changes the account map of the service and waits until every balancer has read it.
 
     Args:
-        client: A way to the service.
-        balancers: Those that have to learn of each change.
+        client: Calls the service.
+        balancers: Have to learn of each change.
         clock: Service time.
         rng: Draws changes and pauses.
-        complain: Is told what should not have happened.
+        complain: Called with a description of each violation.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Landlord:
         self.changes = Counter[str]()
 
     highest: dict[str, int]
-    """The highest cap that each channel ever had."""
+    """The highest cap that each channel has had."""
     changes: Counter[str]
-    """What was done, and how often."""
+    """Number of changes of each kind."""
 
     def excuses(self, channel: str, since: float) -> bool:
-        """Return whether, at some moment since then, a balancer may have had another cap than the service."""
+        """Return whether, at some time since then, a balancer may have had another cap than the service."""
         return since <= self._known_at.get(channel, -math.inf)
 
     async def work(self) -> None:
-        """Change something now and then, for ever."""
+        """Change something periodically, forever."""
         while True:
             await self._clock.sleep(self._rng.uniform(*PAUSES))
             channel = self._rng.choice(list(CAPS))
@@ -86,9 +86,9 @@ class Landlord:
         return new
 
     async def _known(self, channel: str, cap: int | None) -> bool:
-        """Wait until all know the cap of a channel; return whether they do.
+        """Wait until all balancers have the cap of a channel; return whether they do.
 
-        They have to know it still when they have read once more, since an older answer may come later.
+        They have to have it after a further refresh as well, since an older answer may arrive later.
         """
         agreed = 0
         for _ in range(_READS):
