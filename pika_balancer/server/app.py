@@ -173,10 +173,10 @@ def check_host(request: web.Request, allowed: Collection[str]) -> None:
     address: Any = request.get_extra_info("sockname") or ("",)
     match = _HOST.fullmatch(request.headers.get("Host", ""))
     name = match[1].strip("[]").lower() if match else ""
-    if name == "localhost" or name in allowed or _is_loopback(name):
+    if name == "localhost" or name in allowed or is_loopback(name):
         return
     here = str(address[0])
-    if _is_loopback(here):
+    if is_loopback(here):
         raise Refusal(403, "Host header is not a name of this machine; use localhost or 127.0.0.1")
     if _address(here) and not _address(name) and "." in name:
         raise Refusal(403, "Host header is a name that is not allowed here; use the address or --allow-host")
@@ -197,6 +197,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return mapped or address
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Return whether a name is the text of a loopback address; `localhost` is none."""
     address = _address(name)
     return address is not None and address.is_loopback
