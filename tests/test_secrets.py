@@ -46,7 +46,7 @@ from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
 from pika_balancer.models import Job, Secret
 from pika_balancer.server import LocalServer, ServerAccount
-from pika_balancer.server.params import check_order
+from pika_balancer.server.params import check_submit
 from pika_balancer.store import Store
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
@@ -561,7 +561,7 @@ NO_INSTANCES: Final = {"Fault", "Distribution", "JobStatus", "Attachment", "Secr
 
 def test_what_the_local_server_makes_of_a_submit_shows_no_secret() -> None:
     form = {"prompt": "x", "channel": CHANNEL, "discord": DISCORD, "replyUrl": REPLY_URL}
-    order = check_order("create", dict(form), limit=10, allow_remote=True)
+    order = check_submit("create", dict(form), allow_remote=True)
     assert order.discord == Secret(DISCORD)
     assert leaks(order, *as_data(order), pickle.dumps(order)) == []
 

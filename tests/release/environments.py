@@ -44,9 +44,9 @@ ROOMS: Final = {
     "cli": ("tests/cli/test_output.py", "tests/cli/test_progress.py", "tests/cli/test_watch.py"),
     "redis": ("tests/store",),
     "sim": ("tests/simulate/test_run.py", "tests/simulate/test_differential.py"),
-    "plot": ("tests/simulate/test_report.py", "tests/cli/test_bench.py"),
+    "plot": ("tests/simulate/test_report.py",),
     "parquet": ("tests/simulate/test_trace.py",),
-    "load": ("tests/load",),
+    "load": ("tests/loadtest",),
     "metrics": ("tests/test_metrics.py",),
 }
 """The tests of what an extra is for."""

@@ -1,8 +1,8 @@
-"""Servers that answer `PikaClient` as badly as they can, many at once, and what must hold all the same.
+"""Sends malformed answers to `PikaClient`, and checks what must hold.
 
-Whatever comes back, a call returns a good value or raises one of our errors, within its deadline; nothing
-shows a token; a POST is sent once, and counts as refused only if the answer said so; the next call on the
-same client has its own answer, and neither a connection nor a task is left.
+A call returns a valid value or raises a `PikaError` within its deadline, and shows no token. A POST is sent
+once, and counts as refused only if the answer says so. The next call on the same client gets its own answer,
+and no connection or task is left.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from pika_balancer.dispatch.submitter import SubmitOutcome, submit_outcome
 from pika_balancer.errors import ConnectFailed, InvalidArgument, PikaError
 from pika_balancer.models import Account, Job
 from pika_balancer.testing import ManualClock, settle, wait_until
+from tests.hostile_http.answers import Bad
 from tests.leaks import CANARIES, DISCORD, STORED, TOKEN, leaks
-from tests.raw_http import Bad
 from tests.raw_server import Connection, RawServer, Received, reply
 
 TIMEOUT: Final = 30.0
@@ -33,7 +33,7 @@ MAX_BODY: Final = 65_536
 _HANGS: Final = 20.0
 _FLOOD: Final = 3 * 2**20
 _DEPTH: Final = 2
-"""Steps from a local variable for which tokens are looked for: of so many errors not all of memory can be."""
+"""Steps from a local variable within which tokens are searched, to limit the time for so many errors."""
 _FLOODED: Final = 0.2
 _DRIPPED: Final = 200
 _LONGEST_MESSAGE: Final = 1500
@@ -42,15 +42,15 @@ _UNDECIDED: Final = (SubmitOutcome.UNKNOWN, SubmitOutcome.LOST)
 
 @attrs.frozen
 class Call:
-    """A call of the client, and what it should have come back with."""
+    """A call of the client, and its result with a good answer."""
 
     make: Callable[[PikaClient], Awaitable[Any]]
     good: bytes
     """The body of a good answer."""
     value: Any
-    """What that means."""
+    """The value of the good answer."""
     once: bool = attrs.field(default=False, kw_only=True)
-    """Whether it may never be sent a second time."""
+    """Whether it must be sent only once."""
 
 
 JOB: Final = b'{"jobid": "job:good", "status": "started", "replyRef": "r"}'
@@ -88,7 +88,7 @@ class Trial:
 
 @attrs.frozen
 class Outcome:
-    """What a call ended in."""
+    """The outcome of a call."""
 
     trial: Trial
     kind: str
@@ -97,18 +97,18 @@ class Outcome:
 
 
 class Stage:
-    """A server that answers badly once whenever it is told to, and well at all other times."""
+    """A server that sends one bad answer for each trial, and good ones otherwise."""
 
     def __init__(self) -> None:
         self.server = RawServer(self._serve)
         self._bad: list[Bad] = []
         self._good = b""
         self._worst = asyncio.Event()
-        """Nothing worse comes until the call has ended."""
+        """Set when the bad answer has been sent."""
         self._answered = asyncio.Event()
-        """The call has ended."""
+        """Set when the call has ended."""
         self._told = asyncio.Event()
-        """Nothing bad comes any more."""
+        """Set when the bad answer and what follows it have been sent."""
 
     async def __aenter__(self) -> Self:
         await self.server.__aenter__()
@@ -120,7 +120,7 @@ class Stage:
         await self.server.__aexit__(kind, error, trace)
 
     async def play(self, trial: Trial) -> Outcome:
-        """Have one call answered badly, and one more well; return what came of it."""
+        """Make one call that is answered badly and one that is answered well; return the outcome."""
         call = CALLS[trial.call]
         self._bad[:], self._good = [trial.bad], call.good
         self._worst, self._answered, self._told = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -153,7 +153,7 @@ class Stage:
         return Outcome(trial, kind, complaints)
 
     async def _ending(self, call: Call, client: PikaClient, clock: ManualClock) -> Any:
-        """Return the value or the exception, moving the clock to the deadline where nothing else happens."""
+        """Return the value or the exception; move the clock to the deadline if the call has not ended."""
         task = asyncio.ensure_future(call.make(client))
         worst = asyncio.ensure_future(self._worst.wait())
         await asyncio.wait({task, worst}, timeout=_HANGS, return_when=asyncio.FIRST_COMPLETED)
@@ -177,9 +177,9 @@ class Stage:
             yield f"sent {len(sent)} times"
         if not isinstance(result, BaseException):
             if not sound(result, call.value):
-                yield f"a value that is none: {result!r:.300}"
+                yield f"an invalid value: {result!r:.300}"
             if "rogue" in repr(result):
-                yield f"believes an answer that nobody asked for: {result!r:.300}"
+                yield f"accepts an unsolicited answer: {result!r:.300}"
             return
         if not isinstance(result, PikaError) or isinstance(result, InvalidArgument):
             yield f"a foreign error: {result!r:.300}"
@@ -187,24 +187,23 @@ class Stage:
         if result.__context__ is not None or result.__cause__ is not None:
             yield "an error with a chain behind it"
         if not result.message.isprintable() or len(result.message) > _LONGEST_MESSAGE:
-            yield f"a message that is not fit to print: {result.message!a:.300}"
+            yield f"a message with unprintable characters: {result.message!a:.300}"
         yield from (f"shows a token in {text:.100}…" for text in leaks(result, depth=_DEPTH))
         if call.once:
             yield from _certainty(trial, result, reached=bool(sent))
 
     async def _afterwards(self, call: Call, client: PikaClient) -> list[str]:
-        connector = getattr(client._transport._session, "connector", None)
-        complaints = (
-            [f"a connection is not given back: {connector!r}"] if getattr(connector, "_acquired", 0) else []
-        )
         try:
             async with asyncio.timeout(_HANGS):
                 value = await call.make(client)
         except (PikaError, TimeoutError) as error:
-            return [*complaints, f"the next call fails: {error!r:.300}"]
-        if value != call.value:
-            complaints.append(f"the next call has another's answer: {value!r:.300}")
-        return complaints
+            return [f"the next call fails: {error!r:.300}"]
+        try:
+            # The next call has taken the connection of the first, unless that is closed or was not released.
+            await wait_until(lambda: self.server.open <= 1)
+        except TimeoutError:
+            return ["a connection was not released"]
+        return [] if value == call.value else [f"the next call gets another's answer: {value!r:.300}"]
 
     async def _serve(self, connection: Connection) -> None:
         if self._bad and not await self._badly(self._bad.pop(), connection):
@@ -214,7 +213,7 @@ class Stage:
             await connection.send(reply(200, self._good))
 
     async def _badly(self, bad: Bad, connection: Connection) -> bool:
-        """Answer badly; return whether the connection goes on."""
+        """Send the bad answer; return whether the connection goes on."""
         worst, answered, told = self._worst, self._answered, self._told
         try:
             received: Received | None = None
@@ -243,7 +242,7 @@ class Stage:
 
 async def _flood(bad: Bad, connection: Connection, worst: asyncio.Event, answered: asyncio.Event) -> None:
     sent = 0
-    # A client that reads no more has had its worst as well.
+    # Also set if the client has stopped reading.
     asyncio.get_running_loop().call_later(_FLOODED, worst.set)
     while not answered.is_set():
         if bad.drip:
@@ -260,9 +259,9 @@ async def _flood(bad: Bad, connection: Connection, worst: asyncio.Event, answere
 
 
 def sound(value: Any, like: Any) -> bool:
-    """Return whether a value is what its type promises."""
+    """Return whether a value is valid for its type."""
     if isinstance(like, Job):
-        # An empty status is a word that nobody knows: the job counts as running.
+        # An empty status counts as an unknown one: the job is running.
         return isinstance(value, Job) and _texts(value.jobid, value.status or "unknown")
     if isinstance(like, dict):
         return isinstance(value, dict) and all(
@@ -279,7 +278,7 @@ def _texts(*values: Any) -> bool:
 
 
 def _certainty(trial: Trial, error: PikaError, *, reached: bool) -> Iterator[str]:
-    """Yield why an error says too much of a submit that may have been accepted."""
+    """Yield why an error is too certain about a submit that may have been accepted."""
     meaning = submit_outcome(error)
     if meaning in _UNDECIDED:
         return
@@ -297,7 +296,7 @@ def _certainty(trial: Trial, error: PikaError, *, reached: bool) -> Iterator[str
 
 @attrs.define
 class Tally:
-    """What came of many trials."""
+    """The outcomes of many trials."""
 
     outcomes: Counter[tuple[str, str]] = attrs.Factory(Counter)
     """By group and kind."""
@@ -305,7 +304,7 @@ class Tally:
 
     @property
     def tried(self) -> int:
-        """All of them."""
+        """Number of trials."""
         return self.outcomes.total()
 
     def add(self, group: str, kind: str, label: str, complaints: Iterable[str]) -> None:
@@ -315,7 +314,7 @@ class Tally:
 
 
 async def attack(trials: Iterable[Trial], tally: Tally, *, group: str, at_once: int = 16) -> None:
-    """Play all trials, so many at once, and count what comes of them."""
+    """Play all trials, `at_once` at a time, and count the outcomes."""
     left = iter(trials)
 
     async def work() -> None:
@@ -338,9 +337,9 @@ def each(answers: Iterable[tuple[str, Bad]], *calls: str) -> Iterator[Trial]:
 
 @contextlib.asynccontextmanager
 async def listening(tally: Tally, *, names: tuple[str, ...] = ("pika_balancer",)) -> AsyncGenerator[None]:
-    """Count it as an escape if a log shows a token, or anything but our own notes at warning and above."""
+    """Count a log that shows a token, and warnings of other libraries, as failures."""
 
-    class Ear(logging.Handler):
+    class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             said = record.getMessage()
             ours = record.name.startswith(names)
@@ -349,16 +348,16 @@ async def listening(tally: Tally, *, names: tuple[str, ...] = ("pika_balancer",)
             elif record.levelno >= logging.WARNING and (not ours or record.exc_info):
                 tally.escapes.append(f"a log of others: {record.name}: {said:.300} {record.exc_info}")
             elif ours and not said.isprintable() and not record.exc_info:
-                tally.escapes.append(f"a log that is not fit to print: {said[-500:]!a}")
+                tally.escapes.append(f"a log with unprintable characters: {said[-500:]!a}")
 
-    ear = Ear()
+    listener = Listener()
     root = logging.getLogger()
     level = root.level
-    root.addHandler(ear)
+    root.addHandler(listener)
     root.setLevel(logging.DEBUG)
     try:
         yield
         await settle()
     finally:
         root.setLevel(level)
-        root.removeHandler(ear)
+        root.removeHandler(listener)

@@ -1,4 +1,4 @@
-"""The pure rooms: schedules, histograms held against exact quantiles, and what a tally adds up to."""
+"""Schedules, histograms against exact quantiles, totals of measurements, and comparisons."""
 
 import math
 import sys
@@ -88,57 +88,57 @@ def test_poisson_schedule_has_the_rate_and_the_spread_of_one_and_goes_by_its_see
     assert gaps(1) == taken != gaps(2)
 
 
-def test_tally_follows_jobs_through_line_slot_refusal_and_end() -> None:
-    tally = Recorder(seconds=10.0, warm_up=1.0)
-    tally.begin(100.0)
-    early, late, sad, slow = (tally.start(at, at) for at in (100.5, 102.0, 103.0, 104.0))
-    assert (tally.jobs, tally.offered, tally.waiting, tally.running) == (4, 3, 4, 0)
-    for flight in (early, late, sad):
-        flight.sent("1")
-    assert (tally.waiting, tally.running, tally.peak, tally.peaks["1"]) == (1, 3, 3, 3)
-    tally.answered("RateLimited", 429)
-    late.back()
-    late.sent("2")
-    assert (tally.waiting, tally.running, dict(tally.on)) == (1, 3, {"1": 2, "2": 1})
-    early.accepted(101.0)
-    early.ended(105.0, "completed")
-    late.accepted(102.5)
-    late.ended(106.0, "failed")
-    sad.failed("PromptRejected")
-    tally.close(110.0)
-    slow.cut(111.0)
-    assert tally.under_way == 0
-    assert (tally.window, tally.completed, tally.refused, tally.unfinished) == (9.0, 1, 1, 1)
-    assert (tally.statuses, tally.failures) == ({"completed": 1, "failed": 1}, {"PromptRejected": 1})
+def test_recorder_follows_jobs_through_wait_slot_refusal_and_end() -> None:
+    recorder = Recorder(seconds=10.0, warm_up=1.0)
+    recorder.begin(100.0)
+    early, late, sad, slow = (recorder.start(at, at) for at in (100.5, 102.0, 103.0, 104.0))
+    assert (recorder.jobs, recorder.offered, recorder.waiting, recorder.in_flight) == (4, 3, 4, 0)
+    for job in (early, late, sad):
+        recorder.sent(job, "1")
+    assert (recorder.waiting, recorder.in_flight, recorder.peak, recorder.peaks["1"]) == (1, 3, 3, 3)
+    recorder.submit_failed("RateLimited", 429)
+    recorder.returned(late)
+    recorder.sent(late, "2")
+    assert (recorder.waiting, recorder.in_flight, dict(recorder.on_channel)) == (1, 3, {"1": 2, "2": 1})
+    recorder.job_accepted(early, 101.0)
+    recorder.job_ended(early, 105.0, "completed")
+    recorder.job_accepted(late, 102.5)
+    recorder.job_ended(late, 106.0, "failed")
+    recorder.job_failed(sad, "PromptRejected")
+    recorder.close(110.0)
+    recorder.job_cut(slow, 111.0)
+    assert (recorder.waiting, recorder.in_flight) == (0, 0)
+    assert (recorder.window, recorder.completed, recorder.refused, recorder.unfinished) == (9.0, 1, 1, 1)
+    assert (recorder.statuses, recorder.failures) == ({"completed": 1, "failed": 1}, {"PromptRejected": 1})
     # The job of the warm-up is in no latency; the one that was cut counts with the time that it had.
-    assert (tally.accepted.count, tally.ended.count, tally.ended.max) == (2, 2, 7.0)
+    assert (recorder.accepted.count, recorder.ended.count, recorder.ended.max) == (2, 2, 7.0)
 
 
 def test_job_that_ends_after_the_window_is_no_throughput() -> None:
-    tally = Recorder(seconds=10.0)
-    tally.begin(0.0)
-    flight = tally.start(9.0, 9.0)
-    tally.close(10.0)
-    tally.close(99.0)
-    flight.ended(12.0, "completed")
-    assert (tally.window, tally.completed, tally.ended.count) == (10.0, 0, 1)
+    recorder = Recorder(seconds=10.0)
+    recorder.begin(0.0)
+    job = recorder.start(9.0, 9.0)
+    recorder.close(10.0)
+    recorder.close(99.0)
+    recorder.job_ended(job, 12.0, "completed")
+    assert (recorder.window, recorder.completed, recorder.ended.count) == (10.0, 0, 1)
 
 
 def test_stretches_add_up() -> None:
     total = Recorder(seconds=10.0)
     for begun in (0.0, 500.0):
-        tally = Recorder(seconds=10.0)
-        tally.begin(begun)
+        recorder = Recorder(seconds=10.0)
+        recorder.begin(begun)
         for second in range(3):
-            flight = tally.start(begun + second, begun + second)
-            flight.sent("1")
-            tally.look(begun + second)
-            flight.accepted(begun + second)
-            flight.ended(begun + second + 0.5, "completed")
-        tally.close(begun + 10)
-        total.add(tally)
+            job = recorder.start(begun + second, begun + second)
+            recorder.sent(job, "1")
+            recorder.sample(begun + second)
+            recorder.job_accepted(job, begun + second)
+            recorder.job_ended(job, begun + second + 0.5, "completed")
+        recorder.close(begun + 10)
+        total.add(recorder)
     assert (total.jobs, total.offered, total.completed, total.window) == (6, 6, 6, 20.0)
-    assert (total.peak, dict(total.peaks), dict(total.sent)) == (1, {"1": 1}, {"1": 6})
+    assert (total.peak, dict(total.peaks), dict(total.sent_to)) == (1, {"1": 1}, {"1": 6})
     series = total.series()
     assert [point.jobs for point in series] == [2, 2, 2]
     assert [point.in_flight for point in series] == [1, 1, 1]
@@ -150,13 +150,13 @@ def test_turns_alternate_in_who_is_first() -> None:
 
 
 def turn(seconds: float) -> Recorder:
-    tally = Recorder(seconds=1.0)
-    flight = tally.start(0.0, 0.0)
-    flight.sent("1")
-    flight.accepted(seconds / 2)
-    flight.ended(seconds, "completed")
-    tally.close(1.0)
-    return tally
+    recorder = Recorder(seconds=1.0)
+    job = recorder.start(0.0, 0.0)
+    recorder.sent(job, "1")
+    recorder.job_accepted(job, seconds / 2)
+    recorder.job_ended(job, seconds, "completed")
+    recorder.close(1.0)
+    return recorder
 
 
 def test_ratios_are_taken_pair_by_pair_and_say_when_they_cannot_tell() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, PikaError, Unauthorized
 from pika_balancer.distributions import Constant, Distribution
-from pika_balancer.loadtest.driver import Load, LoadPlan
+from pika_balancer.loadtest.driver import Driver, LoadPlan
 from pika_balancer.loadtest.generators import Reason, closed_loop, open_loop
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import ServerSettings, serve, server_apart
+from pika_balancer.loadtest.server_process import ServerProcess, ServerSettings, serve
 from pika_balancer.models import Secret
 from pika_balancer.server import LocalServer
 from pika_balancer.simulate.arrivals import Trace
@@ -174,9 +174,15 @@ class Requests:
 class Loaded:
     """A load on a local server, both on one clock moved by hand."""
 
-    load: Load
+    driver: Driver
+    dispatcher: Dispatcher
     clock: ManualClock
     requests: Requests
+
+    async def turn(
+        self, recorder: Recorder, plan: LoadPlan, watch: Callable[[], object] = lambda: None
+    ) -> Reason:
+        return await self.driver.run(self.dispatcher, plan, recorder, rng=RNG, watch=watch, interval=0.25)
 
     async def end(self, task: "asyncio.Task[Reason]") -> Reason:
         """Move the clock until the load is over; it stands still while a request is on a socket."""
@@ -196,7 +202,7 @@ class StallOnce(Constant):
         super().__init__(then)
         self.__dict__["first"] = first
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
+    def one(self, rng: random.Random) -> Callable[[], float]:  # noqa: ARG002 - the signature of a method
         durations = iter(self.__dict__["first"])
         return lambda: next(durations, self.mean)
 
@@ -206,17 +212,17 @@ async def loaded(service: str | Distribution = "fixed:1s") -> AsyncGenerator[Loa
     """Run a load while the context lasts."""
     clock, requests = ManualClock(), Requests()
     server = LocalServer({FIRST: 1}, service=service, clock=clock, rng=random.Random(1))
-    load = Load(clock)
-    balancer = Balancer([Account(FIRST, 1)], clock=clock, observer=load.observe)
+    driver = Driver(clock)
+    balancer = Balancer([Account(FIRST, 1)], clock=clock, observer=driver.observe)
     async with (
         server.run() as url,
         aiohttp.ClientSession(trace_configs=[requests.trace]) as session,
         PikaClient("any", base_url=url, session=session) as client,
         balancer,
     ):
-        load.dispatcher = Dispatcher(client, balancer, poll_every=0.05, clock=clock)
-        yield Loaded(load, clock, requests)
-        await load.dispatcher.close()
+        dispatcher = Dispatcher(client, balancer, poll_every=0.05, clock=clock)
+        yield Loaded(driver, dispatcher, clock, requests)
+        await dispatcher.close()
 
 
 def plan(**changes: object) -> LoadPlan:
@@ -226,62 +232,60 @@ def plan(**changes: object) -> LoadPlan:
 
 async def test_stall_counts_for_every_job_that_it_delays() -> None:
     # One slot, jobs of 0.2 s twice a second: no job would wait, if the first did not take four seconds.
-    tally = Recorder(seconds=5.0)
+    recorder = Recorder(seconds=5.0)
     async with loaded(StallOnce([4.0], then=0.2)) as run:
-        task = asyncio.create_task(
-            run.load.run(plan(arrivals=TWICE_A_SECOND), tally, rng=RNG, watch=lambda: None, interval=0.5)
-        )
+        task = asyncio.create_task(run.turn(recorder, plan(arrivals=TWICE_A_SECOND)))
         reason = await run.end(task)
-    assert (reason, tally.jobs, tally.statuses) == ("duration", 10, {"completed": 10})
+    assert (reason, recorder.jobs, recorder.statuses) == ("duration", 10, {"completed": 10})
     # Half of all jobs waited for more than two seconds, though only one was ever served slowly.
-    median, lowest = tally.ended.quantiles([0.5, 0.1])
+    median, lowest = recorder.ended.quantiles([0.5, 0.1])
     assert 2.0 < median < 4.0
     assert lowest < 2.0
-    assert tally.ended.max >= 4.0
+    assert recorder.ended.max >= 4.0
 
 
 async def test_load_that_is_held_up_itself_counts_from_the_intended_start_and_says_so() -> None:
-    tally = Recorder(seconds=4.0)
+    recorder = Recorder(seconds=4.0)
     how = plan(arrivals=TWICE_A_SECOND, seconds=4.0)
     async with loaded() as run:
-        task = asyncio.create_task(run.load.run(how, tally, rng=RNG, watch=lambda: None, interval=0.25))
+        task = asyncio.create_task(run.turn(recorder, how))
         await run.clock.advance(1.1)
         stall(run.clock, 1.5)
         await run.end(task)
-    assert tally.jobs == 8
-    assert tally.lag.max >= 1.0
-    assert tally.accepted.max >= tally.lag.max
+    assert recorder.jobs == 8
+    assert recorder.lag.max >= 1.0
+    assert recorder.accepted.max >= recorder.lag.max
 
 
 async def test_jobs_that_do_not_end_in_time_are_cut_and_count_as_long_as_they_took() -> None:
-    tally = Recorder(seconds=2.0)
+    recorder = Recorder(seconds=2.0)
     how = plan(arrivals=TWICE_A_SECOND, seconds=2.0, grace=0.5)
     async with loaded() as run:
-        task = asyncio.create_task(run.load.run(how, tally, rng=RNG, watch=lambda: None, interval=0.5))
+        task = asyncio.create_task(run.turn(recorder, how))
         await run.end(task)
-    assert (tally.jobs, tally.unfinished, tally.under_way) == (4, 4 - tally.statuses.total(), 0)
-    assert tally.unfinished >= 1
-    assert (tally.ended.count, tally.accepted.count) == (4, 4)
-    assert tally.looks[-1][1:] == (0, 0)
+    assert (recorder.jobs, recorder.unfinished, recorder.waiting) == (4, 4 - recorder.statuses.total(), 0)
+    assert recorder.unfinished >= 1
+    assert (recorder.ended.count, recorder.accepted.count) == (4, 4)
+    assert recorder.samples[-1][1:] == (0, 0)
 
 
 async def test_watcher_that_fails_ends_the_load_and_leaves_nothing() -> None:
     def watch() -> None:
         raise BrokenPipeError
 
-    tally = Recorder(seconds=5.0)
+    recorder = Recorder(seconds=5.0)
     with pytest.raises(BrokenPipeError):
         async with loaded() as run:
-            await run.load.run(plan(closed=2), tally, rng=RNG, watch=watch, interval=0.5)
-    assert tally.under_way == 0
+            await run.turn(recorder, plan(closed=2), watch)
+    assert (recorder.waiting, recorder.in_flight) == (0, 0)
 
 
-async def test_server_apart_runs_answers_and_ends(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_server_process_runs_answers_and_ends(capfd: pytest.CaptureFixture[str]) -> None:
     settings = ServerSettings(
         accounts={FIRST: 2}, service="fixed:0s", seed="1", token=Secret("user:1234-canary0canary0canary0")
     )
     assert "canary0" not in repr(settings)
-    async with server_apart(settings) as server:
+    async with ServerProcess.run(settings) as server:
         async with PikaClient(settings.token, base_url=server.url) as client:
             await client.create("a cat", channel=FIRST)
         statistics = await server.statistics()

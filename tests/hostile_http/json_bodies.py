@@ -1,4 +1,4 @@
-"""Bodies that are no good: every sample, broken at every place of its tree in every way that there is."""
+"""Malformed JSON bodies: every sample, with every value and key replaced in many ways."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.leaks import STORED, TOKEN
 
 SAMPLES: Final = {
-    path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "samples").glob("*.json"))
+    path.stem: path.read_bytes() for path in sorted((Path(__file__).parents[1] / "samples").glob("*.json"))
 }
 """The recorded answers by name: `job-200-started` is one of a job, with the status 200."""
 

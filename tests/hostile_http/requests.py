@@ -1,4 +1,4 @@
-"""Requests that break the rules of HTTP: a list by name, and as many more as one likes, by chance."""
+"""Malformed HTTP requests: a list by name, and any number of random ones."""
 
 import gzip
 import random
@@ -7,10 +7,10 @@ from typing import Final
 
 import attrs
 
-from tests.raw_http import CHUNKED, CHUNKS, ENCODINGS, HEADERS, LAST, LENGTHS, bomb, chunk, spoilt
+from tests.hostile_http.answers import CHUNKED, CHUNKS, ENCODINGS, HEADERS, LAST, LENGTHS, bomb, chunk, spoilt
 
 INJECTED: Final = b"X-Injected: yes"
-"""What an answer must never have as a header."""
+"""A header that no answer may have."""
 
 
 @attrs.frozen
@@ -18,9 +18,9 @@ class Raw:
     """What a client sends on one connection."""
 
     start: bytes = attrs.field(repr=lambda data: repr(data[:200]))
-    """What is sent first, at once."""
+    """Sent first."""
     more: bytes = b""
-    """What is sent after that, over and over, for as long as the server listens."""
+    """Sent repeatedly after that, for as long as the server reads."""
     drip: bool = False
     """Whether `more` comes byte by byte."""
     reset: bool = False
@@ -29,7 +29,7 @@ class Raw:
 
 @attrs.frozen
 class Ask:
-    """A good request, to be spoilt."""
+    """A well-formed request, from which malformed ones are made."""
 
     method: bytes
     path: bytes
@@ -228,7 +228,7 @@ PREFACES: Final = {
 
 
 def broken(ask: Ask) -> Iterator[tuple[str, Raw]]:
-    """Yield the requests by name; each would be good if it were not for what its name says."""
+    """Yield the requests by name; each would be good if it had not the fault in its name."""
     yield "nothing wrong", Raw(ask.raw())
     for name, data in PREFACES.items():
         yield f"no request but {name}", Raw(data)

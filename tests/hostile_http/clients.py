@@ -1,7 +1,7 @@
-"""Clients that speak to `Callbacks` and the local server as badly as they can, and what must hold.
+"""Sends malformed requests to `Webhook` and the local server, and checks what must hold.
 
-Whatever comes in, there is an answer below 500 or an end, soon; nothing shows a token or the address; the
-very next caller is served well, and when the client has gone nothing of it is left.
+Each gets an answer below 500, or the end of the connection, in bounded time. No answer shows a token or the
+address, the next good request is served, and no connection is left when the client has disconnected.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+import aiohttp
 import attrs
 from yarl import URL
 
@@ -23,9 +24,9 @@ from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.models import Job
 from pika_balancer.server import LocalServer, ServerAccount
 from pika_balancer.testing import ManualClock, wait_until
-from tests.hostile_server import Tally, listening
+from tests.hostile_http.requests import INJECTED, Ask, Raw
+from tests.hostile_http.servers import Tally, listening
 from tests.leaks import DISCORD, STORED, TOKEN
-from tests.raw_requests import INJECTED, Ask, Raw
 
 BODY_LIMIT: Final = 100_000
 CHANNEL: Final = "11000000000000000"
@@ -44,18 +45,16 @@ class Victim:
 
     port: int
     asks: dict[str, Ask]
-    """Good requests, by what they ask for."""
+    """Well-formed requests, by name."""
     secrets: tuple[bytes, ...]
-    """What no answer may show."""
+    """Bytes that no answer may show."""
     check: Callable[[], Awaitable[str]]
-    """Calls it as a good client does, and says what was wrong; nothing if all is well."""
-    kept: Callable[[], int] = lambda: 0
-    """How many connections the good client keeps."""
+    """Sends good requests, and returns what was wrong; empty if nothing was."""
 
 
 @asynccontextmanager
 async def receiver() -> AsyncGenerator[Victim]:
-    """Run `Callbacks` under attack. Its address has a canary as its secret."""
+    """Run `Webhook`, with a canary as the secret in its address."""
     secret = re.sub(r"[^\w-]", "-", TOKEN)
     told: list[str] = []
     receiver = Webhook(secret=secret, body_limit=BODY_LIMIT, clock=ManualClock())
@@ -87,7 +86,7 @@ async def receiver() -> AsyncGenerator[Victim]:
 
 @asynccontextmanager
 async def service() -> AsyncGenerator[Victim]:
-    """Run the local server under attack, with accounts whose Discord tokens are canaries."""
+    """Run the local server, with accounts whose Discord tokens are canaries."""
     accounts = [ServerAccount(CHANNEL, 10, STORED)]
     accounts += [ServerAccount(str(int(OTHER) + n), 10, f"another {n}") for n in range(9)]
     clock = ManualClock()
@@ -102,7 +101,12 @@ async def service() -> AsyncGenerator[Victim]:
     )
     multipart = b"Content-Type: multipart/form-data; boundary=XX"
     account = json.dumps({"channel": CHANNEL, "discord": DISCORD, "maxJobs": 10}).encode()
-    async with server.run() as base, PikaClient(TOKEN, base_url=base, clock=ManualClock()) as client:
+    async with (
+        server.run() as base,
+        # It keeps no connection, so that each one that is left is one of a bad client.
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
+        PikaClient(TOKEN, base_url=base, session=session, clock=ManualClock()) as client,
+    ):
         root = URL(base).raw_path.encode()
 
         async def check() -> str:
@@ -112,11 +116,6 @@ async def service() -> AsyncGenerator[Victim]:
                 return f"a good client gets {list(accounts)} and {job}"
             await client.jobs()
             return "" if (await client.job(job.jobid)).prompt == "checked" else "a job is another"
-
-        def kept() -> int:
-            session = client._transport._session
-            connector = session and session.connector
-            return sum(map(len, connector._conns.values())) if connector else 0
 
         yield Victim(
             URL(base).port or 0,
@@ -130,12 +129,11 @@ async def service() -> AsyncGenerator[Victim]:
             },
             (TOKEN.encode(), STORED.encode(), DISCORD.encode()),
             check,
-            kept,
         )
 
 
 async def send(victim: Victim, raw: Raw) -> tuple[bytes, bool]:
-    """Send what a client of the bad kind sends; return what came back, and whether the connection ended."""
+    """Send a malformed request; return the answer, and whether the connection ended."""
     reader, writer = await asyncio.open_connection("127.0.0.1", victim.port)
     answer = bytearray()
     ended = False
@@ -180,15 +178,15 @@ async def _flood(writer: asyncio.StreamWriter, raw: Raw) -> None:
 
 
 def judged(victim: Victim, answer: bytes, *, ended: bool) -> Iterable[str]:
-    """Yield what is wrong with what came back."""
+    """Yield what is wrong with an answer."""
     if not ended:
         yield "the connection stays open"
     if any(status >= b"500" for status in _STATUS.findall(answer)):
         yield f"a failure of the server: {answer!r:.200}"
     if answer and not _STATUS.match(answer):
-        yield f"an answer that is none: {answer!r:.200}"
+        yield f"no HTTP answer: {answer!r:.200}"
     if b"\n" + INJECTED in answer:
-        yield f"a header that was put in: {answer!r:.300}"
+        yield f"an injected header: {answer!r:.300}"
     for secret in victim.secrets:
         if secret in answer:
             yield f"shows {secret!r}: {answer!r:.300}"
@@ -197,7 +195,7 @@ def judged(victim: Victim, answer: bytes, *, ended: bool) -> Iterable[str]:
 async def attack(
     victim: Victim, requests: Iterable[tuple[str, Raw]], tally: Tally, *, group: str, at_once: int = 24
 ) -> None:
-    """Send all requests, so many at once, and count what comes of them."""
+    """Send all requests, `at_once` at a time, and count the outcomes."""
     left = iter(requests)
 
     async def work() -> None:
@@ -214,20 +212,20 @@ async def attack(
         for _ in range(at_once):
             tasks.create_task(work())
     try:
-        await wait_until(lambda: served() <= victim.kept())
+        await wait_until(lambda: served() == 0)
     except TimeoutError:
-        tally.escapes.append(f"{served()} connections are served, of which {victim.kept()} are kept")
+        tally.escapes.append(f"{served()} connections are left")
 
 
 async def _checked(victim: Victim) -> str:
     try:
         async with asyncio.timeout(_HANGS):
             return await victim.check()
-    except Exception as error:  # noqa: BLE001 - whatever a good client meets is the attack's doing
+    except Exception as error:  # noqa: BLE001 - any error is a failure of the server
         return f"a good client fails with {error!r:.200}"
 
 
 def served() -> int:
-    """Return how many connections aiohttp's servers serve now, a kept one of a good client included."""
+    """Return how many connections aiohttp's servers serve now."""
     names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
     return names.count("RequestHandler.start")

@@ -1,6 +1,6 @@
-"""Answers that break the rules of HTTP: a list by name, and as many more as one likes, by chance.
+"""Malformed HTTP answers: a list by name, and any number of random ones.
 
-Every answer is good in all but what its name says. Wherever a server could repeat a token, it does.
+Each is well-formed but for the fault in its name. It repeats tokens wherever a server could.
 """
 
 import functools
@@ -20,7 +20,7 @@ End = Literal["keep", "close", "reset"]
 
 ECHO: Final = f"Bearer {TOKEN}".encode()
 ROGUE: Final = b'{"jobid": "job:rogue", "status": "started", "rogue": {"maxJobs": 1}}'
-"""The body of an answer that nobody asked for: nothing in it may ever be believed."""
+"""The body of an unsolicited answer, which must never be accepted."""
 REPEATS: Final = json.dumps(
     {
         "error": f"refused {TOKEN} and {STORED}",
@@ -43,17 +43,17 @@ class Bad:
     """A way to answer one request."""
 
     start: bytes = attrs.field(repr=lambda data: repr(data[:200]))
-    """What is sent first, at once."""
+    """Sent first."""
     more: bytes = b""
-    """What is sent after that, over and over, for as long as the client listens."""
+    """Sent repeatedly after that, for as long as the client reads."""
     drip: bool = False
     """Whether `more` comes byte by byte."""
     late: bytes = b""
-    """What comes once the client has its answer, on the same connection."""
+    """Sent on the same connection once the client has its answer."""
     when: When = "after the request"
     """When it begins."""
     end: End = "keep"
-    """How the connection goes on: `keep` says no more, and answers the next request well."""
+    """How the connection goes on: with `keep` the next request gets a good answer."""
 
 
 def answer(
@@ -273,7 +273,7 @@ INTERIM: Final = b"HTTP/1.1 %d " + ECHO + b"\r\n\r\n"
 
 
 def broken(body: bytes) -> Iterator[tuple[str, Bad]]:
-    """Yield the answers by name; each would be good with this body if it were not for what its name says."""
+    """Yield the answers by name; each would be good with this body if it had not the fault in its name."""
     yield "nothing wrong", Bad(answer(body))
     for name, line in STATUS_LINES.items():
         yield f"status line: {name}", Bad(answer(body, status=line))

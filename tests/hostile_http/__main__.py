@@ -1,7 +1,7 @@
-"""Bad input without an end: servers that answer badly, clients that ask badly, by name and then by chance.
+"""Tries malformed HTTP on client and servers: all named cases, then random ones for the rest of the time.
 
-`python -m tests.attack --seconds 300 --seed 7` prints how many cases were tried, what they ended in, and what
-escaped: an error that is none of ours, a hang, a token that shows, an answer believed that nobody asked for.
+`python -m tests.hostile_http --seconds 300 --seed 7` prints the number of cases, the outcomes, and the
+failures: a foreign error, a hang, a token that is shown, or an unsolicited answer that is accepted.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tests import hostile_clients, hostile_server, raw_http, raw_json, raw_requests
-from tests.hostile_clients import receiver, service
-from tests.hostile_server import CALLS, Tally, Trial, each
-from tests.raw_http import Bad, answer
-from tests.raw_json import SAMPLES
+from tests.hostile_http import answers, clients, json_bodies, requests, servers
+from tests.hostile_http.answers import Bad, answer
+from tests.hostile_http.clients import receiver, service
+from tests.hostile_http.json_bodies import SAMPLES
+from tests.hostile_http.servers import CALLS, Tally, Trial, each
 
 TURN: Final = 400
-"""How many cases by chance are tried on one set of servers before the next has its turn."""
+"""Random cases for one set of servers before the next set."""
 _SHOWN: Final = 40
 _FITTING: Final = {
     "account": "put_account",
@@ -34,7 +34,7 @@ _FITTING: Final = {
 
 
 def bodies(name: str, made: Iterable[tuple[str, bytes]], *calls: str) -> Iterator[Trial]:
-    """Yield trials of bodies in answers that are good in all else, with the status of the sample."""
+    """Yield trials of bodies in well-formed answers with the status of the sample."""
     status = b"HTTP/1.1 %s X" % name.split("-")[1].encode()
     for what, body in made:
         for call in calls:
@@ -42,62 +42,59 @@ def bodies(name: str, made: Iterable[tuple[str, bytes]], *calls: str) -> Iterato
 
 
 def named() -> Iterator[tuple[str, Iterable[Trial]]]:
-    """Yield all trials of the client that have names, by group."""
+    """Yield all named trials of the client, by group."""
     for call, made in CALLS.items():
-        yield f"client, answers to {call}", each(raw_http.broken(made.good), call)
+        yield f"client, answers to {call}", each(answers.broken(made.good), call)
     for call in ("create", "accounts", "job", "jobs"):
-        yield f"client, cut answers to {call}", each(raw_http.cuts(CALLS[call].good), call)
+        yield f"client, cut answers to {call}", each(answers.cuts(CALLS[call].good), call)
     for name, sample in SAMPLES.items():
         calls = {_FITTING[name.split("-", maxsplit=1)[0]], "create", "accounts"}
-        yield f"client, bodies like {name}", bodies(name, raw_json.mutants(sample), *sorted(calls))
-        yield f"client, bodies like {name}", bodies(name, raw_json.wholes(sample), *sorted(calls))
+        yield f"client, bodies like {name}", bodies(name, json_bodies.mutants(sample), *sorted(calls))
+        yield f"client, bodies like {name}", bodies(name, json_bodies.wholes(sample), *sorted(calls))
 
 
 def by_chance(rng: random.Random, count: int) -> Iterator[Trial]:
-    """Yield so many trials of the client, each of which its own seed brings back."""
+    """Yield random trials of the client; the name of each has the seed that reproduces it."""
     for _ in range(count):
         seed = rng.getrandbits(32)
         chance = random.Random(seed)
         call = chance.choice(list(CALLS))
         if chance.random() < 0.7:
-            bad = raw_http.by_chance(chance, CALLS[call].good)
+            bad = answers.by_chance(chance, CALLS[call].good)
         else:
             name = chance.choice(list(SAMPLES))
             status = b"HTTP/1.1 %s X" % name.split("-")[1].encode()
-            bad = Bad(answer(raw_json.by_chance(chance, SAMPLES[name]), status=status))
+            bad = Bad(answer(json_bodies.by_chance(chance, SAMPLES[name]), status=status))
         yield Trial(f"seed {seed}", bad, call)
 
 
-def asked_by_chance(
-    rng: random.Random, ask: raw_requests.Ask, count: int
-) -> Iterator[tuple[str, raw_requests.Raw]]:
-    """Yield so many requests like a good one, each of which its own seed brings back."""
+def asked_by_chance(rng: random.Random, ask: requests.Ask, count: int) -> Iterator[tuple[str, requests.Raw]]:
+    """Yield random variants of a good request; the name of each has the seed that reproduces it."""
     for _ in range(count):
         seed = rng.getrandbits(32)
-        yield f"seed {seed}", raw_requests.by_chance(random.Random(seed), ask)
+        yield f"seed {seed}", requests.by_chance(random.Random(seed), ask)
 
 
 async def attack(tally: Tally, *, seconds: float, seed: int) -> None:
-    """Try all cases that have names, as far as they fit in, and go on by chance for the rest of the time."""
+    """Try the named cases, then random ones until the time is over."""
     until = time.monotonic() + seconds
     rng = random.Random(seed)
     for group, trials in named():
         if time.monotonic() < until:
-            await hostile_server.attack(trials, tally, group=group)
+            await servers.attack(trials, tally, group=group)
     for victim_of in (receiver, service):
         async with victim_of() as victim:
             for group, ask in victim.asks.items():
                 if time.monotonic() < until:
-                    requests = raw_requests.broken(ask)
-                    await hostile_clients.attack(victim, requests, tally, group=f"server, {group}")
+                    await clients.attack(victim, requests.broken(ask), tally, group=f"server, {group}")
     memory = 0
     while time.monotonic() < until:
-        await hostile_server.attack(by_chance(rng, TURN), tally, group="client, by chance")
+        await servers.attack(by_chance(rng, TURN), tally, group="client, by chance")
         for victim_of in (receiver, service):
             async with victim_of() as victim:
                 for group, ask in victim.asks.items():
-                    requests = asked_by_chance(rng, ask, TURN // 4)
-                    await hostile_clients.attack(victim, requests, tally, group=f"server, {group} by chance")
+                    cases = asked_by_chance(rng, ask, TURN // 4)
+                    await clients.attack(victim, cases, tally, group=f"server, {group} by chance")
         gc.collect()
         memory = memory or _memory()
     if memory:
@@ -111,7 +108,7 @@ def _memory() -> int:
 
 
 def report(tally: Tally) -> str:
-    """Return a table of groups and what they ended in, and the escapes below it."""
+    """Return a table of the outcomes by group, and the failures below it."""
     lines: list[str] = []
     for group in sorted({group for group, _ in tally.outcomes}):
         ends = {kind: count for (each, kind), count in sorted(tally.outcomes.items()) if each == group}
@@ -123,9 +120,9 @@ def report(tally: Tally) -> str:
 
 
 def main() -> int:
-    """Attack as the command line says, print what came of it, and return 1 if anything escaped."""
-    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on")
+    """Run the attack, print the report, and return 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile_http", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long to run")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
     sys.stdout.write(f"seed {args.seed}\n")
