@@ -56,6 +56,8 @@ def checked(
     ):
         bounds = {"above": above, "at least": least, "below": below, "at most": most}
         wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        if least is not None and most is not None:
+            wanted = f"from {least:g} to {most:g}"
         raise InvalidArgument(f"{field} must be a number {wanted}, not {value!r:.40}", field=field)
     return number
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer._util.units import format_duration, format_rate, nearest
+from pika_balancer._util.units import format_duration, nearest
 from pika_balancer.cli.exit_codes import Usage
 from pika_balancer.cli.options import duration, rate, reads, whole
 from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
@@ -81,7 +81,7 @@ class Setting:
         """When jobs start, of an open loop."""
         if self.rate is None:
             return None
-        return parse_arrivals(self.arrivals, rate=format_rate(self.rate))
+        return parse_arrivals(self.arrivals, rate=self.rate)
 
     @property
     def slots(self) -> int:
@@ -102,7 +102,7 @@ def policy(text: str) -> str:
 
 def arrivals(text: str) -> str:
     """Read the schedule of an open loop, which may leave its rate to another option."""
-    reads(parse_arrivals, rate="1/s")(text)
+    reads(parse_arrivals, rate=1.0)(text)
     return text
 
 
