@@ -37,7 +37,13 @@ DURATION: Final = Unit(parse_duration, format_duration)
 SHARE: Final = Unit(parse_share, format_share)
 NUMBER: Final = Unit(parse_number, format_number)
 COUNT: Final = Unit(parse_count, lambda value: str(int(value)))
-FLAG: Final = Unit(lambda _text, **_field: True, lambda _value: "")
+
+
+def _present(_text: str, **_field: str) -> bool:
+    return True
+
+
+FLAG: Final = Unit(_present, lambda _value: "")
 """A field that is a bare word: True if it is given."""
 
 
