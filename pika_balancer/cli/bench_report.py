@@ -200,9 +200,9 @@ class BenchReport:
     def _load(self, side: Side) -> str:
         slots = sum(account.max_jobs for account in side.accounts)
         told = f"{slots} slots, policy {side.setting.policy}"
-        if self.foreign or side.setting.law is None or not slots:
+        if self.foreign or side.setting.schedule is None or not slots:
             return told
-        offered = side.setting.law.rate * side.setting.service.mean
+        offered = side.setting.schedule.rate * side.setting.service.mean
         return f"{told}; offered load {offered:.3g}, utilisation {offered / slots:.0%}"
 
     def print(self, out: Output) -> None:

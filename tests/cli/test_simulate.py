@@ -236,7 +236,7 @@ WRONG = [
     ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
     ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),
-    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number at least 0 and at most 0.9"),
+    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number from 0 to 0.9"),
 ]
 
 

@@ -111,7 +111,7 @@ def test_no_scale_puts_arrivals_beyond_all_time(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"from 1e-15 to 1e\+15") as caught:
         read_trace(path, time_scale=1e308)
     assert caught.value.field == "time_scale"
-    with pytest.raises(InvalidArgument, match="beyond all time") as caught:
+    with pytest.raises(InvalidArgument, match="would be infinite") as caught:
         Trace([1e300], 1e15)
     assert caught.value.field == "time_scale"
 

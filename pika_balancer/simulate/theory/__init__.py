@@ -2,7 +2,6 @@
 
 The map:
 
-    checks      what the formulas take, and the search that turns them round
     erlang      Erlang B and C, for real numbers of slots, with their inverses
     station     loss, a bounded line, impatience: M/G/c/c, M/M/c/K, Erlang A
     retrial     jobs that try again: M/M/c with retries

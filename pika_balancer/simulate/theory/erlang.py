@@ -15,9 +15,13 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from pika_balancer._util.validators import checked
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import MOST_SLOTS, bisect, finite, share, slots_of
 
+MOST_SLOTS: Final = 1_000_000
+"""The most slots that a closed form accepts: its recursion takes a step for each."""
+NEGLIGIBLE: Final = 1e-300
+"""A weight, relative to the largest, that changes no result."""
 _PRECISION: Final = 1e-15
 
 
@@ -35,7 +39,7 @@ def erlang_b(slots: float, load: float) -> float:
     Raises:
         InvalidArgument: `slots` or `load` is out of range; the error names it.
     """
-    slots, load = slots_of(slots), finite(load, "load")
+    slots, load = _slots(slots), checked(load, "load", least=0)
     return _erlang_b(slots, load)
 
 
@@ -94,7 +98,7 @@ def erlang_b_slots(load: float, blocked: float) -> float:
     Raises:
         InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
     """
-    load, blocked = finite(load, "load", above=True), share(blocked, "blocked")
+    load, blocked = checked(load, "load", above=0), checked(blocked, "blocked", above=0, below=1)
     enough = _first(lambda _taken, lost: lost <= blocked, load)
     return bisect(lambda slots: _erlang_b(slots, load) <= blocked, enough - 1, enough)
 
@@ -111,7 +115,7 @@ def erlang_b_load(slots: float, blocked: float) -> float:
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, blocked = _some(slots), share(blocked, "blocked")
+    slots, blocked = _some(slots), checked(blocked, "blocked", above=0, below=1)
     # No more is carried than there are slots: a (1 - B) < c.
     return bisect(lambda load: _erlang_b(slots, load) >= blocked, 0.0, slots / (1 - blocked))
 
@@ -129,7 +133,7 @@ def erlang_c(slots: float, load: float) -> float:
     Raises:
         InvalidArgument: `slots` or `load` is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
+    slots, load = _slots(slots), checked(load, "load", least=0)
     return _erlang_c(slots, load)
 
 
@@ -154,8 +158,8 @@ def erlang_c_wait(slots: float, load: float, *, service: float = 1.0) -> float:
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
+    slots, load = _slots(slots), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
     return math.inf if load >= slots else _erlang_c(slots, load) * service / (slots - load)
 
 
@@ -173,8 +177,8 @@ def erlang_c_beyond(slots: float, load: float, wait: float, *, service: float = 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load, wait = slots_of(slots), finite(load, "load"), finite(wait, "wait")
-    return _beyond(slots, load, wait / finite(service, "service", above=True))
+    slots, load, wait = _slots(slots), checked(load, "load", least=0), checked(wait, "wait", least=0)
+    return _beyond(slots, load, wait / checked(service, "service", above=0))
 
 
 def _beyond(slots: float, load: float, wait: float) -> float:
@@ -195,9 +199,9 @@ def erlang_c_quantile(slots: float, load: float, share_within: float, *, service
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
-    within = share(share_within, "share_within")
-    service = finite(service, "service", above=True)
+    slots, load = _slots(slots), checked(load, "load", least=0)
+    within = checked(share_within, "share_within", above=0, below=1)
+    service = checked(service, "service", above=0)
     if load >= slots:
         return math.inf
     waiting = _erlang_c(slots, load)
@@ -219,8 +223,8 @@ def erlang_c_slots(load: float, beyond: float, *, wait: float = 0.0, service: fl
     Raises:
         InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
     """
-    load, beyond = finite(load, "load", above=True), share(beyond, "beyond")
-    wait = finite(wait, "wait") / finite(service, "service", above=True)
+    load, beyond = checked(load, "load", above=0), checked(beyond, "beyond", above=0, below=1)
+    wait = checked(wait, "wait", least=0) / checked(service, "service", above=0)
 
     def suffices(taken: float, blocked: float) -> bool:
         spare = taken - load
@@ -246,15 +250,17 @@ def erlang_c_load(slots: float, beyond: float, *, wait: float = 0.0, service: fl
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, beyond = _some(slots), share(beyond, "beyond")
-    wait = finite(wait, "wait") / finite(service, "service", above=True)
+    slots, beyond = _some(slots), checked(beyond, "beyond", above=0, below=1)
+    wait = checked(wait, "wait", least=0) / checked(service, "service", above=0)
     return bisect(lambda load: _beyond(slots, load, wait) >= beyond, 0.0, slots)
 
 
+def _slots(slots: float) -> float:
+    return checked(slots, "slots", least=0, most=MOST_SLOTS)
+
+
 def _some(slots: float) -> float:
-    if slots_of(slots) == 0:
-        raise InvalidArgument("slots must be above 0: without slots every job is refused", field="slots")
-    return float(slots)
+    return checked(slots, "slots", above=0, most=MOST_SLOTS)
 
 
 def _first(suffices: Callable[[float, float], bool], load: float) -> float:
@@ -266,3 +272,19 @@ def _first(suffices: Callable[[float, float], bool], load: float) -> float:
         if suffices(taken, blocked):
             return float(taken)
     raise InvalidArgument(f"load {load:g} takes more than {MOST_SLOTS} slots", field="load")
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the least number between `low` and `high` for which `holds` is true, to the last few bits.
+
+    `holds` is false, then true, and true at `high`. The middle is geometric where that is possible, so that
+    answers of every size come out to the same relative accuracy.
+    """
+    while True:
+        middle = math.sqrt(low) * math.sqrt(high) if high > 4 * low > 0 else low + (high - low) / 2
+        if not low < middle < high or high - low <= 4 * math.ulp(high):
+            return high
+        if holds(middle):
+            high = middle
+        else:
+            low = middle

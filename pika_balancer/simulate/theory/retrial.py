@@ -8,8 +8,9 @@ import math
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import finite, whole_slots
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS
 
 _PRECISION = 1e-13
 _MOST_STATES = 1_000_000
@@ -54,9 +55,9 @@ def retrial(slots: int, load: float, delay: float, *, service: float = 1.0) -> R
         InvalidArgument: An argument is out of range, or the load is so close to the slots that the chain
             would need millions of states.
     """
-    slots, load = whole_slots(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
-    rate = service / finite(delay, "delay", above=True)
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
+    rate = service / checked(delay, "delay", above=0)
     if load == 0:
         return Retrial(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     if load >= slots:

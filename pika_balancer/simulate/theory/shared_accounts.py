@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import NEGLIGIBLE, bisect, finite, whole_slots
-from pika_balancer.simulate.theory.erlang import erlang_b
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS, NEGLIGIBLE, bisect, erlang_b
 
 _MOST_SLOTS = 20_000
 
@@ -45,8 +45,11 @@ def weighted(caps: Sequence[int], load: float, times: Sequence[float] = ()) -> S
     Raises:
         InvalidArgument: An argument is out of range, or the slots are more than 20,000.
     """
-    slots, load = [whole_slots(cap, "caps") for cap in caps], finite(load, "load")
-    slowness = [finite(time, "times", above=True) for time in times] or [1.0] * len(slots)
+    slots, load = (
+        [checked_whole(cap, "caps", most=MOST_SLOTS) for cap in caps],
+        checked(load, "load", least=0),
+    )
+    slowness = [checked(time, "times", above=0) for time in times] or [1.0] * len(slots)
     if not slots:
         raise InvalidArgument("caps must name one account at least", field="caps")
     if len(slowness) != len(slots):
@@ -99,10 +102,13 @@ def blind(caps: Sequence[int], load: float, shares: Sequence[float] = ()) -> flo
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = [whole_slots(cap, "caps") for cap in caps], finite(load, "load")
+    slots, load = (
+        [checked_whole(cap, "caps", most=MOST_SLOTS) for cap in caps],
+        checked(load, "load", least=0),
+    )
     if not slots:
         raise InvalidArgument("caps must name one account at least", field="caps")
-    parts = [finite(part, "shares") for part in shares] or [1.0] * len(slots)
+    parts = [checked(part, "shares", least=0) for part in shares] or [1.0] * len(slots)
     whole = math.fsum(parts)
     if len(parts) != len(slots) or whole == 0:
         raise InvalidArgument(

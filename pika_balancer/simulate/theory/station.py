@@ -17,9 +17,9 @@ from itertools import count
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import NEGLIGIBLE, bisect, finite, positive, share, whole_slots
-from pika_balancer.simulate.theory.erlang import erlang_c
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS, NEGLIGIBLE, bisect, erlang_c
 
 _SMALL = 1e-4
 """Below this an exponential is its series: no digits are lost to a difference."""
@@ -100,9 +100,13 @@ def erlang_a(
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load, line = whole_slots(slots), finite(load, "load"), _places(line)
-    service = finite(service, "service", above=True)
-    leaving = service / positive(patience, "patience")
+    slots, load, line = (
+        checked_whole(slots, "slots", most=MOST_SLOTS),
+        checked(load, "load", least=0),
+        _places(line),
+    )
+    service = checked(service, "service", above=0)
+    leaving = service / checked(patience, "patience", above=0, infinite=True)
     if line == math.inf and not leaving:
         return _endless(slots, load, service)
     law = _solve(slots, load, slots + line, lambda n: min(n, slots) + max(0, n - slots) * leaving)
@@ -136,9 +140,9 @@ def constant_patience(slots: int, load: float, patience: float, *, service: floa
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = whole_slots(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
-    limit = finite(patience, "patience", above=True) / service
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
+    limit = checked(patience, "patience", above=0) / service
     if load == 0:
         return Station(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     free = _solve(slots, load, slots - 1, float)
@@ -175,9 +179,12 @@ def mmck_quantile(
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = whole_slots(slots), finite(load, "load", above=True)
-    within, places = share(share_within, "share_within"), finite(_places(line), "line")
-    service = finite(service, "service", above=True)
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", above=0)
+    within, places = (
+        checked(share_within, "share_within", above=0, below=1),
+        checked(_places(line), "line", least=0),
+    )
+    service = checked(service, "service", above=0)
     found = _solve(slots, load, slots + places, lambda n: float(min(n, slots)))[:-1]
     accepted = math.fsum(found)
     taken = found[slots:]
@@ -258,7 +265,7 @@ def _products(steps: Iterable[float]) -> list[float]:
 
 
 def _places(line: float) -> float:
-    places = line if line == math.inf else finite(line, "line")
+    places = line if line == math.inf else checked(line, "line", least=0)
     if places != math.inf and (places != int(places) or places > _LONGEST):
         raise InvalidArgument(
             f"line must be a whole number of places, or infinite, not {line!r}", field="line"
