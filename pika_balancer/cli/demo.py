@@ -38,7 +38,7 @@ _POLLS_PER_JOB: Final = 20
 _POLLS_PER_SECOND: Final = 250
 _SHORTEST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
-_STAGGER: Final = 15
+_STAGGER: Final = 10
 """Polls of one job during which all workers start, so that the accounts are seen to fill."""
 
 
@@ -218,7 +218,9 @@ async def _run_processes(
 
 async def _run_worker(args: argparse.Namespace) -> int:
     """Do a share of the jobs; stop when stdin closes, as it does when the process that started this ends."""
-    load = Assignment(jobs=args.jobs, workers=args.workers, poll=args.poll, policy=args.policy, seed=args.seed)
+    load = Assignment(
+        jobs=args.jobs, workers=args.workers, poll=args.poll, policy=args.policy, seed=args.seed
+    )
     rng = random.Random(load.seed)  # noqa: S311 - balancing, not cryptography
     loop = asyncio.get_running_loop()
     async with (

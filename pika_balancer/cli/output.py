@@ -111,7 +111,7 @@ class Output:
         for place, name in enumerate(header):
             figures = place in right or all(isinstance(row[place], int) for row in listed)
             table.add_column(
-                self.text(name),
+                self.text(name, one_line=cut is not None),
                 justify="right" if figures else "left",
                 overflow="fold",
                 no_wrap=cut is not None and name not in cut,

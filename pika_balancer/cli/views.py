@@ -82,7 +82,7 @@ class View:
         lines += [out.text(text, _WARNING, one_line=True) for text in warnings]
         # Around the rows: two lines above, a blank and a header for each table, and the last line and the one
         # after it, which stay empty: there the terminal's own `^C` does not wrap and shift the picture.
-        around = 4 + len(warnings) + 2 * len(self._visible)
+        around = 4 + len(warnings) + sum(1 + bool(section.rows) for section in self._visible)
         shares = _shares([len(section.rows) for section in self._visible], out.console.height - around)
         for section, share in zip(self._visible, shares, strict=True):
             lines += [out.text(""), section.render(out, share)]
@@ -145,8 +145,8 @@ def service_view(accounts: Iterable[Account], jobs: Iterable[Job], at: dt.dateti
         at: The present, with its time zone.
     """
     running = [(_age(job.created, at), job) for job in jobs if not job.ended]
-    running.sort(key=lambda pair: math.inf if pair[0] is None else pair[0])
     taken: Counter[str | None] = Counter(job.channel for _, job in running)
+    running.sort(key=lambda pair: math.inf if pair[0] is None else pair[0])
     slots: list[dict[str, Any]] = []
     for account in accounts:
         in_flight = taken.pop(account.channel, 0)
@@ -167,7 +167,6 @@ def service_view(accounts: Iterable[Account], jobs: Iterable[Job], at: dt.dateti
             Section(
                 ("job", "status", "channel", "verb", "age", "prompt"),
                 [_job_cells(job, age) for age, job in running],
-                empty="no job is running",
                 cut=frozenset({"job", "prompt"}),
                 right=frozenset({4}),
             ),

@@ -393,7 +393,16 @@ def test_signals_end_all_processes_and_free_their_slots(
     conditions = [is_full, lambda frame: frame.stopping][:signals]
     signal_at(*conditions)
     lasts = "fixed:20s" if signals == 1 else "fixed:1h"
-    options = ("--processes", "2", "--store", servers["valkey"].url, "--accounts", "3,2,1", "--service", lasts)
+    options = (
+        "--processes",
+        "2",
+        "--store",
+        servers["valkey"].url,
+        "--accounts",
+        "3,2,1",
+        "--service",
+        lasts,
+    )
     ran = cli("demo", *options, "--speed", "50", "--jobs", "900", "--json")
     assert ran.code == 130, ran.err
     report = ran.document

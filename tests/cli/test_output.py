@@ -93,7 +93,9 @@ def test_missing_rich_is_one_message_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert main(["jobs"]) == 1
-    assert capsys.readouterr().err == "pika-balancer: the commands need rich: pip install 'pika-balancer[cli]'\n"
+    assert (
+        capsys.readouterr().err == "pika-balancer: the commands need rich: pip install 'pika-balancer[cli]'\n"
+    )
     assert main(["--version"]) == 0
 
 

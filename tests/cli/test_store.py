@@ -44,9 +44,7 @@ class SharedPool:
 
 
 @pytest.fixture
-async def shared(
-    servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[SharedPool]:
+async def shared(servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SharedPool]:
     pool = Pool(servers["valkey"])
     monkeypatch.setenv("PIKA_STORE_URL", pool.server.url)
     here, dying = pool.open(name="worker-here"), pool.open(name="worker-gone")
