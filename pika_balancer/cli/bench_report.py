@@ -11,6 +11,7 @@ import attrs
 from pika_balancer.cli.bench_setting import Setting
 from pika_balancer.cli.exit_codes import FAILURE, OK, Interrupted, error_document, exit_for, sentence
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.progress import LiveLine
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.errors import PikaError
@@ -302,7 +303,7 @@ class Progress:
         self._clock = clock or SystemClock()
         self._report = report
         self._say: Callable[[str], object] = out.say
-        self._live = out.terminal.line() if out.terminal is not None else None
+        self._live = LiveLine(out) if out.console.is_interactive else None
         turns = PAIRS if report.compared else 1
         self._total = report.seconds * len(report.sides)
         self.interval = min(0.25, max(0.02, report.seconds / turns / 100))

@@ -54,7 +54,7 @@ class _WireAccount(Struct, rename="camel", gc=False):
     discord: str = ""
 
 
-class _WireAttachment(Struct, rename="camel"):
+class _WireAttachment(Struct):
     url: str
     filename: str | None = None
     content_type: str | None = None
