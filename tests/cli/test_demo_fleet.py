@@ -31,7 +31,7 @@ from pika_balancer.server import LocalServer
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import wait_until
 from tests.cli.conftest import FIRST, Run, Spawn, read_until
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers, free_port
 
 SMALL = ("--accounts", "3,2,1", "--service", "fixed:20s", "--speed", "100")
@@ -48,7 +48,7 @@ def left_in(pool: Pool) -> set[str]:
     keys = pool.keys()
     pool.delete()
     assert all(life > 0 for life in keys.values())
-    return keys.keys() & {"line", "waits", "slots", "held", "procs"}
+    return keys.keys() & {"queue", "waiters", "slots", "leases", "processes"}
 
 
 def test_three_processes_fill_every_account_and_never_more(

@@ -16,7 +16,7 @@ from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import wait_until
 from tests.cli.conftest import CANARY, FIRST, SECOND, Ran, Run, Serve, Service, Spawn, group_lives
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 ACCOUNTS = [Account(FIRST, 2), Account(SECOND, 1)]

@@ -10,7 +10,7 @@ from redis.asyncio import Connection, ConnectionPool, Redis
 from pika_balancer import InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.store.errors import no_capacity
 from pika_balancer.store.redis.store import RedisStore
-from tests.pools import is_away, until
+from tests.redis_pool import is_away, until
 from tests.store.fake_server import Command, fake_server
 
 NOBODY = "redis://127.0.0.1:1"

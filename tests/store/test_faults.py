@@ -12,7 +12,7 @@ from pika_balancer.store.redis.store import RedisStore
 from tests.connection_faults import Cut, Drop, Stall
 from tests.depth import sized
 from tests.fault_proxy import FaultProxy
-from tests.pools import LIMIT, Pool, is_away, quiet, until
+from tests.redis_pool import LIMIT, Pool, is_away, quiet, until
 
 ACCOUNTS = [Account("1001", 3), Account("1002", 2)]
 SLOTS = 5

@@ -20,7 +20,7 @@ from pika_balancer.cli.store import Findings
 from pika_balancer.server import LocalServer
 from tests.children import default_signals
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, until
+from tests.redis_pool import LIMIT, Pool, until
 
 pytestmark = pytest.mark.deep
 

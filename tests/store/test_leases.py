@@ -9,7 +9,7 @@ from pika_balancer.events import Event, LeaseRevoked
 from pika_balancer.testing import ManualClock
 from tests.connection_faults import Stall
 from tests.fault_proxy import FaultProxy
-from tests.pools import LIMIT, Pool, advance, give_back, is_away, quiet, until
+from tests.redis_pool import LIMIT, Pool, advance, give_back, is_away, quiet, until
 
 
 async def test_what_a_dead_process_held_is_counted_until_the_deadline(
@@ -110,7 +110,7 @@ async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
     # The holder is told at once that its pool is gone, and may have said by now what it holds.
     if caught.value.reason != "full":
         assert "learns" in str(caught.value)
-        assert caught.value.reason == "resting"
+        assert caught.value.reason == "cooling_down"
         assert caught.value.until == pytest.approx(clock.now() + 30)
     waiter = asyncio.create_task(newcomer.acquire(None, None))
     await quiet(newcomer)
