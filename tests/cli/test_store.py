@@ -64,7 +64,7 @@ async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: PoolSta
     await fleet.dying.acquire(SECOND, None)
     await fleet.dying.adopt(FIRST, "job-of-the-dead")
     waiting = asyncio.create_task(fleet.here.acquire(SECOND, None))
-    await wait_until(lambda: any(wish.ticket for wish in fleet.here._session.claims.waiting.values()))
+    await wait_until(lambda: any(r.ticket for r in fleet.here._session.leases.waiting.values()))
     await fleet.bury()
     ran = await fleet.run("watch", "--store", "--once")
     assert (ran.code, ran.err) == (0, "")

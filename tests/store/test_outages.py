@@ -151,7 +151,7 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
             # The address of the one that is gone leads to it from now on.
             client.config_set("port", server.port)
             await quiet(store)
-            await until(lambda: client.hlen(f"pika:{{{pool.name}}}:held") == 7)
+            await until(lambda: client.hlen(f"pika:{{{pool.name}}}:leases") == 7)
             fleet = await store.pool_status()
             assert (fleet.snapshot.in_flight, fleet.faults) == (7, ())
             await give_back(*before, *after)

@@ -20,6 +20,7 @@ from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
 from tests.redis_servers import Server, Servers, kinds, make
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "pika_balancer/store/redis/README.md"
 CERTIFICATE = ROOT / "tests" / "data" / "tls.pem"
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Final, Never
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pika_balancer.clock import Clock
@@ -72,9 +72,9 @@ class Backoff:
 class Connection:
     """The two connections of a process to the server: one for commands, one for messages.
 
-    Args: source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open.
-        Only
-            the library's client holds the credentials in clear text.
+    Args:
+        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open.
+            Credentials are in clear text only in that library's client.
         pool: Name of the pool.
         timeout: Seconds to wait while connecting.
 
@@ -203,6 +203,8 @@ class Connection:
                 await connection.disconnect()
         except Exception as error:  # noqa: BLE001 - every failure is one of two
             failure = self._failure(error)
+        else:
+            failure = Away("the connection was closed")
         raise failure
 
     def ping(self) -> bool:
@@ -225,7 +227,7 @@ class Connection:
         on_message: Callable[[str], object],
         on_ready: Callable[[], object],
         on_pong: Callable[[], object],
-    ) -> Never:
+    ) -> None:
         kind = "S" if self.is_cluster else ""
         channels = (f"{self._prefix}to:{process}", f"{self._prefix}news")
         await connection.send_command(f"{kind}SUBSCRIBE", *channels)
@@ -259,8 +261,7 @@ class Connection:
         connection = self._new_connection()
         try:
             # Not `wait_for`: before Python 3.12 it swallows a cancellation in the tick of the success, and
-            # the
-            # canceller would wait for ever.
+            # whatever cancels this task then waits for ever.
             async with asyncio.timeout(self._timeout):
                 await connection.connect()
             _raise_if_cancelled()
@@ -299,7 +300,7 @@ class Connection:
 
 
 def _raise_if_cancelled() -> None:
-    """Raise the cancellation that the library has swallowed: the canceller would wait for ever."""
+    """Raise a cancellation that the library has swallowed, which another task waits for."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Generator, Sequence
+from itertools import islice
 
 import attrs
 
@@ -90,7 +91,7 @@ class Leases:
     """Requests that were sent, by name, in order of arrival."""
     unsent: dict[str, WaitRequest] = attrs.Factory(dict[str, WaitRequest])
     """Requests that were not, by name."""
-    adopting: dict[str, Entry] = attrs.Factory(dict[str, Entry])
+    adopting: list[Entry] = attrs.Factory(list[Entry])
     """Entries of adoptions whose reply has not been handled yet."""
     releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict[str, "asyncio.Future[None]"])
     """Releases that the server does not know of yet, by name; done when it does."""
@@ -101,7 +102,7 @@ class Leases:
 
     def send(self, count: int) -> list[WaitRequest]:
         """Move the first unsent requests to the waiting ones; return them."""
-        sent = list(self.unsent.values())[:count]
+        sent = list(islice(self.unsent.values(), count))
         for request in sent:
             del self.unsent[request.name]
             self.waiting[request.name] = request
@@ -127,16 +128,17 @@ class Leases:
     @contextlib.contextmanager
     def state_as_held(self, name: str, channel: str, since: int) -> Generator[None]:
         """State the lease in heartbeats during its adoption: a heartbeat without it would release it."""
-        self.adopting[name] = (name, "h", channel, since)
+        entry: Entry = (name, "h", channel, since)
+        self.adopting.append(entry)
         try:
             yield
         finally:
-            self.adopting.pop(name, None)
+            self.adopting.remove(entry)
 
     def statement(self) -> list[Entry]:
         """Return the entries of a heartbeat; see `heartbeat.lua`."""
         return [
-            *(entry for name, entry in self.adopting.items() if name not in self.held),
+            *(entry for entry in self.adopting if entry[0] not in self.held),
             *((name, "h", slot.channel, slot.since) for name, slot in self.held.items()),
             *((name, "w", request.channel or "", request.ticket) for name, request in self.waiting.items()),
         ]

@@ -255,9 +255,10 @@ class Session:
     ) -> "asyncio.Future[Reply | None]":
         """Send another operation; its reply is None if the server is away, and it is sent later then.
 
-        Args: operation: Name of the script. arguments: Returns its arguments at the moment of sending.
-            takes_part: Whether the server has to know the process; False for operations that any caller may
-            use.
+        Args:
+            operation: Name of the script.
+            arguments: Returns its arguments at the moment of sending.
+            takes_part: Whether the server has to know the process; False for what any caller may use.
         """
         self._takes_part = self._takes_part or takes_part
         call = Call(operation, arguments, self.open().create_future())

@@ -1,9 +1,9 @@
 -- Grant slots, or queue the requests.
 --
 -- ARGV: request... (four each: lease, channel or '' for any, u, '1' to wait in the queue or '0' not to)
--- Returns per request two items: 'g' and the count after a space, channel (granted; a repeated call gets the same
--- slot); 'w', ticket (queued); '-', '' (nothing free); 'u', '' (no such channel). If any was refused, the accounts
--- follow.
+-- Returns per request two items: 'g' and the count after a space, channel (granted; a repeated call gets the
+-- same slot); 'w', ticket (queued); '-', '' (nothing free); 'u', '' (no such channel). If any was refused,
+-- the accounts follow.
 -- include pool.lua
 -- include handshake.lua
 -- include pick.lua

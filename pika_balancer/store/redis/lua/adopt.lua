@@ -1,7 +1,8 @@
 -- Count a job that already runs, even above the cap; the same key is the same lease for every process.
 --
 -- ARGV: lease channel
--- Returns the channel that the lease is counted on, another one if it was adopted there before, and the count.
+-- Returns the channel that the lease is counted on, another one if it was adopted there before, and the
+-- count.
 -- include pool.lua
 -- include handshake.lua
 -- include helpers.lua

@@ -25,7 +25,8 @@ local function check(repair)
     end
     if not call('HGET', PROCESSES, holder) then
       -- Without a record of its process the lease would never expire: record the process as dead from now.
-      fault('lease ' .. lease .. ' belongs to no process', 'HSET', PROCESSES, holder, '0 ' .. format('%d', now) .. ' unknown')
+      local dead = '0 ' .. format('%d', now) .. ' unknown'
+      fault('lease ' .. lease .. ' belongs to no process', 'HSET', PROCESSES, holder, dead)
     end
   end)
   for _, entry in ipairs(call('ZRANGE', SLOTS, 0, -1)) do

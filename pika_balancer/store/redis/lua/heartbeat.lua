@@ -4,10 +4,11 @@
 -- counted again, since the server has lost it, unless it is remembered as ended.
 --
 -- ARGV: label first leaving entry... (label: name for people; first: '1' if an empty pool is new and has lost
--- nothing; leaving: '1' to count as dead at once; entry, four each: lease, 'h' held or 'w' waiting, channel or
--- wanted channel, since or ticket)
--- Returns the number of entries, per entry 'g' (held, or granted meanwhile), 'w' (waiting), 'r' (released by another
--- process that shared it) or 'l' (taken away), with the channel, or the ticket of a waiter; then the accounts.
+-- nothing; leaving: '1' to count as dead at once; entry, four each: lease, 'h' held or 'w' waiting, channel
+-- or wanted channel, since or ticket)
+-- Returns the number of entries, per entry 'g' (held, or granted meanwhile), 'w' (waiting), 'r' (released by
+-- another process that shared it) or 'l' (taken away), with the channel, or the ticket of a waiter; then the
+-- accounts.
 -- include pool.lua
 -- include helpers.lua
 -- include refresh_eligibility.lua

@@ -9,7 +9,7 @@ local function housekeeping()
     return
   end
 
-  -- Remove waiters of dead processes at once and their leases `orphan_ttl` later; return when the next death is due.
+  -- Remove waiters of dead processes at once and their leases `orphan_ttl` later; return the next death.
   local function remove_dead_processes()
     local dead, final, found, next_death = {}, {}, false, NEVER
     each(PROCESSES, function(name, record)

@@ -1,7 +1,8 @@
 -- Pick an open channel by the policy, and take its slot.
 -- include pool.lua
 
--- The first draw is the caller's random number; the next ones follow from it (Park and Miller, CACM 31, 1988).
+-- The first draw is the caller's random number; the next ones follow from it (Park and Miller, CACM 31,
+-- 1988).
 local seed
 local function draw()
   local drawn = u

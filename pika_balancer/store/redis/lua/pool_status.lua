@@ -1,9 +1,9 @@
 -- List everything that the pool holds, and what in it disagrees; any caller may ask.
 --
 -- ARGV: -
--- Returns sections, each as the number of its rows and then the rows: leases (lease, process, since, channel),
--- waiters (waiter, process, since, wanted) in queue order, processes (name, expiry, label), faults (text); then the
--- accounts.
+-- Returns sections, each as the number of its rows and then the rows: leases (lease, process, since,
+-- channel), waiters (waiter, process, since, wanted) in queue order, processes (name, expiry, label), faults
+-- (text); then the accounts.
 -- include pool.lua
 -- include helpers.lua
 -- include accounts.lua
