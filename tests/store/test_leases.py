@@ -145,6 +145,22 @@ async def test_whoever_shared_an_adopted_lease_is_told_when_it_was_given_back(
     assert (await two.pool_status()).snapshot.in_flight == 0
 
 
+async def test_a_waiter_is_told_at_once_that_another_process_removed_its_account(slow_pool: Pool) -> None:
+    one, two = slow_pool.open(), slow_pool.open()
+    await one.update([Account("0", 1), Account("1", 1)])
+    await until(lambda: slow_pool.listeners() == 1)
+    lease = await one.acquire("1", None)
+    waiter = asyncio.create_task(one.acquire("1", None))
+    await quiet(one)
+    await two.update([Account("0", 1)])
+    await quiet(one, two)
+    # The clock stands still: no heartbeat was due.
+    with pytest.raises(NoCapacity) as caught:
+        await asyncio.wait_for(waiter, LIMIT)
+    assert caught.value.reason == "never"
+    await give_back(lease)
+
+
 async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock: ManualClock) -> None:
     late, other = slow_pool.open(), slow_pool.open()
     await late.update([Account("0", 1)])
