@@ -164,7 +164,7 @@ async def repair(turn: Turn) -> None:
 
 async def connecting(turn: Turn) -> None:
     """The way to the server, which is cancelled when a program ends, at whatever it does then."""
-    connection = Connection(Secret(turn.server.url), "empty", patience=SOON)
+    connection = Connection(Secret(turn.server.url), "empty", timeout=SOON)
     await turn.through(connection.connect())
     await connection.disconnect()
     await connection.connect()
@@ -173,11 +173,11 @@ async def connecting(turn: Turn) -> None:
 
 async def listening(turn: Turn) -> None:
     """The same for the connection on which messages arrive."""
-    connection = Connection(Secret(turn.server.url), "empty", patience=SOON)
+    connection = Connection(Secret(turn.server.url), "empty", timeout=SOON)
 
     async def listen() -> None:
         with suppress(Away):
-            await connection.listen("empty", lambda _: None, connection.cut, lambda: None)
+            await connection.listen("empty", lambda _: None, connection.abort_listening, lambda: None)
 
     await turn.through(listen())
     await connection.close()

@@ -1,6 +1,6 @@
--- What others are told.
-
 -- Tell the other processes that the accounts have changed.
-local function publish_news()
+-- include pool.lua
+
+local function notify()
   call(verb, sub(META, 1, -5) .. 'news', process)
 end

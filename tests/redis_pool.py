@@ -164,7 +164,7 @@ class Pool:
 
     def waiters(self) -> int:
         """Return how many have a place in line."""
-        return int(self.server.watch.zcard(f"{self._prefix}line"))
+        return int(self.server.watch.zcard(f"{self._prefix}queue"))
 
     def keys(self) -> dict[str, int]:
         """Return the pool's keys, without their common prefix, with the milliseconds they have to live."""
@@ -194,7 +194,7 @@ class Pool:
         left = self.delete()
         eternal = {key for key, ttl in left.items() if ttl < 0}
         assert not eternal, f"no time to live: {eternal}"
-        superfluous = {"line", "waits"} if in_use else {"line", "waits", "slots", "held", "procs"}
+        superfluous = {"queue", "waiters"} if in_use else {"queue", "waiters", "slots", "leases", "processes"}
         assert not left.keys() & superfluous, f"left behind: {left.keys() & superfluous}"
 
 
