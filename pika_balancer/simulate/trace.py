@@ -1,8 +1,7 @@
-"""Reads a log of jobs, CSV or Parquet: when each came and, if it is there, how long it ran.
+"""Read a log of jobs, CSV or Parquet: arrivals and, if present, durations.
 
-Forgiving about what it does not need (other columns, blank lines, the order of rows, a byte order mark, `;`,
-`|` or tabs between columns) and strict about what it does: a row that cannot be read is named by its line.
-What it has to assume, it says.
+Other columns, blank lines, the order of rows, a byte order mark, and `;`, `|` or tabs between columns do not
+matter. A row that cannot be read is an error that names its line. Assumptions are returned as notes.
 """
 
 import csv
@@ -25,36 +24,25 @@ ARRIVALS: Final = (
     "arrival", "arrival_time", "arrived", "arrived_at", "submitted", "submitted_at", "submit_time",
     "requested_at", "queued_at", "created", "created_at", "timestamp", "datetime", "date", "time", "ts",
 )  # fmt: skip
-"""Names that a column of arrivals may have, in any case and with a unit behind, the first that is there."""
+"""Names of a column of arrivals, in any case and with a unit appended; the first one found counts."""
 DURATIONS: Final = (
     "duration", "service", "service_time", "runtime", "run_time", "processing_time", "execution_time",
     "elapsed", "took",
 )  # fmt: skip
 """The same for durations."""
 _UNITS: Final = {
-    "s": 1.0,
-    "sec": 1.0,
-    "secs": 1.0,
-    "seconds": 1.0,
-    "ms": 1e-3,
-    "milliseconds": 1e-3,
-    "us": 1e-6,
-    "ns": 1e-9,
-    "min": 60.0,
-    "minutes": 60.0,
-    "h": 3600.0,
-    "hours": 3600.0,
-    "d": 86400.0,
-    "days": 86400.0,
-}
+    "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0,
+    "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "ns": 1e-9,
+    "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0, "d": 86400.0, "days": 86400.0,
+}  # fmt: skip
 _BEHIND: Final = re.compile(r"(?:_?\(?([a-z]+)\)?)?")
-"""A unit behind the name of a column."""
+"""A unit appended to the name of a column."""
 _SHOWN: Final = 5
 _NAMED: Final = 12
 _LONGEST_NAME: Final = 1000
 
 Row = tuple[int, Any, Any]
-"""Line (or row, from 1), arrival and duration as they stand there; no duration is None."""
+"""Line (or row, from 1), and the cells of arrival and duration; None if there is no such column."""
 
 
 @attrs.frozen
@@ -62,11 +50,11 @@ class Recording:
     """A log of jobs."""
 
     arrivals: Trace
-    """When they came."""
+    """When they arrived."""
     durations: Recorded | None
-    """How long they ran; None where the log does not say."""
+    """How long they ran; None if the log has no durations."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed, as sentences."""
+    """Assumptions, as sentences."""
 
 
 def read_trace(
@@ -74,19 +62,19 @@ def read_trace(
 ) -> Recording:
     """Return the jobs of a log, in the order of arrival.
 
-    Arrivals are numbers, or dates and times in ISO 8601, which count from the first one; in UTC where they
-    state no zone. A unit may stand behind a column's name, as in `arrival_s` or `duration_ms`; without one,
-    they are seconds, or what the epoch is counted in where they are too large for that. A file without a
-    header has arrivals in its first column and durations, if any, in its second, and no other.
+    Arrivals are numbers, or dates and times in ISO 8601 (without a zone: UTC), which count from the first
+    one. A unit may be appended to a column's name, as in `arrival_s` or `duration_ms`; the default is
+    seconds, or a finer unit of the epoch if the numbers are too large for seconds. A file without a header
+    has arrivals in its first column, durations, if any, in its second, and no other column.
 
     Args:
         path: A CSV file, or a Parquet file (which needs the extra `parquet`).
-        arrival: The column of arrivals, where its name is none of `ARRIVALS`.
-        duration: The column of durations, where its name is none of `DURATIONS`.
-        time_scale: Multiplies the moments of arrival and leaves durations alone.
+        arrival: The column of arrivals, if its name is none of `ARRIVALS`.
+        duration: The column of durations, if its name is none of `DURATIONS`.
+        time_scale: Multiplies arrival times but not durations.
 
     Raises:
-        InvalidArgument: A column is missing, or rows cannot be read; they are named by line.
+        InvalidArgument: A column is missing, or rows cannot be read; the message names their lines.
         OSError: The file cannot be read.
         ImportError: It is Parquet and pyarrow is missing.
     """
@@ -118,14 +106,14 @@ def read_trace(
         raise InvalidArgument(f"{path} has no jobs", field="trace")
     order = sorted(range(len(arrivals)), key=arrivals.__getitem__)
     return Recording(
-        Trace(moments.settle([arrivals[place] for place in order]), time_scale),
+        Trace(moments.to_seconds([arrivals[place] for place in order]), time_scale),
         Recorded([durations[place] for place in order]) if durations else None,
         tuple(f"{path.name}: {note}" for note in moments.notes),
     )
 
 
 _Units = tuple[float | None, float | None]
-"""Seconds in the unit of arrivals and of durations, None where the column's name does not say."""
+"""Seconds in the unit of arrivals and of durations, None if the column's name has none."""
 
 
 def _csv(
@@ -146,7 +134,7 @@ def _csv(
         places, units = _columns(header, arrival, duration, path)
     elif len(header) > 2:  # noqa: PLR2004 - arrivals and durations
         raise InvalidArgument(
-            f"{path}: line {line} has {len(header)} columns, and no names for them stand above", field="trace"
+            f"{path}: line {line} has {len(header)} columns, and the file has no header", field="trace"
         )
     else:
         places, units = (0, 1 if len(header) > 1 else -1), (None, None)
@@ -166,7 +154,7 @@ def _csv(
 
 
 def _cells(text: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and cells of every row that is not blank; a row of several lines has the first one's."""
+    """Yield line number and cells of every row that is not blank."""
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -196,10 +184,10 @@ def _parquet(
         durations: Iterable[Any] = _values(table.column(1), pa) if ran >= 0 else [None] * len(table)
     except InvalidArgument:
         raise
-    # Damage comes as an OSError without a number, and dates that Python does not have as the others.
+    # A damaged file raises OSError, a date outside Python's range one of the others.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         fault = str(error).partition("\n")[0].rstrip(".")
-        raise InvalidArgument(f"{path} is no Parquet that can be read: {fault:.200}", field="trace") from None
+        raise InvalidArgument(f"{path} cannot be read as Parquet: {fault:.200}", field="trace") from None
     missing = "" if ran >= 0 else None
     rows = (
         (number, came, missing if ran is None else ran)
@@ -209,11 +197,11 @@ def _parquet(
 
 
 def _values(column: Any, pa: Any) -> list[Any]:
-    """Return a column as Python has it, which knows no nanoseconds."""
+    """Return a column as Python objects, which have no nanoseconds."""
     for is_kind, make in ((pa.types.is_timestamp, pa.timestamp), (pa.types.is_duration, pa.duration)):
         if is_kind(column.type):
             zone = {"tz": column.type.tz} if make is pa.timestamp else {}
-            # Nanoseconds are cut off; but nothing may wrap around because it is too large.
+            # Nanoseconds are truncated, but other overflows must raise.
             column = column.cast(make("us", **zone), safe=column.type.unit != "ns")
     values: list[Any] = column.to_pylist()
     return values
@@ -222,7 +210,7 @@ def _values(column: Any, pa: Any) -> list[Any]:
 def _columns(
     header: list[str], arrival: str | None, duration: str | None, path: Path
 ) -> tuple[tuple[int, int], _Units]:
-    """Return the places of both columns, -1 for no durations, and the units of each."""
+    """Return the indices of both columns, -1 for no durations, and their units."""
     came = _column(header, arrival, ARRIVALS)
     ran = _column(header, duration, DURATIONS)
     for wanted, found, field in ((arrival or "arrival", came, "arrival"), (duration, ran, "duration")):
@@ -251,10 +239,10 @@ def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tup
 
 
 def _snake(name: str) -> str:
-    """Return the name of a column as Python would have it: `createdAt`, `Created At` as `created_at`."""
+    """Return the name of a column in snake case: `createdAt`, `Created At` as `created_at`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip()[:_LONGEST_NAME]).lower()
 
 
 def _unit(name: str) -> str:
-    """Return what a column's own name ends in, perhaps a unit."""
+    """Return the last word of a column's name, which may be a unit."""
     return name.rpartition("_")[2] if "_" in name else ""

@@ -10,7 +10,8 @@ import pytest
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate, theory
-from pika_balancer.simulate.replicate import Pooled, RunProgress, pool, replicate, seed_of, student, sweep
+from pika_balancer.simulate.estimate import student
+from pika_balancer.simulate.replicate import Pooled, RunProgress, pool, replicate, seed_of, sweep
 from tests.depth import sized
 
 SCENARIO = Scenario("5x6", Poisson(25 / 180), Exponential(180))
