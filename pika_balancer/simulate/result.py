@@ -1,7 +1,6 @@
 """The result of a simulation."""
 
 import csv
-import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pika_balancer.simulate.estimate import (
     wait_of,
 )
 from pika_balancer.simulate.scenario import Scenario
+from pika_balancer.simulate.trace import import_pyarrow
 
 Table = Literal["estimates", "series", "jobs"]
 
@@ -209,10 +209,7 @@ class Result:
             ImportError: pyarrow is missing.
         """
         columns = self._table(table)
-        try:
-            pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        except ImportError as error:
-            raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
+        pa, pq = import_pyarrow()
         with Path(path).open("wb") as file:  # pyarrow rejects file names that are not UTF-8
             pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), file)
 

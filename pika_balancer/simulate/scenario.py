@@ -4,7 +4,6 @@ All classes are frozen and check their fields; every error names its field. Dura
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
@@ -22,7 +21,6 @@ MOST_ACCOUNTS: Final = 100_000
 """Maximum number of accounts."""
 MOST_SLOTS: Final = 10_000_000
 """Maximum number of slots, which take some hundred megabytes of memory."""
-_GROUP: Final = re.compile(r"(?:([0-9]+)\s*[x×]\s*)?([0-9]+)")
 
 
 def _spans(value: Any) -> tuple[tuple[float, float], ...]:
@@ -88,15 +86,21 @@ def accounts_of(value: Any) -> tuple[SimulatedAccount, ...]:
         InvalidArgument: It is none of these, or a channel occurs twice.
     """
     if isinstance(value, str):
-        value = _caps(value)
-    elif isinstance(value, Mapping):
+        from pika_balancer.simulate.notation import parse_accounts  # noqa: PLC0415 - it imports this module
+
+        return parse_accounts(value)
+    if isinstance(value, Mapping):
         value = cast("Mapping[str, Any]", value).values()
     if not isinstance(value, Iterable):
         raise InvalidArgument("accounts must be caps or accounts, as in '5x6' or [6, 6, 4]", field="accounts")
     made = tuple(_account(place, item) for place, item in enumerate(cast("Iterable[object]", value), 1))
     if not made:
         raise InvalidArgument("accounts must have at least one account", field="accounts")
-    _fit(len(made), sum(account.max_jobs for account in made))
+    if len(made) > MOST_ACCOUNTS or sum(account.max_jobs for account in made) > MOST_SLOTS:
+        raise InvalidArgument(
+            f"accounts must be at most {MOST_ACCOUNTS:,}, with at most {MOST_SLOTS:,} slots in all",
+            field="accounts",
+        )
     for channel, count in Counter(account.channel for account in made).items():
         if count > 1:
             raise InvalidArgument(f"channel {channel!r} occurs {count} times", field="accounts")
@@ -113,28 +117,6 @@ def _account(place: int, item: object) -> SimulatedAccount:
     raise InvalidArgument(
         f"accounts must be caps of at least 1 or accounts, not {item!r:.40}", field="accounts"
     )
-
-
-def _caps(text: str) -> list[int]:
-    caps: list[int] = []
-    for group in text.split(","):
-        match = _GROUP.fullmatch(group.strip())
-        if match is None or int(match[1] or 1) * int(match[2]) == 0:
-            raise InvalidArgument(
-                f"{text!r:.60} describes no accounts; write 5x6 for five of cap 6, or 6,6,4", field="accounts"
-            )
-        count, cap = int(match[1] or 1), int(match[2])
-        _fit(len(caps) + count, count * cap)
-        caps += [cap] * count
-    return caps
-
-
-def _fit(accounts: int, slots: int) -> None:
-    if accounts > MOST_ACCOUNTS or slots > MOST_SLOTS:
-        raise InvalidArgument(
-            f"accounts must be at most {MOST_ACCOUNTS:,} with at most {MOST_SLOTS:,} slots in all",
-            field="accounts",
-        )
 
 
 @attrs.frozen

@@ -65,15 +65,8 @@ class SizePoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {
-            "size": self.size,
-            "slots": self.slots,
-            "verdict": self.verdict,
-            "decided_by": self.decided_by,
-            "jobs": self.jobs,
-            "figures": {name: estimate.to_list() for name, estimate in self.figures.items()},
-            "theory": dict(self.theory),
-        }
+        figures = {name: estimate.to_list() for name, estimate in self.figures.items()}
+        return attrs.asdict(self, recurse=False) | {"figures": figures, "theory": dict(self.theory)}
 
 
 @attrs.frozen
@@ -185,19 +178,14 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: rates per second, times in seconds, fractions from 0 to 1, null if unknown."""
-        return {
-            "find": self.find,
+        return attrs.asdict(self, recurse=False) | {
             "targets": [str(target) for target in self.targets],
-            "answer": self.answer,
             "undecided": None if self.undecided is None else list(self.undecided),
-            "summary": self.summary,
             "points": [point.to_dict() for point in self.points],
             "neighbours": [point.to_dict() for point in self.neighbours],
             "sensitivity": [{"case": case} | point.to_dict() for case, point in self.sensitivity],
             "burstiness": None if self.burstiness is None else attrs.asdict(self.burstiness),
-            "poisson_answer": self.poisson_answer,
             "warnings": list(self.warnings),
-            "jobs": self.jobs,
         }
 
 

@@ -7,9 +7,10 @@ matter. A row that cannot be read is an error that names its line. Assumptions a
 import csv
 import importlib
 import io
+import itertools
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -35,14 +36,16 @@ _UNITS: Final = {
     "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "ns": 1e-9,
     "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0, "d": 86400.0, "days": 86400.0,
 }  # fmt: skip
-_BEHIND: Final = re.compile(r"(?:_?\(?([a-z]+)\)?)?")
+_UNIT: Final = re.compile(r"(?:_?\(?([a-z]+)\)?)?")
 """A unit appended to the name of a column."""
 _SHOWN: Final = 5
 _NAMED: Final = 12
 _LONGEST_NAME: Final = 1000
 
-Row = tuple[int, Any, Any]
-"""Line (or row, from 1), and the cells of arrival and duration; None if there is no such column."""
+Rows = Iterable[tuple[int, Sequence[Any]]]
+"""Lines (or rows, from 1) and their cells."""
+Column = tuple[int, float | None]
+"""Index of a column, and seconds in its unit; None if its name has no unit."""
 
 
 @attrs.frozen
@@ -80,28 +83,25 @@ def read_trace(
     """
     path = Path(path)
     with path.open("rb") as file:
-        magic = file.read(4)
-        if magic == b"PAR1":
-            (rows, units), place = _parquet(file, path, arrival, duration), "row"
+        start = file.read(4)
+        if start == b"PAR1":
+            (rows, came, ran), unit = _parquet(file, path, arrival, duration), "row"
         else:
-            (rows, units), place = _csv(magic + file.read(), path, arrival, duration), "line"
-    moments = Moments(units[0])
+            (rows, came, ran), unit = _csv(start + file.read(), path, arrival, duration), "line"
+    moments = Moments(came[1])
     arrivals, durations = array("d"), array("d")
-    wrong: list[str] = []
-    faults = 0
-    for line, came, ran in rows:
+    faults: list[str] = []
+    for line, cells in rows:
         try:
-            moment = moments.read(came)
+            moment = moments.read(_cell(cells, came))
             if ran is not None:
-                durations.append(read_duration(ran, units[1] or 1.0))
+                durations.append(read_duration(_cell(cells, ran), ran[1] or 1.0))
             arrivals.append(moment)
-        except ValueError as problem:
-            faults += 1
-            if faults <= _SHOWN:
-                wrong.append(f"{place} {line}: {problem}")
-    if wrong:
-        more = f" (and {faults - _SHOWN} {place}s more)" if faults > _SHOWN else ""
-        raise InvalidArgument(f"{path}: {'; '.join(wrong)}{more}", field="trace")
+        except ValueError as fault:
+            faults.append(f"{unit} {line}: {fault}" if len(faults) < _SHOWN else "")
+    if faults:
+        more = f" (and {len(faults) - _SHOWN} {unit}s more)" if len(faults) > _SHOWN else ""
+        raise InvalidArgument(f"{path}: {'; '.join(faults[:_SHOWN])}{more}", field="trace")
     if not arrivals:
         raise InvalidArgument(f"{path} has no jobs", field="trace")
     order = sorted(range(len(arrivals)), key=arrivals.__getitem__)
@@ -112,13 +112,25 @@ def read_trace(
     )
 
 
-_Units = tuple[float | None, float | None]
-"""Seconds in the unit of arrivals and of durations, None if the column's name has none."""
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return the modules `pyarrow` and `pyarrow.parquet`, which have no types.
+
+    Raises:
+        ImportError: The extra `parquet` is missing.
+    """
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
+
+
+def _cell(cells: Sequence[Any], column: Column) -> Any:
+    return cells[column[0]] if column[0] < len(cells) else None
 
 
 def _csv(
     content: bytes, path: Path, arrival: str | None, duration: str | None
-) -> tuple[Iterator[Row], _Units]:
+) -> tuple[Rows, Column, Column | None]:
     if content.startswith(b"\x1f\x8b"):
         raise InvalidArgument(f"{path} is compressed; unpack it first", field="trace")
     try:
@@ -126,31 +138,18 @@ def _csv(
     except UnicodeDecodeError:
         raise InvalidArgument(f"{path} is neither Parquet nor text in UTF-8", field="trace") from None
     head = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
-    reader = _cells(io.StringIO(text, newline=""), max(",;\t|", key=head.count), path)
-    line, header = next(reader, (0, None))
+    delimiter = max(",;\t|", key=head.count)
+    rows = _cells(io.StringIO(text, newline=""), delimiter, path)
+    line, header = next(rows, (0, None))
     if header is None:
         raise InvalidArgument(f"{path} is empty; it needs a column of arrivals", field="trace")
     if arrival is not None or duration is not None or not Moments.like(header[0]):
-        places, units = _columns(header, arrival, duration, path)
-    elif len(header) > 2:  # noqa: PLR2004 - arrivals and durations
+        return rows, *_columns(header, arrival, duration, path)
+    if len(header) > 2:  # noqa: PLR2004 - arrivals and durations
         raise InvalidArgument(
             f"{path}: line {line} has {len(header)} columns, and the file has no header", field="trace"
         )
-    else:
-        places, units = (0, 1 if len(header) > 1 else -1), (None, None)
-        reader = _cells(io.StringIO(text, newline=""), max(",;\t|", key=head.count), path)
-
-    def rows() -> Iterator[Row]:
-        came, ran = places
-        for number, cells in reader:
-            width = len(cells)
-            yield (
-                number,
-                cells[came] if came < width else "",
-                (cells[ran] if ran < width else "") if ran >= 0 else None,
-            )
-
-    return rows(), units
+    return itertools.chain([(line, header)], rows), (0, None), (1, None) if len(header) > 1 else None
 
 
 def _cells(text: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -170,30 +169,21 @@ def _cells(text: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[in
 
 def _parquet(
     content: BinaryIO, path: Path, arrival: str | None, duration: str | None
-) -> tuple[Iterator[Row], _Units]:
-    try:
-        pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-    except ImportError as error:
-        raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
+) -> tuple[Rows, Column, Column | None]:
+    pa, pq = import_pyarrow()
     try:
         file = pq.ParquetFile(content)
         names: list[str] = list(file.schema_arrow.names)
-        (came, ran), units = _columns(names, arrival, duration, path)
-        table = file.read(columns=[names[came], *([names[ran]] if ran >= 0 else [])])
-        arrivals: Iterable[Any] = _values(table.column(0), pa)
-        durations: Iterable[Any] = _values(table.column(1), pa) if ran >= 0 else [None] * len(table)
+        came, ran = _columns(names, arrival, duration, path)
+        table = file.read(columns=[names[came[0]], *([names[ran[0]]] if ran else [])])
+        columns = [_values(column, pa) for column in table.columns]
     except InvalidArgument:
         raise
     # A damaged file raises OSError, a date outside Python's range one of the others.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         fault = str(error).partition("\n")[0].rstrip(".")
-        raise InvalidArgument(f"{path} cannot be read as Parquet: {fault:.200}", field="trace") from None
-    missing = "" if ran >= 0 else None
-    rows = (
-        (number, came, missing if ran is None else ran)
-        for number, (came, ran) in enumerate(zip(arrivals, durations, strict=True), 1)
-    )
-    return rows, units
+        raise InvalidArgument(f"{path} is no Parquet that can be read: {fault:.200}", field="trace") from None
+    return enumerate(zip(*columns, strict=True), 1), (0, came[1]), (1, ran[1]) if ran else None
 
 
 def _values(column: Any, pa: Any) -> list[Any]:
@@ -209,32 +199,29 @@ def _values(column: Any, pa: Any) -> list[Any]:
 
 def _columns(
     header: list[str], arrival: str | None, duration: str | None, path: Path
-) -> tuple[tuple[int, int], _Units]:
-    """Return the indices of both columns, -1 for no durations, and their units."""
+) -> tuple[Column, Column | None]:
+    """Return the columns of arrivals and, if there is one, of durations."""
     came = _column(header, arrival, ARRIVALS)
     ran = _column(header, duration, DURATIONS)
-    for wanted, found, field in ((arrival or "arrival", came, "arrival"), (duration, ran, "duration")):
-        if wanted is not None and found is None:
-            like = "" if arrival or duration else ", nor one such as submitted_at, created_at or timestamp"
-            shown = ", ".join(f"{name:.40}" for name in header[:_NAMED]) + (
-                f" and {len(header) - _NAMED} more" if len(header) > _NAMED else ""
-            )
-            raise InvalidArgument(
-                f"{path} has no column {wanted!r:.60}{like}; its columns are {shown}. Name the right one",
-                field=field,
-            )
-    none = (-1, None)
-    (a, b), (c, d) = came or none, ran or none
-    return (a, c), (b, d)
+    if came is not None and (ran is not None or duration is None):
+        return came, ran
+    wanted, field = (arrival or "arrival", "arrival") if came is None else (duration, "duration")
+    like = "" if arrival or duration else ", nor one such as submitted_at, created_at or timestamp"
+    shown = ", ".join(f"{name:.40}" for name in header[:_NAMED])
+    more = f" and {len(header) - _NAMED} more" if len(header) > _NAMED else ""
+    raise InvalidArgument(
+        f"{path} has no column {wanted!r:.60}{like}; its columns are {shown}{more}. Name the right one",
+        field=field,
+    )
 
 
-def _column(header: list[str], asked: str | None, known: tuple[str, ...]) -> tuple[int, float | None] | None:
-    plain = [_snake(name) for name in header]
-    for name in (_snake(asked),) if asked is not None else known:
-        for place, found in enumerate(plain):
-            match = _BEHIND.fullmatch(found.removeprefix(name)) if found.startswith(name) else None
+def _column(header: list[str], name: str | None, known: tuple[str, ...]) -> Column | None:
+    columns = [_snake(column) for column in header]
+    for start in known if name is None else (_snake(name),):
+        for place, column in enumerate(columns):
+            match = _UNIT.fullmatch(column.removeprefix(start)) if column.startswith(start) else None
             if match and (match[1] is None or match[1] in _UNITS):
-                return place, _UNITS.get(match[1] or _unit(found))
+                return place, _UNITS.get(match[1] or _last_word(column))
     return None
 
 
@@ -243,6 +230,5 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip()[:_LONGEST_NAME]).lower()
 
 
-def _unit(name: str) -> str:
-    """Return the last word of a column's name, which may be a unit."""
-    return name.rpartition("_")[2] if "_" in name else ""
+def _last_word(column: str) -> str:
+    return column.rpartition("_")[2] if "_" in column else ""

@@ -233,7 +233,7 @@ def test_laws_that_are_exponential_by_another_name_are_known() -> None:
 def test_who_has_no_steady_state_is_told() -> None:
     swamped = attrs.evolve(BASE, arrivals=Poisson(33 / 180))
     line = attrs.evolve(swamped, when_full=Queue())
-    assert simulate(line, jobs=500).notes[-1].startswith("no steady state: 33 erlang offered to 30 slots; the wait queue grows")
+    assert simulate(line, jobs=500).notes[-1].startswith("no steady state: 33 erlang offered to 30 slots")
     again = attrs.evolve(swamped, when_full=Retry(15, 80))
     assert "running out of tries" in (why_unstable(again) or "")
     for bounded in (Loss(), Queue(limit=9), Queue(patience=Constant(60))):

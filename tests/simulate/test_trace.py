@@ -147,7 +147,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     assert recording.durations is not None
     assert recording.durations.values.tolist() == [1.5, 2.5]
     path.write_bytes(b"PAR1" + b"x" * 100)
-    with pytest.raises(InvalidArgument, match="cannot be read as Parquet"):
+    with pytest.raises(InvalidArgument, match="is no Parquet that can be read"):
         read_trace(path)
 
 

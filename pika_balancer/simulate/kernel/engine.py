@@ -87,7 +87,7 @@ def run(scenario: Scenario, workload: Workload, collector: Collector, records: R
     _collect(figures, state, collector)
     if records is not None:
         for name, column in written._asdict().items():
-            code = getattr(records, name).typecode
+            code: str = getattr(records, name).typecode
             setattr(records, name, array(code, column[: len(records)].astype(code).tobytes()))
 
 

@@ -14,76 +14,29 @@ from typing import Final
 import numpy as np
 
 from pika_balancer.simulate.collector import EXACT
-from pika_balancer.simulate.kernel.arrays import (
-    ABANDONED,
-    ACCOUNT_MASK,
-    CONSTANT,
-    DONE,
-    EXPONENTIAL,
-    JITTERED,
-    JOB_SHIFT,
-    LOSS,
-    MORE_JOBS,
-    MORE_OUTAGES,
-    MORE_ROOM,
-    QUEUE,
-    RANDOM,
-    RETRY,
-    AccountArrays,
-    BlockArrays,
-    Figures,
-    Outages,
-    PoolArrays,
-    RecordArrays,
-    Rules,
-    State,
-)
-from pika_balancer.simulate.kernel.steps import (
-    change_phase,
-    class_of,
-    close_account,
-    compiled,
-    drop_impatient,
-    end_measuring,
-    enter_pool,
-    give_up,
-    integrate,
-    pass_bins,
-    pick,
-    pop,
-    push,
-    schedule_retry,
-    uniform,
-    vacate,
-)
+from pika_balancer.simulate.kernel import arrays, steps
 
 BUILT_WITH: Final = "fafdd425"
 """Checksum of `steps.py` and `arrays.py`, held by a test. Numba caches the compiled code until this file
 changes, so a change of those two must change this line."""
 
 
-@compiled
+@steps.compiled
 def advance(
-    block: BlockArrays,
-    outages: Outages,
-    rules: Rules,
-    accounts: AccountArrays,
-    pool: PoolArrays,
-    figures: Figures,
-    records: RecordArrays,
-    state: State,
+    block: arrays.BlockArrays,
+    outages: arrays.Outages,
+    rules: arrays.Rules,
+    accounts: arrays.AccountArrays,
+    pool: arrays.PoolArrays,
+    figures: arrays.Figures,
+    records: arrays.RecordArrays,
+    state: arrays.State,
 ) -> int:
     """Continue the run as far as possible and return why it stopped."""
     # Each array gets a local name: reading one from a tuple costs an atomic reference count. Account indices
-    # are
-    # unsigned, because an index that cannot be negative needs no wraparound check.
-    in_flight, out, since, open_accounts, places = (
-        accounts.in_flight,
-        accounts.out,
-        accounts.since,
-        accounts.open,
-        accounts.place,
-    )
+    # are unsigned: an index that cannot be negative needs no wraparound check.
+    in_flight, out, since = accounts.in_flight, accounts.out, accounts.since
+    open_accounts, places = accounts.open, accounts.place
     levels, ends, tags, serials = accounts.levels, accounts.ends, accounts.tags, accounts.serials
     caps, speeds, edges = rules.caps, rules.speeds, rules.edges
     counts, sums, starts, areas = figures.counts, figures.sums, figures.starts, figures.areas
@@ -97,14 +50,14 @@ def advance(
     outage_when, outage_account, outage_down = outages.when, outages.account, outages.down
     batches, count = len(edges), len(arrivals)
     slots_heaped = len(serials) > 1
-    orbit_heaped = rules.delays != CONSTANT
+    orbit_heaped = rules.delays != arrays.CONSTANT
     recording = len(records.outcome) > 0
     faulty = rules.any_fault > 0.0
     i = state.next_job - block.first
     busy, open_count, most, least = state.busy, state.open_count, state.most, state.least
     serving = state.serving != 0
     policy, last_account = rules.policy, state.last_account
-    status, now = DONE, state.now
+    status, now = arrays.DONE, state.now
     outage = outage_when[state.next_outage] if state.next_outage < len(outage_when) else -1.0
     batch, phase = state.batch, state.phase
     queued, in_orbit, completed, durations = state.queued, state.in_orbit, state.completed, state.durations
@@ -115,8 +68,8 @@ def advance(
             from_queue = True
             number, arrival = pool_number[place], pool_arrival[place]
             if pool_deadline[place] < now:
-                give_up(figures, records, state, rules, number, arrival, pool_tries[place])
-                vacate(vacant, state, place)
+                steps.give_up(figures, records, state, rules, number, arrival, pool_tries[place])
+                steps.vacate(vacant, state, place)
                 state.queue_head = (state.queue_head + 1) % len(queue)
                 queued -= 1
                 continue
@@ -134,10 +87,10 @@ def advance(
             elif block.final:
                 coming = inf
             else:
-                status = MORE_JOBS
+                status = arrays.MORE_JOBS
                 break
             if outage < 0.0:  # the known outages are used up
-                status = MORE_OUTAGES
+                status = arrays.MORE_OUTAGES
                 break
             again = orbit_when[0 if orbit_heaped else state.orbit_head] if in_orbit else inf
             soon = min(coming, again, outage)
@@ -147,13 +100,13 @@ def advance(
                 # A slot becomes free.
                 if slots_heaped:
                     now, tag = ends[0], tags[0]
-                    pop(ends, serials, tags, busy)
+                    steps.pop(ends, serials, tags, busy)
                 else:
                     now, tag = ends[busy - 1], tags[busy - 1]
-                account = np.uint64(tag & ACCOUNT_MASK)
+                account = np.uint64(tag & arrays.ACCOUNT_MASK)
                 if now >= bin_end:
                     state.integrated, state.bin_area = integrated, bin_area
-                    pass_bins(figures.series, state, now, busy)
+                    steps.pass_bins(figures.series, state, now, busy)
                     integrated, bin_area, bin_end = state.integrated, state.bin_area, state.bin_end
                 bin_area += busy * (now - integrated)
                 integrated = now
@@ -171,10 +124,10 @@ def advance(
                     open_accounts[open_count] = account
                     places[account] = open_count
                     open_count += 1
-                if not tag & ABANDONED:
+                if not tag & arrays.ABANDONED:
                     completed += 1
                     if recording:
-                        records.outcome[tag >> JOB_SHIFT] = 1
+                        records.outcome[tag >> arrays.JOB_SHIFT] = 1
                 serving = True
                 continue
             if soon > rules.horizon or soon == inf:
@@ -187,7 +140,7 @@ def advance(
                 outage = outage_when[state.next_outage] if state.next_outage < len(outage_when) else -1.0
                 if out[account]:
                     if places[account] >= 0:
-                        close_account(open_accounts, places, open_count, account)
+                        steps.close_account(open_accounts, places, open_count, account)
                         open_count -= 1
                 elif in_flight[account] < caps[account]:
                     open_accounts[open_count] = account
@@ -199,7 +152,7 @@ def advance(
                 now = again
                 if orbit_heaped:
                     place = orbit[0]
-                    pop(orbit_when, orbit_turn, orbit, in_orbit)
+                    steps.pop(orbit_when, orbit_turn, orbit, in_orbit)
                 else:
                     place = orbit[state.orbit_head]
                     state.orbit_head = (state.orbit_head + 1) % len(orbit)
@@ -209,7 +162,7 @@ def advance(
                 tries, picks = pool_tries[place] + 1, pool_picks[place]
             else:
                 if not state.vacant:
-                    status = MORE_ROOM
+                    status = arrays.MORE_ROOM
                     break
                 now = arrival = coming
                 number, service = block.first + i, services[i]
@@ -222,10 +175,10 @@ def advance(
                 while batch < batches and key >= edges[batch]:
                     state.busy = busy
                     state.integrated, state.bin_area = integrated, bin_area
-                    integrate(figures, state, now)
+                    steps.integrate(figures, state, now)
                     integrated, bin_area, bin_end = state.integrated, state.bin_area, state.bin_end
                     batch += 1
-                    change_phase(accounts, figures, state, now, batch)
+                    steps.change_phase(accounts, figures, state, now, batch)
                     state.batch = phase = batch
                 counts[batch if key >= edges[0] else 0, 0] += 1
         # Submit the job.
@@ -233,12 +186,12 @@ def advance(
         job_phase = batch if key >= edges[0] else 0
         retry = False
         if open_count:
-            if policy == RANDOM:
+            if policy == arrays.RANDOM:
                 account = np.uint64(
-                    open_accounts[np.uint64(uniform(rules.pick_key, number, 2 * picks) * open_count)]
+                    open_accounts[np.uint64(steps.uniform(rules.pick_key, number, 2 * picks) * open_count)]
                 )
             else:
-                last_account = pick(
+                last_account = steps.pick(
                     rules.pick_key,
                     policy,
                     caps,
@@ -253,7 +206,7 @@ def advance(
                 account = np.uint64(last_account)
             fault = 2.0
             if faulty:
-                fault = uniform(rules.fault_key, number, picks)
+                fault = steps.uniform(rules.fault_key, number, picks)
             picks += 1
             if fault < rules.rate_limited:
                 state.rejected += 1
@@ -262,14 +215,14 @@ def advance(
                 # one,
                 # as in the selector.
                 if in_flight[account] == caps[account] - 1:
-                    close_account(open_accounts, places, open_count, account)
+                    steps.close_account(open_accounts, places, open_count, account)
                     open_accounts[open_count - 1] = account
                     places[account] = open_count - 1
             else:
                 spread = most - least
                 if now >= bin_end:
                     state.integrated, state.bin_area = integrated, bin_area
-                    pass_bins(figures.series, state, now, busy)
+                    steps.pass_bins(figures.series, state, now, busy)
                     integrated, bin_area, bin_end = state.integrated, state.bin_area, state.bin_end
                 bin_area += busy * (now - integrated)
                 integrated = now
@@ -283,7 +236,7 @@ def advance(
                 if before == least and levels[before] == 0:
                     least = after
                 if after == caps[account]:
-                    close_account(open_accounts, places, open_count, account)
+                    steps.close_account(open_accounts, places, open_count, account)
                     open_count -= 1
                 hold = service / speeds[account]
                 if after > rules.above:
@@ -291,11 +244,11 @@ def advance(
                 end = now + hold
                 if rules.poll > 0.0:
                     end = max(end, ceil(end / rules.poll) * rules.poll)
-                tag = (number << JOB_SHIFT) | np.int64(account)
+                tag = (number << arrays.JOB_SHIFT) | np.int64(account)
                 if fault < rules.any_fault:
                     state.doubled += 1
                     retry = True
-                    tag |= ABANDONED
+                    tag |= arrays.ABANDONED
                 else:
                     wait, sojourn = now - arrival, end - arrival
                     counts[job_phase, 3] += 1
@@ -304,8 +257,8 @@ def advance(
                     sums[job_phase, 1] += sojourn
                     sums[job_phase, 2] += spread
                     starts[job_phase, account] += 1
-                    waits[job_phase, class_of(wait)] += 1
-                    sojourns[job_phase, class_of(sojourn)] += 1
+                    waits[job_phase, steps.class_of(wait)] += 1
+                    sojourns[job_phase, steps.class_of(sojourn)] += 1
                     if job_phase:
                         state.longest_wait = max(state.longest_wait, wait)
                         state.longest_sojourn = max(state.longest_sojourn, sojourn)
@@ -319,10 +272,10 @@ def advance(
                         records.start[number] = now
                         records.end[number] = end
                         records.attempts[number] = tries
-                    vacate(vacant, state, place)
+                    steps.vacate(vacant, state, place)
                 state.serial += 1
                 if slots_heaped:
-                    push(ends, serials, tags, busy, end, state.serial, tag)
+                    steps.push(ends, serials, tags, busy, end, state.serial, tag)
                 else:
                     slot = busy
                     while slot > 0 and ends[slot - 1] <= end:
@@ -334,42 +287,44 @@ def advance(
             if tries == 1:
                 state.refused += 1
                 counts[job_phase, 1] += 1
-            if rules.when_full == QUEUE:
+            if rules.when_full == arrays.QUEUE:
                 if queued >= rules.limit:
                     state.queued = queued
-                    drop_impatient(pool, figures, records, state, rules, now)
+                    steps.drop_impatient(pool, figures, records, state, rules, now)
                     queued = state.queued
                 if queued >= rules.limit or deadline < now:
-                    give_up(figures, records, state, rules, number, arrival, tries)
-                    vacate(vacant, state, place)
+                    steps.give_up(figures, records, state, rules, number, arrival, tries)
+                    steps.vacate(vacant, state, place)
                 else:
                     if place < 0:
-                        place = enter_pool(pool, state, number, arrival, service, deadline)
+                        place = steps.enter_pool(pool, state, number, arrival, service, deadline)
                     pool_tries[place], pool_picks[place] = tries, picks
                     queue[(state.queue_head + queued) % len(queue)] = place
                     queued += 1
             else:
                 retry = True
         if retry:
-            if rules.when_full == LOSS or (rules.when_full == RETRY and tries >= rules.attempts):
-                give_up(figures, records, state, rules, number, arrival, tries)
-                vacate(vacant, state, place)
+            if rules.when_full == arrays.LOSS or (
+                rules.when_full == arrays.RETRY and tries >= rules.attempts
+            ):
+                steps.give_up(figures, records, state, rules, number, arrival, tries)
+                steps.vacate(vacant, state, place)
             else:
                 if place < 0:
-                    place = enter_pool(pool, state, number, arrival, service, deadline)
+                    place = steps.enter_pool(pool, state, number, arrival, service, deadline)
                 pool_tries[place], pool_picks[place] = tries, picks
                 delay = rules.delay
-                if rules.delays == EXPONENTIAL:
-                    delay *= -log1p(-uniform(rules.delay_key, number, tries))
-                elif rules.delays == JITTERED:
-                    delay *= 1.0 + rules.jitter * (2.0 * uniform(rules.delay_key, number, tries) - 1.0)
-                schedule_retry(pool, state, orbit_heaped, in_orbit, now + delay, place)
+                if rules.delays == arrays.EXPONENTIAL:
+                    delay *= -log1p(-steps.uniform(rules.delay_key, number, tries))
+                elif rules.delays == arrays.JITTERED:
+                    delay *= 1.0 + rules.jitter * (2.0 * steps.uniform(rules.delay_key, number, tries) - 1.0)
+                steps.schedule_retry(pool, state, orbit_heaped, in_orbit, now + delay, place)
                 in_orbit += 1
         serving = from_queue
         if i == count and block.final and rules.horizon == inf and phase <= batches:
             state.busy = busy
             state.integrated, state.bin_area = integrated, bin_area
-            end_measuring(accounts, figures, state, arrivals[count - 1])
+            steps.end_measuring(accounts, figures, state, arrivals[count - 1])
             integrated, bin_area, bin_end = state.integrated, state.bin_area, state.bin_end
             phase = batches + 1
     state.next_job = i + block.first
@@ -377,8 +332,8 @@ def advance(
     state.serving, state.last_account = serving, last_account
     state.queued, state.in_orbit, state.completed, state.durations = queued, in_orbit, completed, durations
     state.now, state.integrated, state.bin_area = now, integrated, bin_area
-    if status == DONE:
-        drop_impatient(pool, figures, records, state, rules, rules.horizon)
+    if status == arrays.DONE:
+        steps.drop_impatient(pool, figures, records, state, rules, rules.horizon)
         if rules.horizon < inf:
-            end_measuring(accounts, figures, state, rules.horizon)
+            steps.end_measuring(accounts, figures, state, rules.horizon)
     return status

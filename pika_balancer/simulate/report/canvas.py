@@ -83,6 +83,17 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
+def log_scale(axes: Axes, text: Callable[[float], str]) -> None:
+    """Make the vertical axis logarithmic, with labels from `text`."""
+
+    def label(value: float, _place: int) -> str:
+        return text(value)
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(label)
+    axes.yaxis.set_minor_formatter("")
+
+
 def svg(draw: Callable[[Axes, Palette], object], *, name: str, size: tuple[float, float], says: str) -> str:
     """Return a picture as an SVG element for an HTML page.
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pika_balancer.simulate.notation import format_target
 from pika_balancer.simulate.report import numbers, simulation_page, words
-from pika_balancer.simulate.report.canvas import Axes, Palette
+from pika_balancer.simulate.report.canvas import Axes, Palette, log_scale
 from pika_balancer.simulate.report.numbers import count, exactly, unit_of, with_interval
 from pika_balancer.simulate.report.page import Page, Picture, Table
 from pika_balancer.simulate.result import Result
@@ -132,9 +132,7 @@ def _draw_curve(plan: Plan, target: Target, axes: Axes, palette: Palette) -> Non
         ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": palette.ink}
         axes.plot([places[k] for k in chosen], [values[k] for k in chosen], "o", label="chosen", **ring)
     if logarithmic:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: numbers.figure(value))
-        axes.yaxis.set_minor_formatter(lambda *_: "")
+        log_scale(axes, numbers.figure)
         axes.set_ylim(bottom=floor)
     else:
         axes.set_ylim(bottom=0)

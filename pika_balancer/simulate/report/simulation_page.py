@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from pika_balancer.simulate.report import words
-from pika_balancer.simulate.report.canvas import Axes, Palette
+from pika_balancer.simulate.report.canvas import Axes, Palette, log_scale
 from pika_balancer.simulate.report.numbers import (
     UNKNOWN,
     count,
@@ -149,11 +149,9 @@ def _draw_waits(result: Result, axes: Axes, palette: Palette) -> None:
     times = [seconds / length for seconds, _ in tail]
     shares = [max(share, least / 2) for _, share in tail]
     axes.step(times, shares, where="post", color=palette.accent, linewidth=1.6)
-    axes.set_yscale("log")
+    log_scale(axes, percent)
     axes.set_ylim(least / 1.5, 1.3)
     axes.set_xlim(0, max(times) * 1.04)
-    axes.yaxis.set_major_formatter(lambda share, _: percent(share))
-    axes.yaxis.set_minor_formatter(lambda *_: "")
     for share, estimate in zip(_SHARES, _levels(result), strict=True):
         if estimate > 0 and share > least:
             axes.plot([estimate / length], [share], "o", color=palette.accent, markersize=5)
