@@ -20,7 +20,7 @@ PICK: Final = 1
 FAULT: Final = 2
 """The stream of faults; one draw per submit."""
 DELAY: Final = 3
-"""The stream of delays before another try."""
+"""The stream of delays between tries."""
 
 MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 STEP: Final = 0x9E37_79B9_7F4A_7C15
@@ -53,11 +53,11 @@ class Streams:
     def key(self, stream: int) -> int:
         """Return the key of a stream for `uniform`, 64 bits."""
         key = mix(stream * STEP)
-        rest = self.seed
-        while True:  # a seed may be of any length
-            key = mix(key ^ (rest & MASK))
-            rest >>= 64
-            if not rest:
+        left = self.seed
+        while True:  # a seed may have any length
+            key = mix(key ^ (left & MASK))
+            left >>= 64
+            if not left:
                 return key
 
     def plain(self, name: str) -> random.Random:

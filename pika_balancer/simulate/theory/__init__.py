@@ -1,4 +1,4 @@
-"""Closed forms: what queueing theory knows exactly about accounts, loads and waits.
+"""Closed forms: exact figures of queueing theory for accounts, loads and waits.
 
 The map:
 
