@@ -84,10 +84,10 @@ Scenario = Callable[[Path], Awaitable[list[Exception] | None]]
 SCENARIOS: dict[str, Scenario] = {}
 """What raises each class of error, with every secret at hand."""
 INSIDE: Final = {
-    "_Wrong": "parse makes faults of them",
     "_TooLargeError": "transport makes InvalidResponse of it",
     "_TooLarge": "the receiver answers with it",
-    "Refusal": "the local server answers with it, and the store makes StoreUnavailable of its own",
+    "Refusal": "the local server answers with it",
+    "ServerRefused": "the store makes StoreUnavailable of it",
     "Away": "the store makes StoreUnavailable of it",
     "_Refused": "download makes DownloadFailed of it",
     "_TwiceError": "jobfile makes BadJobFile of it",
@@ -554,7 +554,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
 
 SURFACE: Final = (pika_balancer, dispatch, server)
 """Rooms whose public names are looked at; `__all__` names them."""
-NO_INSTANCES: Final = {"Fault", "Distribution", "JobStatus", "Attachment", "Secret"}
+NO_INSTANCES: Final = {"Fault", "ScriptedFault", "Distribution", "JobStatus", "Attachment", "Secret"}
 """Public classes of plain facts that no secret comes near; and the one that holds it."""
 
 

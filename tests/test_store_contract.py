@@ -181,7 +181,7 @@ async def test_resting_accounts_come_back_by_themselves(make: Make, clock: Manua
     await advance(clock, 9.9, store)
     with pytest.raises(NoCapacity) as caught:
         await short
-    assert (caught.value.reason, caught.value.until) == ("resting", 10.0)
+    assert (caught.value.reason, caught.value.until) == ("cooling_down", 10.0)
     assert not waiter.done()
     await advance(clock, 0.2, store)
     assert (await waiter).channel == "0"
@@ -371,7 +371,7 @@ async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make)
     await quiet(store)
     store.fail_waiters(lambda: Closed("over"))
     if isinstance(store, MemoryStore):  # at once, whenever their tasks come to know of it
-        assert store._line.size == 0
+        assert store._queue.size == 0
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(error) for error in errors] == [Closed, Closed]
     assert errors[0] is not errors[1]
@@ -492,7 +492,7 @@ class Line(RuleBasedStateMachine):
             for lease in self.held:
                 self.store.release(lease)
             assert self.store.snapshot().in_flight == 0
-            assert self.store._line.size == 0
+            assert self.store._queue.size == 0
         self.runner.close()
 
 

@@ -437,7 +437,9 @@ class Selector:
             if slots is None or slots.removed:
                 raise self._unknown(channel)
             return slots if slots.open_index >= 0 else None
-        rows = [slots.row for slots in self._ordered()] if self._rule.ordered else self._open
+        rows: Sequence[int] = self._open
+        if self._rule.ordered:
+            rows = [slots.row for slots in self._map if slots.open_index >= 0]
         return self._rule.pick(self._slots, rows, self._chance) if rows else None
 
     def _shown(self) -> list[AccountSlots]:

@@ -102,7 +102,7 @@ def _returned(function: types.FunctionType) -> Any:
     alone = types.SimpleNamespace(__annotations__={"return": inner.__annotations__.get("return")})
     try:
         return typing.get_type_hints(alone, inner.__globals__)["return"]
-    except NameError:  # a type of an extra, which only type checkers see
+    except (NameError, TypeError):  # a type of an extra, or `array[float]`: only type checkers read these
         return None
 
 

@@ -1,7 +1,7 @@
 """Bad input without an end: servers that answer badly, clients that ask badly, by name and then by chance.
 
-`python -m tests.attack --seconds 300 --seed 7` prints how many cases were tried, what they ended in, and what
-escaped: an error that is none of ours, a hang, a token that shows, an answer believed that nobody asked for.
+`python -m tests.hostile_http --seconds 300 --seed 7` prints the number of cases, their outcomes and the failures:
+an error of another library, a hang, a token that shows, an answer accepted without a request.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def report(tally: Tally) -> str:
 
 def main() -> int:
     """Attack as the command line says, print what came of it, and return 1 if anything escaped."""
-    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile_http", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A short turn of `python -m tests.attack`: hundreds of bad servers, and hundreds of bad clients."""
+"""A short turn of `python -m tests.hostile_http`: hundreds of bad servers, and hundreds of bad clients."""
 
 import asyncio
 import itertools
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from tests import hostile_clients, hostile_server, raw_http, raw_json, raw_requests
-from tests.attack import asked_by_chance, bodies, by_chance, report
 from tests.hostile_clients import receiver, service
+from tests.hostile_http import asked_by_chance, bodies, by_chance, report
 from tests.hostile_server import CALLS, MAX_BODY, Stage, Tally, Trial, each
 from tests.raw_json import SAMPLES
 
