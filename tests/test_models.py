@@ -110,7 +110,7 @@ def test_a_job_has_ended_only_by_the_words_that_say_so(word: str, ended: bool) -
 def test_errors_keep_their_facts_through_pickle_and_copy() -> None:
     errors = [
         PikaError("m", status=429, code=7, channel="1", retry_after=2.5, executing_jobs=("a", "b")),
-        NoCapacity("m", reason="resting", until=4.0, channel="1"),
+        NoCapacity("m", reason="cooling_down", until=4.0, channel="1"),
         InvalidArgument("m", field="prompt"),
         InvalidResponse("m", faults=(Fault("$", "x"),), jobid="j", status=200),
     ]

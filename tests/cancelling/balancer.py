@@ -128,7 +128,7 @@ async def pause(run: CancelledRun, balancer: Balancer) -> None:
     await all_obtainable(balancer, 2)
 
 
-@on_each_store("Balancer.rest")
+@on_each_store("Balancer.cool_down")
 async def cool_down(run: CancelledRun, balancer: Balancer) -> None:
     await run.through(balancer.cool_down("0", 3600))
     await balancer.resume("0")

@@ -1,4 +1,4 @@
-"""Servers, proxies, clocks and waits: no socket stays open, and what was cancelled can be begun again."""
+"""Servers, clocks and waits: no socket stays open, and after a cancellation they can be used again."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,12 +13,7 @@ from pika_balancer.loadtest.server_process import serve
 from pika_balancer.server import LocalServer
 from pika_balancer.testing import ManualClock, settle, wait_until
 from tests.cancelling.cancel_point import CancelledRun, about
-from tests.cancelling.client import client_of
-from tests.cancelling.client import service as answering
-from tests.connection_faults import Delay, Drop, Reorder
 from tests.dispatch.conftest import ONE
-from tests.fault_proxy import FaultProxy
-from tests.raw_server import RawServer
 
 TOKEN = {"Authorization": "Bearer canary"}
 
@@ -32,7 +27,7 @@ async def visitor() -> AsyncGenerator[aiohttp.ClientSession]:
 async def asks(
     session: aiohttp.ClientSession, url: str, status: int, body: dict[str, str] | None = None
 ) -> None:
-    """Make one request. To be seen through: asyncio loses a connection that comes while a server closes."""
+    """Make one request; shield it: asyncio loses a connection that arrives while a server closes."""
     form = None if body is None else aiohttp.FormData(body, default_to_multipart=True)
     async with session.request("GET" if body is None else "POST", url, data=form) as answer:
         assert answer.status == status, await answer.text()
@@ -107,84 +102,6 @@ async def serving(run: CancelledRun) -> None:
     told.clear()
     await serve(settings, asked, told.append)
     assert len(told) == 2
-
-
-@asynccontextmanager
-async def proxied() -> AsyncGenerator[tuple[RawServer, FaultProxy]]:
-    """A server, and a proxy before it that does not listen yet."""
-    async with answering() as server:
-        port = int(server.url.rpartition(":")[2])
-        proxy = FaultProxy("127.0.0.1", port)
-        yield server, proxy
-        await proxy.__aexit__()
-
-
-async def call_through(server: RawServer, proxy: FaultProxy) -> None:
-    async with client_of(server, f"http://{proxy.host}:{proxy.port}") as client:
-        assert await client.jobs() == []
-
-
-@about("FaultProxy.__aenter__", "FaultProxy.__aexit__")
-async def proxy_context(run: CancelledRun) -> None:
-    async with proxied() as (server, proxy):
-
-        async def use() -> None:
-            async with proxy:
-                await shielded(call_through(server, proxy))
-
-        await run.through(use())
-        async with proxy:
-            await call_through(server, proxy)
-
-
-@about("FaultProxy.listen")
-async def proxy_listens(run: CancelledRun) -> None:
-    async with proxied() as (server, proxy):
-        await run.through(proxy.listen())
-        await proxy.listen()
-        await call_through(server, proxy)
-
-
-@about("FaultProxy.outage")
-async def proxy_is_away(run: CancelledRun) -> None:
-    async with proxied() as (server, proxy), proxy:
-
-        async def away() -> None:
-            async with proxy.outage():
-                await asyncio.sleep(0)
-
-        await run.through(away())
-        if run.how != "twice":
-            await call_through(server, proxy)
-        await proxy.listen()
-        await call_through(server, proxy)
-
-
-@about("Injection.pause")
-async def pauses_under_a_fault(run: CancelledRun) -> None:
-    clock = ManualClock()
-    injection = FaultProxy("127.0.0.1", 1).inject(Delay(5))
-    run.begin(injection.pause(5, clock))
-    await clock.advance(5)
-    await run.end()
-    assert clock.sleeping == 0
-
-
-@about("Injection.turn")
-async def turns_at_the_door(run: CancelledRun) -> None:
-    proxy = FaultProxy("127.0.0.1", 1)
-    injection = proxy.inject(Reorder(2))
-    run.begin(injection.turn(2))
-    await settle(3)
-    behind = asyncio.create_task(injection.turn(2))
-    await settle(3)
-    # A waiter that has left the line holds up no other.
-    injection.withdraw()
-    await run.end()
-    injection.let_in()
-    await asyncio.wait_for(behind, 60)
-    proxy.inject(Drop(on="replies"))
-    proxy.heal()
 
 
 @about("ManualClock.sleep")

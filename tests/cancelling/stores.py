@@ -144,7 +144,7 @@ async def close(run: CancelledRun, store: Store) -> None:
     await both_free(store)
 
 
-@about("RedisStore.fleet")
+@about("RedisStore.pool_status")
 async def pool_status(run: CancelledRun) -> None:
     async with on_server(run) as store:
         assert isinstance(store, RedisStore)
