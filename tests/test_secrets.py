@@ -40,6 +40,7 @@ from pika_balancer import (
 from pika_balancer.cli import COMMANDS, build_parser, download, exit_codes
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.client import requests
+from pika_balancer.client.error_map import Answer
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Event
 from pika_balancer.metrics import Metrics
@@ -568,7 +569,7 @@ def test_what_the_local_server_makes_of_a_submit_shows_no_secret() -> None:
 def test_what_a_failed_job_says_of_itself_quotes_no_secret() -> None:
     request = requests.submit("create", {"prompt": "x", "discord": Secret(DISCORD), "reply_url": REPLY_URL})
     body = json.dumps({"jobid": "j", "status": "failed", "error": SAID, "errorDetails": f"no: {DISCORD}"})
-    job = requests.outcome(request, requests.Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
+    job = requests.outcome(request, Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
     assert isinstance(job, Job)
     assert leaks(job) == []
     assert job.error_details == "no: ***"

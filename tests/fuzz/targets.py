@@ -23,7 +23,8 @@ from pika_balancer.cli.exit_codes import BadJobFile, error_document, sentence
 from pika_balancer.cli.job_file import JobLine, Source, read_lines
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.client import requests, responses
-from pika_balancer.client.requests import Answer, Request, Upload
+from pika_balancer.client.error_map import Answer
+from pika_balancer.client.requests import Request, Upload
 from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
