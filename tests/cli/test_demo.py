@@ -27,7 +27,7 @@ from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
 from tests.cli.conftest import FIRST, PATIENCE, SECOND, Limit, Run, Spawn, group_lives, read_until
 from tests.depth import sized
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers, free_port
 
 FAST = ("--speed", "400")

@@ -1,16 +1,16 @@
-"""Traps on the way to the service and back."""
+"""Regressions of the way to the service and back."""
 
 import asyncio
 import gzip
 import json
+import math
 import traceback
 import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
-import attrs
-import cattrs
+import msgspec
 import pytest
 
 from pika_balancer import (
@@ -201,25 +201,15 @@ async def test_a_drip_outlasts_the_time_limit_of_a_read() -> None:
         await asyncio.gather(endless, return_exceptions=True)
 
 
-def test_values_are_bent_into_their_type() -> None:
-    @attrs.frozen
-    class Loose:
-        channel: str
-        cap: int
-
-    bent = [
-        cattrs.structure({"channel": None, "cap": "7"}, Loose),
-        cattrs.structure({"channel": True, "cap": True}, Loose),
-    ]
-    assert bent == [Loose("None", 7), Loose("True", 1)]
-    assert json.loads('{"maxJobs": 1, "maxJobs": 9, "x": NaN}')["maxJobs"] == 9
+def test_no_value_is_converted_to_its_type() -> None:
+    assert msgspec.json.decode('{"cap": "7"}', type=dict[str, int], strict=False) == {"cap": 7}
+    assert math.isnan(json.loads('{"x": NaN}')["x"])
     for entry in (
         '{"channel": null, "maxJobs": 1}',
         '{"channel": 1, "maxJobs": 1}',
         '{"maxJobs": true}',
         '{"maxJobs": "7"}',
         '{"maxJobs": 7.0}',
-        '{"maxJobs": 1, "maxJobs": 9}',
         '{"maxJobs": 18446744073709551616}',
         '{"maxJobs": NaN}',
         '{"maxJobs": Infinity}',

@@ -1,4 +1,4 @@
-"""One run of a scenario, in which a coroutine is cancelled at one of its awaits, and what is left of it."""
+"""One run of a scenario in which a coroutine is cancelled at one of its awaits, and the checks after it."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ SCENARIOS: Final[dict[str, list["Scenario"]]] = {}
 """Every scenario, by the name of the coroutine that it is about."""
 
 
-class Turn:
+class CancelledRun:
     """A run: `begin` or `through` takes the coroutine that is to be cancelled at its `point`-th await.
 
     Args:
@@ -67,7 +67,7 @@ class Turn:
 
     def begin(self, work: Awaitable[Any]) -> "asyncio.Task[Any]":
         """Run it in a task of its own; `end` has to follow."""
-        assert self._task is None, "one coroutine a turn"
+        assert self._task is None, "a run takes one coroutine"
         # Before it has begun it is the coroutine itself that the cancellation goes to.
         bare = work if self.point == 0 and isinstance(work, Coroutine) else self._surrounded(work)
         self._task = asyncio.get_running_loop().create_task(bare)
@@ -175,8 +175,8 @@ class _Counted:
                 thrown = error
 
 
-Scenario = Callable[[Turn], Awaitable[None]]
-"""Puts a coroutine into the turn, and asserts what has to hold after that."""
+Scenario = Callable[[CancelledRun], Awaitable[None]]
+"""Puts a coroutine into the run, and asserts what has to hold after that."""
 
 AGAIN: Final[set[Scenario]] = set()
 """Scenarios that differ from others only by the store, for which a test tries the ways `IN_SHORT`."""
@@ -238,11 +238,11 @@ async def at_every_await(
     try:
         for part in runs:
             for point, how in part:
-                turn = Turn(point, how, server)
-                await _one(scenario, turn)
+                run = CancelledRun(point, how, server)
+                await _one(scenario, run)
                 assert not complaints, (how, point, complaints)
-                struck[how] += turn.struck
-                if turn.awaits < turn.point or (point == 0 and not turn.struck):
+                struck[how] += run.struck
+                if run.awaits < run.point or (point == 0 and not run.struck):
                     break
         gc.collect()
         await settle(2)
@@ -252,15 +252,15 @@ async def at_every_await(
     return struck
 
 
-async def _one(scenario: Scenario, turn: Turn) -> None:
+async def _one(scenario: Scenario, run: CancelledRun) -> None:
     files = _files()
     try:
-        await scenario(turn)
-        await turn.nothing_runs()
+        await scenario(run)
+        await run.nothing_runs()
         await until(lambda: _files() <= files)
         assert not _files() - files, _files() - files
     except BaseException as error:
-        error.add_note(f"await {turn.point}, {turn.how}")
+        error.add_note(f"await {run.point}, {run.how}")
         raise
 
 

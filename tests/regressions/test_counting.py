@@ -183,14 +183,12 @@ async def test_one_eligibility_function() -> None:
     states: dict[str, Callable[[Selector], object]] = {
         "full": lambda selector: selector.try_acquire("1"),
         "paused": lambda selector: selector.pause("1"),
-        "resting": lambda selector: selector.cool_down("1", until=1e9),
+        "cooling_down": lambda selector: selector.cool_down("1", until=1e9),
         "removed": lambda selector: selector.update([Account("2", 1)]),
     }
     doors: dict[str, Callable[[Selector], Lease | None]] = {
         "any": Selector.try_acquire,
         "by name": lambda selector: selector.try_acquire("1"),
-        "with a lower cap": lambda selector: selector.try_acquire(max_jobs=1),
-        "by name with a lower cap": lambda selector: selector.try_acquire("1", max_jobs=1),
     }
 
     def naive(usable: list[str], channel: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a body says: good ones come through whole, every other is refused by path and shows no token."""
+"""Good bodies are read whole; every other one is refused with the path of its faults and shows no token."""
 
 import contextlib
 import copy
@@ -10,18 +10,17 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pika_balancer.client import responses, strict
-from pika_balancer.client.requests import read_account, read_accounts, read_job, read_jobs, read_nothing
-from pika_balancer.errors import (
-    InvalidResponse,
-)
+from pika_balancer.client import responses
+from pika_balancer.client.responses import read_account, read_accounts, read_job, read_jobs, read_nothing
+from pika_balancer.errors import InvalidResponse
 from pika_balancer.models import Account, Job, JobStatus, Secret
 from tests.depth import examples
 
@@ -62,9 +61,8 @@ def test_the_account_map_keeps_the_servers_order_and_every_value() -> None:
     assert third == Account("98765432109876543")
 
 
-def test_an_account_made_on_the_fast_path_is_like_any_other() -> None:
+def test_an_account_that_is_read_is_like_a_constructed_one() -> None:
     body = json.dumps({"1": {"channel": "1", "discord": TOKEN, "maxJobs": 4}}).encode()
-    assert responses._quick_accounts(body, 1, 10) is not None
     account = read_accounts(body)["1"]
     made = Account("1", 4, TOKEN)
     assert account == made
@@ -100,17 +98,13 @@ def test_an_empty_object_means_no_accounts() -> None:
     assert read_accounts(sample("accounts-200-empty")) == {}
 
 
-def test_a_byte_order_mark_is_let_pass() -> None:
-    assert read_accounts(b'\xef\xbb\xbf{"1": {}}') == {"1": Account("1")}
-
-
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        ('{"7": {"maxJobs": true}}', "$['7'].maxJobs: must be a whole number, not true"),
+        ('{"7": {"maxJobs": true}}', "$['7'].maxJobs: must be a whole number, not true or false"),
         (
             '{"7": {"channel": "7", "discord": "d", "maxJobs": true}}',
-            "$['7'].maxJobs: must be a whole number, not true",
+            "$['7'].maxJobs: must be a whole number, not true or false",
         ),
         ('{"7": {"maxJobs": "7"}}', "$['7'].maxJobs: must be a whole number, not a string"),
         ('{"7": {"maxJobs": 7.0}}', "$['7'].maxJobs: must be a whole number, not a number with a point"),
@@ -126,68 +120,64 @@ def test_a_byte_order_mark_is_let_pass() -> None:
         ('{"7": {"channel": ""}}', "$['7'].channel: differs from the channel that it stands for"),
         ('{"7": {"discord": null}}', "$['7'].discord: must be a string, not null"),
         ('{"7": {"discord": ["x"]}}', "$['7'].discord: must be a string, not a list"),
-        ('{"7": {"discord": "\\ud800"}}', "$['7'].discord: has a lone surrogate"),
-        ('{"\\udc00": {}}', "$['\\udc00']: has a lone surrogate in its key"),
-        ('{"7": {"x": [{"\\udc00": 1}]}}', "$['7'].x[0]['\\udc00']: has a lone surrogate in its key"),
+        ('{"7": {"discord": "\\ud800"}}', "$: is not JSON: Input data was truncated"),
+        ('{"\\udc00": {}}', "$: is not JSON: invalid utf-16 surrogate pair (byte 8)"),
         ('{"": {}}', "$['']: has an empty key, which no channel can have"),
-        ('{"7": {}, "7": {}}', "$['7']: appears more than once"),
-        ('{"7": {"maxJobs": 1, "maxJobs": 1}}', "$['7'].maxJobs: appears more than once"),
-        ('{"7": {"x": [0, {"a": 1, "a": 1}]}}', "$['7'].x[1].a: appears more than once"),
-        ('{"7": {"x": Infinity}}', "$['7'].x: is NaN or infinite, which JSON does not have"),
+        ('{"7": {"x": Infinity}}', "$: is not JSON: invalid character (byte 12)"),
         ('{"7": []}', "$['7']: must be an object, not a list"),
         ('{"7": null}', "$['7']: must be an object, not null"),
         ("[]", "$: must be an object, not a list"),
         ("null", "$: must be an object, not null"),
         ('"x"', "$: must be an object, not a string"),
         ("3", "$: must be an object, not a whole number"),
-        ("true", "$: must be an object, not true"),
-        ("NaN", "$: must be an object, not NaN"),
+        ("true", "$: must be an object, not true or false"),
+        ("NaN", "$: is not JSON: invalid character (byte 0)"),
         ("", "$: is empty"),
         (" \r\n", "$: is empty"),
-        ("<html>", "$: is HTML or XML where JSON was expected; check the base URL"),
-        ('{"7": {"maxJobs": 3', "$: is not JSON at character 19: Expecting ',' delimiter"),
-        ("{} {}", "$: is not JSON at character 3: Extra data"),
-        ("{'7': {}}", "$: is not JSON at character 1: Expecting property name enclosed in double quotes"),
-        ('{"7": {"maxJobs": ' + "9" * 5000 + "}}", "$: has a number of too many digits"),
-        ('{"7": {"x": ' + "[" * 100_000, "$: is nested deeper than 64 levels"),
+        ("<html>", "$: is HTML or XML instead of JSON; check the base URL"),
+        ('{"7": {"maxJobs": 3', "$: is not JSON: Input data was truncated"),
+        ('\ufeff{"1": {}}', "$: is not JSON: invalid character (byte 0)"),
+        ("{} {}", "$: is not JSON: trailing characters (byte 4)"),
+        ("{'7': {}}", "$: is not JSON: object keys must be strings (byte 1)"),
+        ('{"7": {"maxJobs": ' + "9" * 5000 + "}}", "$['7'].maxJobs: is wrong: Integer value out of range"),
+        ('{"7": {"x": ' + "[" * 100_000, "$: is nested too deep"),
     ],
 )
 def test_a_map_that_breaks_the_contract_is_refused_by_path(body: str, fault: str) -> None:
     assert paths(read_accounts, body) == [fault]
 
 
-def test_nesting_is_limited_even_where_the_decoder_could_take_it() -> None:
-    deep = functools.reduce(lambda inner, _: [inner], range(100), cast("Any", 0))
-    (fault,) = paths(read_accounts, json.dumps({"7": {"x": deep}}))
-    assert fault.endswith(": is nested deeper than 64 levels")
-
-
 @pytest.mark.parametrize(
-    "body", [b'{"7": {"discord": "\xff"}}', '{"7": {}}'.encode("utf-16"), '{"7": {}}'.encode("utf-32-le")]
+    "body",
+    [
+        b'{"7": {"discord": "\xff"}}',
+        '{"7": {"discord": "\ud800"}}'.encode("utf-8", "surrogatepass"),
+        '{"7": {}}'.encode("utf-16"),
+        '{"7": {}}'.encode("utf-32-le"),
+    ],
 )
 def test_only_utf_8_is_read(body: bytes) -> None:
     (fault,) = paths(read_accounts, body)
-    assert fault.startswith("$: is not ")
+    assert ": is not JSON: " in fault
 
 
-def test_a_raw_surrogate_is_not_utf_8() -> None:
-    assert paths(read_accounts, '{"7": {"discord": "\ud800"}}') == ["$: is not UTF-8 at byte 19"]
-
-
-def test_all_faults_are_listed_in_the_order_of_the_body() -> None:
+def test_one_fault_is_listed_for_each_wrong_account_in_the_order_of_the_body() -> None:
     body = (
-        '{"1": {"maxJobs": 11, "x": NaN}, "2": 5, "": {}, "3": {},'
-        ' "4": {"channel": "5", "maxJobs": false, "discord": 0}, "1": {"maxJobs": 0}}'
+        '{"1": {"maxJobs": 11, "x": null}, "2": 5, "": {}, "3": {},'
+        ' "4": {"channel": "5", "maxJobs": 0}, "5": {"discord": 0, "maxJobs": "x"}}'
     )
     assert paths(read_accounts, body) == [
-        "$['1']: appears more than once",
         "$['1'].maxJobs: must be from 1 to 10",
         "$['2']: must be an object, not a whole number",
         "$['']: has an empty key, which no channel can have",
         "$['4'].channel: differs from the channel that it stands for",
-        "$['4'].maxJobs: must be a whole number, not false",
-        "$['4'].discord: must be a string, not a whole number",
+        "$['5'].discord: must be a string, not a whole number",
     ]
+
+
+def test_of_a_repeated_key_the_last_one_counts() -> None:
+    body = b'{"7": {"maxJobs": 1}, "8": {}, "7": {"maxJobs": 2, "maxJobs": 3}}'
+    assert {key: account.max_jobs for key, account in read_accounts(body).items()} == {"7": 3, "8": 10}
 
 
 def test_the_range_of_caps_is_the_callers() -> None:
@@ -204,7 +194,7 @@ def test_a_fault_shows_no_token_and_no_control_character() -> None:
             TOKEN: {"maxJobs": 0},
             f"a{TOKEN}b": 1,
             API_TOKEN: 1,
-            "1": {"discord": TOKEN, TOKEN: "\ud800", "maxJobs": TOKEN},
+            "1": {"discord": TOKEN, "maxJobs": TOKEN},
             "2": {"discord": [TOKEN + "2"]},
             TOKEN + "2": 3,
             "\x1b]0;evil\x07": 1,
@@ -218,19 +208,17 @@ def test_a_fault_shows_no_token_and_no_control_character() -> None:
     assert TOKEN not in text
     assert API_TOKEN not in text
     assert text.replace("\n", "").isprintable()
-    assert text.count("['***']") == 5
+    assert text.count("['***']") == 4
     assert "$['\\x1b]0;evil\\x07']: must be an object, not a whole number" in faults
     assert "$['\\u202egnp']: must be an object, not a whole number" in faults
     assert "$['quo\\'te\\\\']: must be an object, not a whole number" in faults
     assert max(map(len, faults)) < 400
 
 
-def test_a_token_that_a_duplicate_key_hides_is_hidden_too() -> None:
-    body = f'{{"1": {{"discord": "{TOKEN}", "discord": "other"}}, "{TOKEN}": 1}}'
-    assert paths(read_accounts, body) == [
-        "$['1'].discord: appears more than once",
-        "$['***']: must be an object, not a whole number",
-    ]
+def test_a_token_shape_is_hidden_where_no_field_names_the_token() -> None:
+    token = "MTAwMDAwMDAwMDAwMDAwMDAw.GsAmPl.canary-token-number-one-000000000000"
+    body = f'{{"1": {{"discord": "{token}", "discord": "other"}}, "a {token} b": 1}}'
+    assert paths(read_accounts, body) == ["$['***']: must be an object, not a whole number"]
 
 
 def test_thousands_of_tokens_and_faulty_keys_are_masked_in_linear_time() -> None:
@@ -239,15 +227,8 @@ def test_thousands_of_tokens_and_faulty_keys_are_masked_in_linear_time() -> None
         entries[f"{i}"] = {"discord": f"{TOKEN}{i:06d}"}
         entries[f"x{TOKEN}{i:06d}"] = 0
     faults = paths(read_accounts, json.dumps(entries))
-    assert len(faults) == 5000
+    assert len(faults) == 1000
     assert set(faults) == {"$['***']: must be an object, not a whole number"}
-
-
-def test_memory_for_faults_is_bounded() -> None:
-    body = json.dumps({str(i): 0 for i in range(50_100)})
-    faults = paths(read_accounts, body)
-    assert len(faults) == 50_001
-    assert faults[-1] == "$: and 100 faults more"
 
 
 channels = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -276,11 +257,6 @@ def test_a_good_map_comes_through_with_its_order_and_values(tree: dict[str, Any]
     for key, entry in tree.items():
         account = accounts[key]
         assert account == Account(key, entry.get("maxJobs", 10), entry.get("discord"))
-
-
-def thorough(body: bytes) -> Any:
-    make = functools.partial(responses._accounts, (1, 10))
-    return strict.read("the account list", body, (), dict, make)
 
 
 def outcome_of(read: Any, body: bytes, *args: Any) -> Any:
@@ -321,14 +297,19 @@ def mutated_maps(draw: st.DrawFn) -> bytes:
 @pytest.mark.deep
 @examples(120, 400)
 @given(mutated_maps())
-def test_the_fast_path_accepts_only_what_the_thorough_one_accepts_and_reads_the_same(body: bytes) -> None:
-    careful = thorough(body)
-    quick = responses._quick_accounts(body, 1, 10)
-    if quick is not None:
-        assert quick == careful
-        assert list(quick) == list(careful)
+def test_a_map_is_accepted_if_each_of_its_accounts_is(body: bytes) -> None:
     result = outcome_of(read_accounts, body)
-    assert isinstance(result, InvalidResponse) == isinstance(careful, InvalidResponse)
+    entries: dict[str, msgspec.Raw] = {}
+    with contextlib.suppress(msgspec.MsgspecError):
+        entries = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    if not entries:
+        assert result == {} or isinstance(result, InvalidResponse)
+        return
+    each = {key: outcome_of(read_account, bytes(entry), key) for key, entry in entries.items()}
+    if "" in each or any(isinstance(one, InvalidResponse) for one in each.values()):
+        assert isinstance(result, InvalidResponse)
+    else:
+        assert list(result.items()) == list(each.items())
 
 
 READERS: list[tuple[Any, tuple[Any, ...], tuple[type, ...]]] = [
@@ -410,7 +391,7 @@ def test_null_counts_as_absent_in_a_job_and_its_attachments() -> None:
 
 
 def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    responses._report.cache_clear()
+    responses._warn_of_status.cache_clear()
     with caplog.at_level(logging.WARNING, "pika_balancer.client.requests"):
         jobs = [read_job(b'{"jobid": "j", "status": "\\u001b[2Jpondering"}') for _ in range(3)]
     assert jobs[0].status == "\x1b[2Jpondering"
@@ -423,7 +404,7 @@ def test_an_unknown_status_counts_as_running_and_is_reported_once(caplog: pytest
 def test_an_unknown_status_that_repeats_a_token_is_reported_without_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    responses._report.cache_clear()
+    responses._warn_of_status.cache_clear()
     with caplog.at_level(logging.WARNING, "pika_balancer.client.requests"):
         read_job(
             b'{"jobid": "j", "status": "refused user:1234-canary"}', secrets=(Secret("user:1234-canary"),)
@@ -433,40 +414,36 @@ def test_an_unknown_status_that_repeats_a_token_is_reported_without_it(
     ]
 
 
-def test_a_job_that_is_wrong_in_many_ways_tells_all_of_them_and_keeps_its_id() -> None:
-    body = {
-        "status": 5,
-        "jobid": "job:1",
-        "maxJobs": True,
-        "attachments": [{"url": 1}, {}, 3],
-        "buttons": "retry",
-        "embeds": [[]],
-        "image": [],
-        "code": "200",
-        "messageId": 7,
-    }
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [
+        ("status", 5, "$.status: must be a string, not a whole number"),
+        ("maxJobs", True, "$.maxJobs: must be a whole number, not true or false"),
+        ("attachments", [{"url": 1}], "$.attachments[0].url: must be a string, not a whole number"),
+        ("attachments", [{"url": ""}, {}], "$.attachments[1].url: is missing"),
+        ("attachments", [3], "$.attachments[0]: must be an object, not a whole number"),
+        ("buttons", "retry", "$.buttons: must be a list, not a string"),
+        ("buttons", ["x"] * 1001, "$.buttons: is wrong: Expected `array` of length <= 1000"),
+        ("embeds", [[]], "$.embeds[0]: must be an object, not a list"),
+        ("image", [], "$.image: must be an object, not a list"),
+        ("code", "200", "$.code: must be a whole number, not a string"),
+        ("messageId", 7, "$.messageId: must be a string, not a whole number"),
+    ],
+)
+def test_a_job_with_a_wrong_field_is_refused_and_its_id_is_told(
+    field: str, value: object, fault: str
+) -> None:
     with pytest.raises(InvalidResponse) as caught:
-        read_job(json.dumps(body).encode())
+        read_job(json.dumps({"jobid": "job:1", field: value}).encode())
     assert caught.value.jobid == "job:1"
-    assert [str(fault) for fault in caught.value.faults] == [
-        "$.status: must be a string, not a whole number",
-        "$.maxJobs: must be a whole number, not true",
-        "$.attachments[0].url: must be a string, not a whole number",
-        "$.attachments[1].url: is missing",
-        "$.attachments[2]: must be an object, not a whole number",
-        "$.buttons: must be a list, not a string",
-        "$.embeds[0]: must be an object, not a list",
-        "$.image: must be an object, not a list",
-        "$.code: must be a whole number, not a string",
-        "$.messageId: must be a string, not a whole number",
-    ]
+    assert [str(each) for each in caught.value.faults] == [fault]
 
 
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
         ("{}", "$.jobid: is missing"),
-        ('{"jobid": null}', "$.jobid: is missing"),
+        ('{"jobid": null}', "$.jobid: must be a string, not null"),
         ('{"jobid": ""}', "$.jobid: must not be empty"),
         ('{"jobid": 5}', "$.jobid: must be a string, not a whole number"),
         ("[]", "$: must be an object, not a list"),
@@ -481,8 +458,8 @@ def test_a_job_without_an_id_is_refused(body: str, fault: str) -> None:
     [
         (b'{"jobid": "job:1", "verb": "pika-cr', "job:1"),
         (b'{"verb": "x", "jobid" : "job:\\u0031", "n": NaN}', "job:1"),
-        (b'{"jobid": "job:1", "jobid": "job:1"}', "job:1"),
-        (b'{"jobid": "job:1", "jobid": "job:2"}', None),
+        (b'{"jobid": "job:1", "jobid": "job:1"', "job:1"),
+        (b'{"jobid": "job:1", "jobid": "job:2"', None),
         (b'{"prompt": "\\"jobid\\": \\"job:1\\"", "jobid', None),
         (b'{"jobid": "job:1', None),
         (b'{"jobid": "\\ud800", ', None),
@@ -509,21 +486,22 @@ def test_a_whole_discord_token_in_a_job_is_cut_to_its_ends() -> None:
 def test_the_list_of_jobs_is_read() -> None:
     assert read_jobs(sample("jobs-200-empty")) == []
     assert len(read_jobs(sample("jobs-200"))) == 2
-    assert paths(read_jobs, b'["a", "", null, 7, "\\ud800"]') == [
-        "$[1]: must not be empty",
-        "$[2]: must be a string, not null",
-        "$[3]: must be a string, not a whole number",
-        "$[4]: has a lone surrogate",
-    ]
+    for entry, fault in (
+        (b'""', "$[1]: must not be empty"),
+        (b"null", "$[1]: must be a string, not null"),
+        (b"7", "$[1]: must be a string, not a whole number"),
+        (b'"\\ud800"', "$: is not JSON: Input data was truncated"),
+    ):
+        assert paths(read_jobs, b'["a", %s]' % entry) == [fault]
     assert paths(read_jobs, b"{}") == ["$: must be a list, not an object"]
 
 
 def test_an_answer_without_content_may_be_empty_or_an_object_but_no_page() -> None:
     read_nothing(b"")
     read_nothing(b'{"channel": "1"}')
-    assert paths(read_nothing, b'{"a": NaN}') == ["$.a: is NaN or infinite, which JSON does not have"]
+    assert paths(read_nothing, b'{"a": NaN}') == ["$: is not JSON: invalid character (byte 6)"]
     assert paths(read_nothing, b"<html>login</html>") == [
-        "$: is HTML or XML where JSON was expected; check the base URL"
+        "$: is HTML or XML instead of JSON; check the base URL"
     ]
 
 
@@ -537,21 +515,20 @@ def test_what_an_error_raises_from_holds_no_body() -> None:
         assert TOKEN not in repr(frame.f_locals)
 
 
-def _deep(leaf: str) -> bytes:
-    return b'{"jobid":"j","status":"started","zz":' + b"[" * 58 + leaf.encode() + b"]" * 58 + b"}"
-
-
 def test_a_large_answer_costs_little_more_than_its_own_size() -> None:
-    """Each of these once took seconds to minutes, on the event loop and past any deadline."""
     tokens = {str(i): {"discord": "x" * (20 + i % 800), "note": [None]} for i in range(2000)}
     hostile: list[tuple[Callable[[bytes], object], bytes]] = [
-        (read_job, _deep(",".join(["0"] * 500_000))),
+        (
+            read_job,
+            b'{"jobid":"j","status":"started","x":' + b"[" * 58 + b"0," * 500_000 + b"0" + b"]" * 58 + b"}",
+        ),
         (read_job, b'{"jobid":"j","status":"x","buttons":[' + b",".join([b"1"] * 200_000) + b"]}"),
+        (read_accounts, json.dumps({str(i): 0 for i in range(500_000)}).encode()),
         (read_accounts, json.dumps({"k" * 900 + key: entry for key, entry in tokens.items()}).encode()),
     ]
     begin = time.process_time()
     for read, body in hostile:
         with contextlib.suppress(InvalidResponse):
             read(body)
-    # Processor time, with room for slow machines: before, any one of them took longer.
+    # With room for slow machines: at first each of them took seconds to minutes.
     assert time.process_time() - begin < 4

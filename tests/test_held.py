@@ -1,4 +1,4 @@
-"""Where a lease was asked for, told to the line, and which of the entries still count."""
+"""The source position of a held lease, and which records still count."""
 
 import sys
 
@@ -30,23 +30,23 @@ def test_a_place_is_told_by_its_line_whatever_instruction_it_is() -> None:
     assert describe((code, len(code.co_code))) == f"{__file__}:{code.co_firstlineno} in waits"
 
 
-class Gone(Lease):
-    """A lease that a shared store has stopped to count."""
+class Revoked(Lease):
+    """A lease that a shared store has stopped counting."""
 
     @property
-    def is_revoked(self) -> bool:
+    def revoked(self) -> bool:
         return True
 
 
 def test_an_entry_is_of_that_very_lease_or_of_none() -> None:
     selector = Selector([Account("0", 3)])
-    adopted = Gone(selector, 0, "job:a")
+    adopted = Revoked(selector, 0, "job:a")
     place, _ = here()
     held: dict[int | str, object] = {"job:a": AdoptedLease(adopted, 0.0, place), 1: object()}
     assert is_adopted(held, adopted)
     assert not is_adopted(held, Lease(selector, 0, "job:a"))
     assert not is_adopted(held, Lease(selector, 0, 1))
-    assert is_revoked(held, Gone(selector, 0, 1))
+    assert is_revoked(held, Revoked(selector, 0, 1))
     assert not is_revoked(held, Lease(selector, 0, 1))
-    assert not is_revoked(held, Gone(selector, 0, 2))
+    assert not is_revoked(held, Revoked(selector, 0, 2))
     assert not is_revoked(held, adopted)
