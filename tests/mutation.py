@@ -2,6 +2,7 @@
 
 `pip install mutmut`, then `python -m tests.mutation selector` changes the room in every small way that mutmut
 knows, runs the tests that concern it against each change, and prints the changes that no test noticed.
+`--sample 20` runs 20 of the changes, the same ones each time.
 
 It works on a copy, in a directory of its own. With `--work DIR` that is kept, and what was found out there is
 not found out again unless the code has changed. Texts for people are left as they are.
@@ -13,6 +14,7 @@ import functools
 import importlib
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -32,6 +34,9 @@ ROOT: Final = Path(__file__).parent.parent
 MEMORY: Final = 4 << 30
 """Bytes that a mutant may take; some of them never stop taking."""
 
+SEED: Final = 7
+"""Chooses the mutants of a sample."""
+
 TIMEOUT: Final = 36
 """What mutmut reads as a test that did not end."""
 
@@ -50,22 +55,22 @@ class Room:
 
 ROOMS: Final = {
     "selector": Room(
-        ("selector.py", "books.py", "line.py", "policy.py"),
-        ("test_selector.py", "test_policy.py", "test_line.py"),
+        ("selection/*.py",),
+        ("test_selector.py", "test_policy.py", "test_wait_queue.py"),
     ),
     "balancer": Room(
-        ("balancer.py", "leasing.py", "holders.py", "store/memory.py"),
+        ("balancer/*.py", "store/memory.py"),
         (
             "test_balancer.py",
-            "test_holders.py",
+            "test_held.py",
             "test_store_contract.py",
             "test_cancellation.py",
             "test_events.py",
         ),
     ),
-    "wire": Room(
-        ("wire.py", "strict.py", "parse.py"),
-        ("test_wire.py", "test_parse.py"),
+    "client": Room(
+        ("client/requests.py", "client/responses.py", "client/error_map.py"),
+        ("test_requests.py", "test_responses.py"),
         but="holds_no_body or costs",  # the first finds what mutmut's trampolines hold
     ),
     "dispatch": Room(
@@ -84,16 +89,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only these mutants, as patterns such as '*wake*'")
     parser.add_argument("--work", type=Path, help="keep the copy in this directory, and go on from there")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--sample", type=int, metavar="N", help="run N of the mutants, the same each time")
     parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.within:
-        run(options.names, options.workers)
+        run(options.names, options.workers, options.sample)
         return
     with tempfile.TemporaryDirectory() as passing:
         work = options.work or Path(passing)
         prepare(ROOMS[options.room], work)
         # A process of its own, which has imported neither the package nor the tests from here.
         command = [sys.executable, "-P", __file__, options.room, *options.names, "--within"]
+        command += [] if options.sample is None else [f"--sample={options.sample}"]
         subprocess.run([*command, f"--workers={options.workers}"], cwd=work, check=False)
         report(work)
 
@@ -143,7 +150,7 @@ def undecorated(source: bytes) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def run(names: list[str], workers: int) -> None:
+def run(names: list[str], workers: int, sample: int | None) -> None:
     """Let mutmut run here, on a bounded piece of the machine's memory."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     mutators = importlib.import_module("mutmut.mutation.mutators")
@@ -153,7 +160,17 @@ def run(names: list[str], workers: int) -> None:
     hide_trampolines()
     # What it is cast to is for the type checker.
     importlib.import_module("mutmut.mutation.file_mutation").NEVER_MUTATE_FUNCTION_CALLS.add("cast")
-    command = importlib.import_module("mutmut.__main__").cli
+    mutmut: Any = importlib.import_module("mutmut.__main__")
+    if sample is not None:
+        everything: Callable[..., tuple[list[Any], Any]] = mutmut.collect_source_file_mutation_data
+
+        def some(**options: Any) -> tuple[list[Any], Any]:
+            mutants, files = everything(**options)
+            mutants.sort(key=lambda mutant: str(mutant[1]))
+            return random.Random(SEED).sample(mutants, min(sample, len(mutants))), files
+
+        mutmut.collect_source_file_mutation_data = some
+    command = mutmut.cli
     command(["run", f"--max-children={workers}", *names])
 
 
@@ -239,7 +256,7 @@ def passed(session: pytest.Session, tests: Iterable[str], durations: Mapping[str
 
 
 def hide_trampolines() -> None:
-    """Let whoever asks for the frame of its caller get that, not one of mutmut's between the two."""
+    """Return the frame of the caller to code that asks for it, not one of mutmut's between the two."""
     own = importlib.import_module("mutmut.mutation.trampoline").__file__
     getframe = sys._getframe
 
@@ -281,7 +298,7 @@ def is_text(node: Any) -> bool:
 
 
 def report(work: Path) -> None:
-    """Print per file how many mutants came to which end, and how those differ that nobody noticed."""
+    """Print per file how many mutants came to which end, and how those differ that no test noticed."""
     statuses: Mapping[int | None, str] = importlib.import_module("mutmut.stats").status_by_exit_code
     show = importlib.import_module("mutmut.mutation.diff_apply").get_diff_for_mutant
     os.chdir(work)

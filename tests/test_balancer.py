@@ -461,7 +461,7 @@ async def test_drain_waits_for_the_held_and_grants_nothing_more() -> None:
     await balancer.release(other)
     await settle()
     assert isinstance(waiter.exception(), Closed)
-    with pytest.raises(Closed, match="drains"):
+    with pytest.raises(Closed, match="is draining"):
         await balancer.acquire()
     assert not drained.done()
     await balancer.release(lease)
@@ -469,7 +469,7 @@ async def test_drain_waits_for_the_held_and_grants_nothing_more() -> None:
     assert await balancer.drain(timeout=0) is True
 
 
-async def test_drain_waits_for_a_grant_that_has_not_been_taken_note_of() -> None:
+async def test_drain_waits_for_a_grant_that_its_waiter_has_not_received() -> None:
     balancer = Balancer(accounts(1))
     holder = await balancer.acquire()
     waiter = asyncio.create_task(balancer.acquire())

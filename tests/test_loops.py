@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from pika_balancer import Account, Balancer, ConnectFailed, Dispatcher, Lease, PikaClient, WrongLoop
+from pika_balancer.clock import Timer
 from pika_balancer.store import MemoryStore
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import LocalServer, settle, wait_until
+from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 from tests.cancelling import SCENARIOS
 from tests.cancelling.balancer import all_obtainable
-from tests.cancelling.turn import How, Scenario, at_every_await
-from tests.pools import Pool
+from tests.cancelling.cancel_point import How, Scenario, at_every_await, every_way, one_way_each
+from tests.children import default_signals
+from tests.depth import sized
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 from tests.test_cancellation import make, storm
 
@@ -74,6 +77,7 @@ KINDS: dict[str, tuple[Callable[[], asyncio.AbstractEventLoop], bool, bool]] = {
 """How to make the loop, whether in debug mode, and whether it can be had here."""
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_works_on_another_kind_of_loop(
     kind: str, servers: Servers, caplog: pytest.LogCaptureFixture
@@ -81,16 +85,23 @@ def test_everything_works_on_another_kind_of_loop(
     factory, debug, is_there = KINDS[kind]
     if not is_there:
         pytest.skip("not to be had with this Python, or on this system")
-    wanted: dict[Scenario, None] = {s: None for name in sorted(REPRESENTATIVE) for s in SCENARIOS[name]}
+    named = [SCENARIOS[name] for name in sorted(REPRESENTATIVE)]
+    # In short one scenario of each, now in memory and now on a server.
+    wanted: dict[Scenario, None] = sized(
+        {scenarios[place % len(scenarios)]: None for place, scenarios in enumerate(named)},
+        {scenario: None for scenarios in named for scenario in scenarios},
+    )
+    runs = sized(one_way_each, every_way)
+    hows: list[How] = sized(["same tick", "at once"], ["same tick"])
 
     struck: Counter[How] = Counter()
 
     async def everything() -> None:
         for scenario in wanted:
-            struck.update(await at_every_await(scenario, servers["valkey"], ["same tick"]))
+            struck.update(await at_every_await(scenario, servers["valkey"], runs(hows)))
         assert struck.total() > len(wanted)
         balancer = make(2, 3)
-        await storm(balancer, workers=20, cancels=300, chance=random.Random(5))
+        await storm(balancer, workers=20, cancels=sized(300, 3000), chance=random.Random(5))
         await all_obtainable(balancer, 5)
 
     with (
@@ -104,7 +115,7 @@ def test_everything_works_on_another_kind_of_loop(
 def test_what_belongs_to_one_loop_says_so_in_another(servers: Servers) -> None:
     pool = Pool(servers["valkey"])
     balancer, store = Balancer(ACCOUNTS), pool.open()
-    client = PikaClient("user:canary", base_url="http://127.0.0.1:9", retries=0, timeout=5)
+    client = PikaClient("user:canary", base_url="http://127.0.0.1:9", retries=0, timeout=60)
 
     async def first() -> None:
         await balancer.release(await balancer.acquire())
@@ -117,7 +128,7 @@ def test_what_belongs_to_one_loop_says_so_in_another(servers: Servers) -> None:
 
     async def second() -> None:
         # What is only in memory goes on in the next loop.
-        await balancer.release(await balancer.acquire(timeout=1))
+        await balancer.release(await balancer.acquire(timeout=60))
         with pytest.raises(WrongLoop, match="make one per loop"):
             await client.jobs()
         with pytest.raises(WrongLoop, match="close it there"):
@@ -162,7 +173,7 @@ async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(s
                 await store.acquire(None, None)
         # One of its own, on the same pool, is another process as it were.
         own = RedisStore(pool.server.url, pool.name)
-        async with Balancer(store=own) as balancer, balancer.lease(timeout=5) as lease:
+        async with Balancer(store=own) as balancer, balancer.lease(timeout=60) as lease:
             assert lease.channel == ACCOUNTS[0].channel
 
     await asyncio.to_thread(asyncio.run, elsewhere())
@@ -176,7 +187,6 @@ async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(s
 HELD_AT_THE_END = """
 import asyncio, sys
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient
-from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import LocalServer
 
@@ -206,6 +216,7 @@ async def main():
         if sys.argv[3] == "interrupt":
             signal.raise_signal(signal.SIGINT)
             await asyncio.sleep(60)
+            print("no interrupt arrived")
 
 import signal
 left = []
@@ -228,6 +239,7 @@ def test_a_program_that_ends_with_everything_held_ends(
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=default_signals,
     )
     pool.delete()
     noise = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
@@ -242,7 +254,7 @@ def test_a_program_that_ends_with_everything_held_ends(
 
 
 async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers) -> None:
-    """Cycles included: leases, a balancer with people in line, a dispatcher, a handle that nobody awaits."""
+    """Cycles included: leases, a balancer with waiters, a dispatcher, a handle without an awaiter."""
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -255,7 +267,7 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
     gone = weakref.ref(balancer)
     del balancer, leases
     gc.collect()
-    # Dropped leases went to the line, and who had waited dropped them, too.
+    # Dropped leases went to the waiters, which dropped them, too.
     await wait_until(lambda: all(waiter.done() for waiter in waiters))
     waiters.clear()
     await settle()
@@ -269,7 +281,7 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
             handle = await dispatcher.submit("create", prompt="a cat")
             await dispatcher.close()
             gone_too = weakref.ref(dispatcher)
-            # It failed with `Closed`, which nobody has asked it for.
+            # It failed with `Closed`, which no code has read.
             del dispatcher, handle
             gc.collect()
             assert gone_too() is None
@@ -280,26 +292,42 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
     loop.set_exception_handler(None)
 
 
+class EndingClock:
+    """A clock moved by hand, which cancels all tasks, as `asyncio.run` does, in the tick of one alarm."""
+
+    def __init__(self, ends_at: float) -> None:
+        self.hand = ManualClock()
+        self.now, self.sleep = self.hand.now, self.hand.sleep
+        self.ends_at = ends_at
+        self.spared = asyncio.all_tasks()
+        self.cancelled: set[asyncio.Task[Any]] = set()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        def ring() -> None:
+            callback()
+            if self.now() >= self.ends_at and not self.cancelled:
+                self.cancelled = asyncio.all_tasks() - self.spared
+                for task in self.cancelled:
+                    task.cancel()
+
+        return self.hand.call_later(seconds, ring)
+
+
 async def test_a_store_whose_call_is_given_up_as_its_program_ends_ends_too(servers: Servers) -> None:
     """Two cancellations in one tick are one exception: the second must not get lost with the first."""
+    clock = EndingClock(ends_at=15)
     pool = Pool(servers["valkey"])
-    store = pool.open()
+    store = pool.open(lease_ttl=60, clock=clock)
     await store.update(ACCOUNTS)
     servers["valkey"].pause()
     try:
-        asking = asyncio.create_task(store.pool_status())
+        asyncio.create_task(store.pool_status())  # noqa: RUF006 - the clock cancels it
         await settle()
-        pipeline = store._pipeline
-        assert pipeline._task is not None
-        pipeline.unstick()
-        pipeline._task.cancel()
-        await asyncio.wait([pipeline._task], timeout=5)
-        assert pipeline._task.cancelled()
+        # The alarm after a third of `lease_ttl` gives up the call, which nothing has answered.
+        await clock.hand.advance(25)
+        assert clock.cancelled
+        await asyncio.wait(clock.cancelled, timeout=60)
+        assert [task for task in clock.cancelled if not task.done()] == []
     finally:
         servers["valkey"].go_on()
-    asking.cancel()
-    # What asyncio.run would have ended, too.
-    store._session._heartbeat.stop()
-    await store._session._subscriber.stop()
-    await store._connection.close()
     pool.delete()

@@ -3,10 +3,9 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,8 +14,9 @@ from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapaci
 from pika_balancer.models import Account, Lease
 from pika_balancer.selection.policy import Candidate
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.testing import ManualClock, settle, wait_until
-from tests.pools import Pool, advance, quiet
+from pika_balancer.testing import ManualClock, settle
+from tests.depth import examples, sized
+from tests.redis_pool import Pool, advance, quiet, until
 from tests.redis_servers import Servers, kinds
 
 Make = Callable[..., Awaitable[Store]]
@@ -27,7 +27,32 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", *kinds()])
+WHOLE = {"memory", "valkey", "by-url"}
+"""The stores that keep every promise of this file in each run; the others keep all of them with `--deep`."""
+EVERYWHERE: set[str] = set()
+"""The tests that run against every store in each run."""
+Test = TypeVar("Test", bound=Callable[..., object])
+
+
+def everywhere(test: Test) -> Test:
+    """Have the test run against every store in each run: together these use every script."""
+    EVERYWHERE.add(test.__name__)
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "make" not in metafunc.fixturenames:
+        return
+    cases: list[object] = []
+    for kind in ("memory", *kinds()):
+        if kind in WHOLE or metafunc.function.__name__ in EVERYWHERE:
+            cases.append(kind)
+        elif sized(short=False, deep=True):
+            cases.append(pytest.param(kind, marks=pytest.mark.deep))
+    metafunc.parametrize("make", cases, indirect=True)
+
+
+@pytest.fixture
 async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualClock) -> AsyncGenerator[Make]:
     """Return how to make a store over accounts 0, 1, … with the given caps; each is a pool of its own."""
     pools: list[Pool] = []
@@ -39,7 +64,7 @@ async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualCl
         pools.append(Pool(servers[request.param], clock))
         store = pools[-1].open(rng=random.Random(1))
         await store.update(accounts)
-        await wait_until(lambda: store._session._subscriber.is_listening)
+        await until(lambda: pools[-1].listeners() == 1)
         return store
 
     yield make_store
@@ -65,6 +90,7 @@ def wait(store: Store, channel: str | None = None, deadline: float | None = None
     return asyncio.create_task(store.acquire(channel, deadline))
 
 
+@everywhere
 async def test_a_free_slot_is_granted_at_once(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -74,6 +100,7 @@ async def test_a_free_slot_is_granted_at_once(make: Make, clock: ManualClock) ->
     assert store.snapshot().in_flight == 0
 
 
+@everywhere
 async def test_a_released_slot_goes_to_who_came_first(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -101,6 +128,7 @@ async def test_a_newcomer_passes_nobody_between_release_and_wake_up(make: Make, 
     assert (await waiter).held
 
 
+@everywhere
 async def test_a_pinned_waiter_blocks_nobody_and_is_not_overtaken_on_its_channel(make: Make) -> None:
     store = await make(1, 1)
     held = {lease.channel: lease for lease in [await store.acquire(c, None) for c in "01"]}
@@ -134,6 +162,7 @@ async def test_who_came_before_a_pinned_waiter_is_served_before_it(make: Make) -
     assert (await pinned).channel == "0"
 
 
+@everywhere
 async def test_the_deadline_ends_the_wait_with_the_reason(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -173,6 +202,7 @@ async def test_a_deadline_in_the_past_takes_what_is_free_or_fails(make: Make, cl
     assert clock.sleeping == idle
 
 
+@everywhere
 async def test_resting_accounts_come_back_by_themselves(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     await store.cool_down("0", clock.now() + 10)
@@ -181,7 +211,7 @@ async def test_resting_accounts_come_back_by_themselves(make: Make, clock: Manua
     await advance(clock, 9.9, store)
     with pytest.raises(NoCapacity) as caught:
         await short
-    assert (caught.value.reason, caught.value.until) == ("resting", 10.0)
+    assert (caught.value.reason, caught.value.until) == ("cooling_down", 10.0)
     assert not waiter.done()
     await advance(clock, 0.2, store)
     assert (await waiter).channel == "0"
@@ -206,6 +236,7 @@ async def test_a_second_rest_never_shortens_the_first_and_resume_lifts_both(
     assert clock.sleeping == idle
 
 
+@everywhere
 async def test_a_pause_holds_the_line_and_resume_serves_it(make: Make) -> None:
     store = await make(2)
     await store.pause("0")
@@ -219,6 +250,7 @@ async def test_a_pause_holds_the_line_and_resume_serves_it(make: Make) -> None:
     await waiters[2]
 
 
+@everywhere
 async def test_an_update_serves_the_line_by_what_is_free_not_by_what_changed(make: Make) -> None:
     store = await make(3)
     held = [await store.acquire(None, None) for _ in range(3)]
@@ -235,6 +267,7 @@ async def test_an_update_serves_the_line_by_what_is_free_not_by_what_changed(mak
     assert (await waiters[2]).channel == "0"
 
 
+@everywhere
 async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
     store = await make(1, 1)
     for channel in "01":
@@ -266,12 +299,12 @@ async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
     make: Make, clock: ManualClock, read: str
 ) -> None:
     store = await make(1)
+    # In the moment in which the rest is due, and before the store's own alarm rings.
+    clock.call_later(10, getattr(store, read))
     await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
     await quiet(store)
-    clock._now = 10.0  # due, and the alarm has not rung yet
-    getattr(store, read)()
-    await advance(clock, 0, store)
+    await advance(clock, 10, store)
     assert await take(store, clock) is None
     assert (await waiter).channel == "0"
 
@@ -328,6 +361,7 @@ async def test_a_policy_that_fails_hits_its_asker_and_never_the_releaser() -> No
     assert store.snapshot().in_flight == 1
 
 
+@everywhere
 async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> None:
     store, other = await make(1), await make(1)
     with pytest.raises(UnknownChannel):
@@ -340,6 +374,7 @@ async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> 
         await released(store, lease)
 
 
+@everywhere
 async def test_a_double_release_serves_the_line_once(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -352,6 +387,7 @@ async def test_a_double_release_serves_the_line_once(make: Make) -> None:
     second.cancel()
 
 
+@everywhere
 async def test_adopted_jobs_hold_the_line_until_released(make: Make) -> None:
     store = await make(1)
     first, second = await store.adopt("0", "job:a"), await store.adopt("0", "job:b")
@@ -366,12 +402,13 @@ async def test_adopted_jobs_hold_the_line_until_released(make: Make) -> None:
 
 async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make) -> None:
     store = await make(1)
-    await store.acquire(None, None)
+    lease = await store.acquire(None, None)
     waiters = [wait(store), wait(store, "0")]
     await quiet(store)
     store.fail_waiters(lambda: Closed("over"))
-    if isinstance(store, MemoryStore):  # at once, whenever their tasks come to know of it
-        assert store._line.size == 0
+    if isinstance(store, MemoryStore):  # the line is empty at once, before their tasks know of it
+        store.release(lease)
+        assert store.try_acquire() is not None
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(error) for error in errors] == [Closed, Closed]
     assert errors[0] is not errors[1]
@@ -492,9 +529,11 @@ class Line(RuleBasedStateMachine):
             for lease in self.held:
                 self.store.release(lease)
             assert self.store.snapshot().in_flight == 0
-            assert self.store._line.size == 0
+            self.run(self.store.update([Account("0", 1)]), self.store.resume("0"))
+            # Nobody is left in line whom this would pass.
+            assert self.store.try_acquire() is not None
         self.runner.close()
 
 
-Line.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
-TestLine = Line.TestCase
+Line.TestCase.settings = examples(30, 300, stateful_step_count=30)
+TestLine = pytest.mark.deep(Line.TestCase)

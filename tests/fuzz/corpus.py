@@ -63,7 +63,7 @@ NAUGHTY: Final = (
     "1e200",
     "1e-200",
     "1_0",
-    "٧",  # a digit for Python's int(), and for nobody else here
+    "٧",  # a digit for Python's int(), and for no other reader here
     "²",
     "7 7",
     "7,7",

@@ -9,19 +9,18 @@ import attrs
 
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Attachment, Job, Secret
-from pika_balancer.server import ConfigError
 
 T = TypeVar("T")
 
 API: Final = Secret("user:1234-canary0canary0canary0")
 """The API token of the caller, which no error may show."""
 LONGEST: Final = 1000
-"""Characters of a message: somebody is to read it."""
+"""Characters of a message: a person has to read it."""
 
 
 def value_or_error(
     call: Callable[..., T], *given: Any, hidden: Sequence[str] = (), **named: Any
-) -> T | PikaError | ConfigError:
+) -> T | PikaError:
     """Return what the call returns or the error of ours that it raises; anything else passes.
 
     Args:
@@ -32,12 +31,12 @@ def value_or_error(
     """
     try:
         return call(*given, **named)
-    except (PikaError, ConfigError) as error:
+    except PikaError as error:
         check_error(error, *hidden)
         return error
 
 
-def check_error(error: PikaError | ConfigError, *hidden: str) -> None:
+def check_error(error: PikaError, *hidden: str) -> None:
     """Fail if the error cannot be printed as it is, shows a secret, or is more than one can read."""
     message = str(error)
     assert message, f"{type(error).__name__} says nothing"

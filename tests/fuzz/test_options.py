@@ -1,8 +1,8 @@
 """Every option of every command gets every naughty value, as the parsers themselves list them.
 
 The commands run as they are, up to where a server would be started: those that talk to a service find one
-that refuses their token, and those that talk to a store find nobody. No command line can hold a NUL or half
-of a character, so those are left out.
+that refuses their token, and those that talk to a store find no server. No command line can hold a NUL or
+half of a character, so those are left out.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import asyncio
 import io
 import itertools
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import pytest
 
 from pika_balancer import cli
 from pika_balancer.cli import COMMANDS, build_parser, main
-from pika_balancer.simulate import run as engines
 from tests.cli.conftest import CANARY, Ran, Service
 from tests.fuzz.corpus import MEGABYTE, NAUGHTY
 
@@ -133,22 +133,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> 
     monkeypatch.setenv("USEAPI_TOKEN", "refused")
     monkeypatch.setenv("PIKA_BASE_URL", service.url)
 
-    async def stopped(*_: object, **__: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise asyncio.CancelledError
 
-    def reference(asked: str, *_: object) -> tuple[str, tuple[str, ...]]:
-        return "reference", ()
-
-    for name in ("bench._perform", "demo._perform", "demo_fleet.perform"):
+    for name in ("bench.server_apart", "demo.server_of", "demo_fleet.perform", "simulate.replicate"):
         monkeypatch.setattr(f"pika_balancer.cli.{name}", stopped)
-    monkeypatch.setattr("pika_balancer.cli.simulate._replicated", simulated_once)
-    monkeypatch.setattr(engines, "_engine", reference)
-
-
-def simulated_once(args: argparse.Namespace, scenario: Any, jobs: int | None, stop: Any) -> Any:
-    from pika_balancer.cli import simulate  # noqa: PLC0415 - after it was imported for the command
-
-    return simulate._simulated(args, scenario, jobs, stop)
+    # Nothing is compiled.
+    monkeypatch.setitem(sys.modules, "numba", None)
 
 
 def complaints(option: Option, ran: Ran) -> Iterator[str]:
@@ -221,7 +212,7 @@ def test_as_json_an_error_is_one_document_in_ascii(command: str, capsys: pytest.
         ["demo", "--workers=18446744073709551616"],
         ["demo", "--processes=100000"],
         ["demo", "--speed=1e-200"],
-        ["submit", "--jobs=-", "--concurrency=1000001"],
+        ["submit", "--jobs-file=-", "--concurrency=1000001"],
         ["simulate", *NEEDED["simulate"][:3], "--duration=1e200"],
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer._util import units
@@ -17,6 +18,7 @@ from pika_balancer.client import requests
 from pika_balancer.client.requests import Upload
 from pika_balancer.dispatch.handle import JobHandle, read_records
 from pika_balancer.models import Secret
+from tests.depth import examples
 from tests.fuzz.corpus import ESCAPES, NAUGHTY
 
 SENDABLE = [text for text in NAUGHTY if text and not any("\ud800" <= char <= "\udfff" for char in text)]
@@ -54,7 +56,9 @@ ORDERS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.deep
+@pytest.mark.no_cover  # other tests run every line of it
+@examples(30, 1000)
 @given(ORDERS)
 def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) -> None:
     verb, values = order
@@ -87,7 +91,8 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
     assert not any(escape.encode() in kind.encode() for escape in ESCAPES)
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.deep
+@examples(30, 1000)
 @given(TEXT.filter(lambda text: text not in (".", "..")))
 def test_names_in_an_address_arrive_whole(name: str) -> None:
     assert parse_qs(urlsplit(requests.get_job(name).path).query, keep_blank_values=True) == {"jobid": [name]}
@@ -96,7 +101,8 @@ def test_names_in_an_address_arrive_whole(name: str) -> None:
     assert path.count("/") == 2
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.deep
+@examples(30, 1000)
 @given(TEXT, TEXT, st.one_of(st.none(), TEXT))
 async def test_a_record_is_taken_over_as_it_was(ref: str, channel: str, jobid: str | None) -> None:
     handle = JobHandle("create", ref)
@@ -118,7 +124,8 @@ FACTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.deep
+@examples(15, 500)
 @given(st.dictionaries(st.sampled_from(NAUGHTY), FACTS, max_size=4))
 def test_a_journal_knows_naughty_names_again_and_shows_none_to_a_terminal(jobs: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -132,7 +139,8 @@ def test_a_journal_knows_naughty_names_again_and_shows_none_to_a_terminal(jobs: 
             assert {key: again[key] for key in jobs} == written
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.deep
+@examples(100, 5000)
 @given(st.floats(0, 1e308))
 def test_numbers_are_written_so_that_they_read_as_the_same(value: float) -> None:
     assert units.parse_duration(units.format_duration(value), field="x") == value
