@@ -2,16 +2,13 @@
 
 import asyncio
 import gc
-import itertools
-import random
 from typing import Any
 
 import pytest
 
 from pika_balancer import Closed, InvalidArgument, Job, JobHandle, NoCapacity, NotFound, UnknownChannel
-from pika_balancer.dispatch.poller import AT_ONCE, Poller
 from pika_balancer.events import Ended
-from pika_balancer.testing import ManualClock, settle
+from pika_balancer.testing import settle
 from tests.dispatch.conftest import ONE, TWO, Answer, ManualWebhook, World, begin, spawn
 
 
@@ -205,8 +202,8 @@ async def test_before_send_can_keep_a_job_from_being_sent(world: World) -> None:
         assert world.service.refs == ["mine 1"]
 
 
-async def test_a_reference_in_use_is_refused(world: World) -> None:
-    async with begin(world, 2) as dispatcher:
+async def test_a_reference_in_use_is_refused_before_the_wait_for_a_slot(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
         gate = asyncio.Event()
         world.service.script.append(Answer(200, accepted=True, until=gate))
         first = spawn(dispatcher.submit("create", prompt="a cat", reply_ref="mine"))
@@ -324,58 +321,6 @@ async def test_a_client_that_is_closed_under_it_stops_everything_and_keeps_the_r
             await dispatcher.submit("create", prompt="another")
         assert [record["jobid"] for record in await dispatcher.drain()] == ["job:1"]
         assert len(world.told("Stopped")) == 1
-
-
-async def test_polls_are_spread_and_never_many_at_once() -> None:
-    clock, running, most, looks = ManualClock(), 0, 0, list[tuple[float, str]]()
-
-    async def look(key: str) -> bool:
-        nonlocal running, most
-        looks.append((clock.now(), key))
-        running += 1
-        most = max(most, running)
-        await clock.sleep(0.01)
-        running -= 1
-        return True
-
-    poller = Poller(look, every=15.0, rng=random.Random(4), clock=clock)
-    for number in range(100):
-        poller.add(str(number), soon=number < 50)
-    await clock.advance(150)
-    assert most <= AT_ONCE
-    for number in range(100):
-        moments = [moment for moment, key in looks if key == str(number)]
-        assert 8 <= len(moments) <= 13
-        assert all(12 <= later - one <= 18.1 for one, later in itertools.pairwise(moments))
-        poller.remove(str(number))
-    looks.clear()
-    await clock.advance(100)
-    assert (looks, clock.sleeping) == ([], 0)
-    await poller.close()
-
-
-async def test_a_poll_that_fails_comes_back_later_each_time() -> None:
-    clock, looks = ManualClock(), list[float]()
-
-    async def look(_key: str) -> bool:
-        looks.append(clock.now())
-        return len(looks) > 6
-
-    poller = Poller(look, every=10.0, rng=random.Random(4), clock=clock)
-    poller.add("a")
-    await clock.advance(500)
-    pauses = [later - one for one, later in itertools.pairwise(looks)]
-    assert [round(pause / 10) for pause in pauses[:3]] in (
-        [2, 4, 8],
-        [2, 4, 7],
-        [2, 4, 9],
-        [2, 5, 8],
-        [2, 3, 8],
-    )
-    assert max(pauses) <= 96
-    assert 8 <= pauses[-1] <= 12
-    await poller.close()
-    assert clock.sleeping == 0
 
 
 async def test_entering_fails_cleanly_if_the_service_does_not_tell_what_executes(world: World) -> None:

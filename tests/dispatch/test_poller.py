@@ -1,6 +1,8 @@
 """When the poller polls, in what order, and how many at once."""
 
 import asyncio
+import itertools
+import random
 
 from pika_balancer.dispatch.poller import AT_ONCE, Poller
 from pika_balancer.testing import ManualClock, settle
@@ -77,3 +79,42 @@ async def test_a_closed_poller_polls_nothing() -> None:
     looks.poller.add("late")
     await looks.clock.advance(100.0)
     assert (len(looks.seen), looks.clock.sleeping) == (AT_ONCE, 0)
+
+
+async def test_polls_are_spread_and_never_many_at_once() -> None:
+    clock, running, most, looks = ManualClock(), 0, 0, list[tuple[float, str]]()
+
+    async def look(key: str) -> bool:
+        nonlocal running, most
+        looks.append((clock.now(), key))
+        running += 1
+        most = max(most, running)
+        await clock.sleep(0.01)
+        running -= 1
+        return True
+
+    poller = Poller(look, every=15.0, rng=random.Random(4), clock=clock)
+    for number in range(100):
+        poller.add(str(number), soon=number < 50)
+    await clock.advance(150)
+    assert most <= AT_ONCE
+    for number in range(100):
+        moments = [moment for moment, key in looks if key == str(number)]
+        assert 8 <= len(moments) <= 13
+        assert all(12 <= later - one <= 18.1 for one, later in itertools.pairwise(moments))
+        poller.remove(str(number))
+    looks.clear()
+    await clock.advance(100)
+    assert (looks, clock.sleeping) == ([], 0)
+    await poller.close()
+
+
+async def test_the_interval_doubles_with_each_failure_in_a_row_up_to_eight_times() -> None:
+    looks = Looks(10.0)
+    looks.works = False
+    looks.poller.add("a")
+    await looks.clock.advance(184.0)
+    looks.works = True
+    await looks.clock.advance(72.0)
+    assert [moment for moment, _ in looks.seen] == [8.0, 24.0, 56.0, 120.0, 184.0, 248.0, 256.0]
+    await looks.poller.close()

@@ -340,23 +340,11 @@ async def test_nothing_of_it_is_left_after_the_end(world: World) -> None:
     assert world.clock.sleeping == 0
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {},
-        {"version": 2},
-        "text",
-        None,
-        {"version": 1, "verb": "create", "reply_ref": "r"},
-        {"version": 1, "verb": "create", "reply_ref": 7, "channel": ONE},
-        {"version": 1, "verb": "create", "reply_ref": "r", "channel": ONE, "jobid": ""},
-    ],
-)
-async def test_a_broken_record_is_named_and_none_is_taken_over(world: World, record: Any) -> None:
+async def test_a_broken_record_is_named_and_none_is_taken_over(world: World) -> None:
     good = {"version": 1, "verb": "create", "reply_ref": "r1", "channel": ONE, "jobid": "job:1"}
     async with begin(world, 2) as dispatcher:
         with pytest.raises(InvalidArgument, match="record 1"):
-            await dispatcher.resume([good, record])
+            await dispatcher.resume([good, {"version": 2}])
         assert (dispatcher.handles, world.in_flight()) == ((), 0)
 
 

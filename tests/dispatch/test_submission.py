@@ -136,23 +136,16 @@ async def test_two_reconciles_at_once_return_a_handle_once(world: World) -> None
         assert world.in_flight() == 1
 
 
-async def test_each_job_that_is_handed_back_is_named_by_its_own_error(world: World) -> None:
+@pytest.mark.parametrize("error", [Unauthorized, Closed])
+async def test_each_detached_job_is_named_by_its_own_error(world: World, error: type[PikaError]) -> None:
     async with begin(world, 2) as dispatcher:
         handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        if error is Closed:
+            await dispatcher.close()
         world.service.down = 401
         await world.pass_time(40, lambda: all(handle.done for handle in handles))
         for handle in handles:
-            with pytest.raises(Unauthorized) as caught:
-                await handle
-            assert caught.value.jobid == handle.jobid
-
-
-async def test_each_job_that_a_closed_dispatcher_leaves_is_named_by_its_own_error(world: World) -> None:
-    async with begin(world, 2) as dispatcher:
-        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
-        await dispatcher.close()
-        for handle in handles:
-            with pytest.raises(Closed) as caught:
+            with pytest.raises(error) as caught:
                 await handle
             assert caught.value.jobid == handle.jobid
 
