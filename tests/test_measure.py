@@ -59,9 +59,7 @@ def test_the_interval_is_the_narrowest_that_holds_the_median_with_95_percent() -
         (left_out("lease", "theirs", "it is not installed"), ""),
     ],
 )
-def test_an_aim_is_met_or_missed_only_where_the_whole_interval_says_so(
-    told: Row, verdict: str
-) -> None:
+def test_an_aim_is_met_or_missed_only_where_the_whole_interval_says_so(told: Row, verdict: str) -> None:
     assert told.verdict == verdict
 
 
