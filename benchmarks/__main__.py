@@ -32,7 +32,7 @@ LIBRARIES: Final = [
     "pika-balancer",
     "aiohttp",
     "attrs",
-    "cattrs",
+    "msgspec",
     "litellm",
     "anyio",
     "aiolimiter",

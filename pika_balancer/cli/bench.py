@@ -199,7 +199,7 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
         accounts=(args.accounts or parse_accounts(_ACCOUNTS)) if local else (),
         service=args.service or parse_distribution(_SERVICE),
     )
-    if args.rate is not None and setting.law is not None and setting.law.rate != args.rate:
+    if args.rate is not None and setting.schedule is not None and setting.schedule.rate != args.rate:
         raise Usage("--arrivals has its own rate: leave out --rate", field="rate")
     if args.vs and args.jobs is not None and args.jobs < PAIRS:
         raise Usage(f"--vs needs {PAIRS} --jobs at least, one for each turn", field="jobs")
@@ -225,7 +225,7 @@ def _prepare(args: argparse.Namespace, settings: list[Setting]) -> None:
     if args.warm_up > _LONGEST_WARM_UP:
         raise Usage(f"--warm-up must be at most {_LONGEST_WARM_UP:.0%}", field="warm_up")
     for setting in settings:
-        offered = 0.0 if setting.law is None else setting.law.rate * args.duration
+        offered = 0.0 if setting.schedule is None else setting.schedule.rate * args.duration
         if args.jobs is None and offered > _MOST:
             raise Usage(
                 f"that would be {offered:,.0f} jobs, and {_MOST:,} are the most: "
@@ -263,7 +263,7 @@ def _plan(args: argparse.Namespace, setting: Setting, seconds: float, pair: int,
     jobs: int = args.jobs or _MOST
     grace = _GRACE + _MEANS_OF_GRACE * setting.service.mean if setting.accounts else _FOREIGN_GRACE
     return LoadPlan(
-        arrivals=setting.law,
+        arrivals=setting.schedule,
         closed=setting.closed,
         seconds=seconds,
         warm_up=seconds * args.warm_up,
@@ -304,7 +304,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
         )
         await stack.enter_async_context(balancer)
         dispatcher = Dispatcher(
-            client, balancer, callbacks=callbacks, poll_every=setting.poll or _POLL_EVERY, clock=clock
+            client, balancer, webhook=callbacks, poll_every=setting.poll or _POLL_EVERY, clock=clock
         )
         try:
             await dispatcher.reconcile()

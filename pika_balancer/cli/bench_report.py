@@ -11,6 +11,7 @@ import attrs
 from pika_balancer.cli.bench_setting import Setting
 from pika_balancer.cli.exit_codes import FAILURE, OK, Interrupted, error_document, exit_for, sentence
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.progress import LiveLine
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.errors import PikaError
@@ -200,9 +201,9 @@ class BenchReport:
     def _load(self, side: Side) -> str:
         slots = sum(account.max_jobs for account in side.accounts)
         told = f"{slots} slots, policy {side.setting.policy}"
-        if self.foreign or side.setting.law is None or not slots:
+        if self.foreign or side.setting.schedule is None or not slots:
             return told
-        offered = side.setting.law.rate * side.setting.service.mean
+        offered = side.setting.schedule.rate * side.setting.service.mean
         return f"{told}; offered load {offered:.3g}, utilisation {offered / slots:.0%}"
 
     def print(self, out: Output) -> None:
@@ -302,7 +303,7 @@ class Progress:
         self._clock = clock or SystemClock()
         self._report = report
         self._say: Callable[[str], object] = out.say
-        self._live = out.terminal.line() if out.terminal is not None else None
+        self._live = LiveLine(out) if out.console.is_interactive else None
         turns = PAIRS if report.compared else 1
         self._total = report.seconds * len(report.sides)
         self.interval = min(0.25, max(0.02, report.seconds / turns / 100))

@@ -1,4 +1,4 @@
-"""Scripted faults of job submits (`POST /create`, `/animate`, …), as texts such as `429:0.1:15s`.
+"""Scripted faults of job submits (`POST /create`, `/animate`, …), as texts such as `429:10%:15s`.
 
 A fault is drawn after the parameters have been checked. A submit has at most one, so the probabilities of a
 script add up to at most 1.
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import attrs
 
-from pika_balancer._util.units import parse_duration
+from pika_balancer._util.units import nearest, parse_duration, parse_share
 from pika_balancer.errors import InvalidArgument
 
 
@@ -87,7 +87,9 @@ class ScriptedFault:
     def __attrs_post_init__(self) -> None:
         kind = FAULTS.get(self.name)
         if kind is None:
-            problem = f"unknown; known faults: {', '.join(FAULTS)}"
+            close = nearest(self.name, FAULTS)
+            hint = f"did you mean {close}?" if close else f"known faults: {', '.join(FAULTS)}"
+            problem = f"unknown; {hint}"
         elif not 0 <= self.probability <= 1:
             problem = "the probability must be from 0 to 1"
         elif self.param is not None and kind.param is None:
@@ -110,22 +112,18 @@ class ScriptedFault:
 
 
 def parse_fault(text: str) -> ScriptedFault:
-    """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, PARAM being a duration.
+    """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, as in `429:10%:15s`.
 
     Raises:
-        InvalidArgument: `text` is no fault; names `faults` and, for an unknown name, the known ones.
+        InvalidArgument: `text` is no fault; names `faults` and the nearest right form.
     """
-    name, _, rest = text.strip().partition(":")
-    chance, colon, param = rest.partition(":")
-    try:
-        probability = float(chance) if chance else math.nan
-    except ValueError:
-        probability = math.nan
-    if name in FAULTS and math.isnan(probability):
+    name, *rest = text.strip().split(":", 2)
+    if name in FAULTS and not (rest and rest[0]):
         raise InvalidArgument(
-            f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
+            f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:10%:15s", field="faults"
         )
-    return ScriptedFault(name, probability, parse_duration(param, field="faults") if colon else None)
+    probability = parse_share(rest[0], field="faults") if name in FAULTS else 0.0
+    return ScriptedFault(name, probability, parse_duration(rest[1], field="faults") if rest[1:] else None)
 
 
 @attrs.frozen

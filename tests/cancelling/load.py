@@ -11,7 +11,7 @@ from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.loadtest.server_process import ServerProcess, ServerSettings
 from pika_balancer.testing import LocalServer, settle
-from tests.cancelling.turn import Turn, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, patiently
 from tests.dispatch.conftest import ONE
 
 TICK = 0.002
@@ -33,26 +33,26 @@ class Jobs:
 
 
 @about("open_loop")
-async def opened(turn: Turn) -> None:
+async def opened(run: CancelledRun) -> None:
     jobs = Jobs()
     arrivals = (TICK * number for number in itertools.count())
     work = open_loop(arrivals, jobs, seconds=1, most=2, clock=SystemClock(), offered=lambda _: None)
-    done = await turn.through(work)
+    done = await run.through(work)
     assert jobs.running == 0
     assert jobs.begun == 2 or not done
 
 
 @about("closed_loop")
-async def closed(turn: Turn) -> None:
+async def closed(run: CancelledRun) -> None:
     jobs = Jobs()
     work = closed_loop(2, jobs, seconds=1, most=4, clock=SystemClock(), offered=lambda _: None)
-    done = await turn.through(work)
+    done = await run.through(work)
     assert jobs.running == 0
     assert jobs.begun == 4 or not done
 
 
 @about("together")
-async def grouped(turn: Turn) -> None:
+async def grouped(run: CancelledRun) -> None:
     jobs = Jobs()
 
     async def two() -> None:
@@ -61,12 +61,12 @@ async def grouped(turn: Turn) -> None:
             group.create_task(jobs(0))
             await asyncio.sleep(0)
 
-    await turn.through(two())
+    await run.through(two())
     assert jobs.running == 0
 
 
 @about("Driver.run")
-async def stretch(turn: Turn) -> None:
+async def stretch(run: CancelledRun) -> None:
     server = LocalServer({ONE: 2}, service="fixed:1ms")
     driver = Driver(SystemClock())
     plan = LoadPlan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
@@ -81,7 +81,7 @@ async def stretch(turn: Turn) -> None:
                     dispatcher, plan, recorder, rng=random.Random(1), watch=lambda: None, interval=TICK
                 )
 
-            await turn.through(once())
+            await run.through(once())
             # What was under way stays in the dispatcher's care, and ends there.
             await patiently(lambda: not dispatcher.handles)
             assert await once() == "jobs"
@@ -103,7 +103,7 @@ class Process:
 
 
 @about("ServerProcess.ask", "ServerProcess.statistics")
-async def asking(turn: Turn) -> None:
+async def asking(run: CancelledRun) -> None:
     process = Process()
     server = ServerProcess(process)  # type: ignore[arg-type]  # as much of a process as it uses
 
@@ -113,10 +113,10 @@ async def asking(turn: Turn) -> None:
             process.stdout.feed_data(b"%d\n" % (number + 1))
 
     answered = 0
-    turn.begin(server.statistics())
+    run.begin(server.statistics())
     await answer()
     answered = len(process.asked)
-    await turn.end()
+    await run.end()
     again = asyncio.create_task(server.ask("statistics"))
     await answer()
     # An answer that was not read is not the answer to the next question.
@@ -124,11 +124,11 @@ async def asking(turn: Turn) -> None:
 
 
 @about("ServerProcess.run")
-async def apart(turn: Turn) -> None:
+async def apart(run: CancelledRun) -> None:
     settings = ServerSettings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
 
     async def use() -> None:
         async with ServerProcess.run(settings) as server:
             assert server.url.startswith("http://127.0.0.1")
 
-    await turn.through(use())
+    await run.through(use())

@@ -19,7 +19,7 @@ from tests.release.findings import Findings, Workshop, environment, run
 IMPORTS: Final = "import pika_balancer; print(pika_balancer.__version__)"
 DEMO: Final = ("demo", "--jobs", "20", "--json")
 QUICK: Final = (
-    "tests/test_wire.py",
+    "tests/test_requests.py",
     "tests/test_selector.py",
     "tests/store/test_scripts.py",
     "tests/simulate/test_trace.py",
@@ -27,17 +27,18 @@ QUICK: Final = (
 """Tests that read samples, scripts and the like beside the code."""
 CORE: Final = (
     "tests/test_balancer.py",
-    "tests/test_callbacks.py",
+    "tests/test_webhook.py",
     "tests/test_client.py",
     "tests/test_client_sockets.py",
     "tests/test_events.py",
-    "tests/test_line.py",
+    "tests/test_held.py",
     "tests/test_models.py",
-    "tests/test_parse.py",
     "tests/test_policy.py",
+    "tests/test_requests.py",
+    "tests/test_responses.py",
     "tests/test_selector.py",
     "tests/test_surface.py",
-    "tests/test_wire.py",
+    "tests/test_wait_queue.py",
     "tests/dispatch",
 )
 ROOMS: Final = {
