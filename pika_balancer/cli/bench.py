@@ -281,6 +281,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
     driver = Driver(clock)
     async with contextlib.AsyncExitStack() as stack:
         server, callbacks = None, None
+        url: str = args.base_url
         if args.base_url is None:
             token = Secret(secrets.token_urlsafe(24))
             settings = ServerSettings(
@@ -291,7 +292,8 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
                 token=token,
             )
             server = await stack.enter_async_context(ServerProcess.run(settings))
-            client = await stack.enter_async_context(PikaClient(token, base_url=server.url, clock=clock))
+            url = server.url
+            client = await stack.enter_async_context(PikaClient(token, base_url=url, clock=clock))
             if setting.poll is None:
                 callbacks = Webhook(clock=clock)
                 await stack.enter_async_context(callbacks.run())
@@ -313,7 +315,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
             yield Side(
                 setting=setting,
                 label=setting.told(dict(args.vs)),
-                url=args.base_url if server is None else server.url,
+                url=url,
                 accounts=balancer.snapshot().accounts,
                 driver=driver,
                 dispatcher=dispatcher,
