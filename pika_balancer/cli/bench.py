@@ -10,7 +10,7 @@ from typing import Final
 
 from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.bench_report import BenchReport, BenchProgress, Side
+from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side
 from pika_balancer.cli.bench_setting import SETTINGS, Setting, arrivals, change, policy
 from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.cli.options import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.cli.bench_report import BenchReport, BenchProgress, Side, span
+from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side, span
 from pika_balancer.cli.bench_setting import Setting, caps
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import LiveLine
