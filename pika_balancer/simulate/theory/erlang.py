@@ -1,8 +1,8 @@
-"""Erlang's formulas: how many jobs find every slot taken, and how long they wait in line.
+"""Erlang's formulas: the share of jobs that find every slot taken, and how long they wait.
 
 Loads are in erlang: jobs per second times the mean service time in seconds, which is the mean number of slots
-that the jobs would take if there were slots for all. Slots need not be whole: the formulas have one natural
-extension to real numbers, which is what makes them invertible.
+in use if there were slots for all. Slots need not be whole: the formulas have one natural extension to real
+numbers, which makes them invertible.
 
 Sources:
     A. K. Erlang, Solution of some problems in the theory of probabilities of significance in automatic
@@ -26,14 +26,14 @@ _PRECISION: Final = 1e-15
 
 
 def erlang_b(slots: float, load: float) -> float:
-    """Return the share of jobs that find every slot taken, where such jobs are lost.
+    """Return the share of jobs that find every slot taken, if such jobs are lost.
 
     1/B(c, a) = a ∫₀^∞ e^(-at) (1+t)^c dt, which for whole c is (aᶜ/c!) / Σₖ₌₀ᶜ aᵏ/k!. It holds for Poisson
-    arrivals and service times of any law with the same mean (M/G/c/c). Stable: the recursion
+    arrivals and service times of any distribution with the same mean (M/G/c/c). Stable: the recursion
     B(c) = a B(c-1) / (c + a B(c-1)) adds and multiplies positive numbers only. O(slots).
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
 
     Raises:
@@ -52,7 +52,7 @@ def _erlang_b(slots: float, load: float) -> float:
     for taken in range(1, count + 1):
         offered = load * blocked
         blocked = offered / (taken + fraction + offered)
-        if blocked == 0:  # below the smallest float, and falling
+        if blocked == 0:  # it underflows and falls further
             break
     return blocked
 
@@ -61,7 +61,7 @@ def _inverse_b(fraction: float, load: float) -> float:
     """Return 1/B for less than one slot, Γ(1+x, a) eᵃ a⁻ˣ: by a series or a continued fraction."""
     shape = 1 + fraction
     if load <= 1:
-        # The lower incomplete gamma function; what is left of Γ(1+x) is at least a third of it.
+        # The lower incomplete gamma function; the difference to Γ(1+x) is at least a third of it.
         term = total = 1 / shape
         order = shape
         while term > total * 1e-17:
@@ -96,7 +96,7 @@ def erlang_b_slots(load: float, blocked: float) -> float:
         blocked: The share, above 0 and below 1.
 
     Raises:
-        InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
+        InvalidArgument: An argument is out of range, or the answer exceeds a million slots.
     """
     load, blocked = checked(load, "load", above=0), checked(blocked, "blocked", above=0, below=1)
     enough = _first(lambda _taken, lost: lost <= blocked, load)
@@ -109,25 +109,25 @@ def erlang_b_load(slots: float, blocked: float) -> float:
     The inverse of `erlang_b` in `load`; it grows with both arguments.
 
     Args:
-        slots: Slots in all; whole or not, above 0.
+        slots: Number of slots; whole or not, above 0.
         blocked: The share, above 0 and below 1.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
     slots, blocked = _some(slots), checked(blocked, "blocked", above=0, below=1)
-    # No more is carried than there are slots: a (1 - B) < c.
+    # The carried load is less than the slots: a (1 - B) < c.
     return bisect(lambda load: _erlang_b(slots, load) >= blocked, 0.0, slots / (1 - blocked))
 
 
 def erlang_c(slots: float, load: float) -> float:
-    """Return the share of jobs that wait, where jobs that find every slot taken wait in one line.
+    """Return the share of jobs that wait, if jobs that find every slot taken wait in one queue.
 
-    C(c, a) = c B / (c - a (1 - B)) with B = `erlang_b(c, a)`; 1 from a = c on, where the line grows without
-    end. It holds for Poisson arrivals and exponential service times (M/M/c). O(slots).
+    C(c, a) = c B / (c - a (1 - B)) with B = `erlang_b(c, a)`; 1 from a = c on, where the queue grows without
+    bound. It holds for Poisson arrivals and exponential service times (M/M/c). O(slots).
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
 
     Raises:
@@ -147,11 +147,11 @@ def _erlang_c(slots: float, load: float) -> float:
 def erlang_c_wait(slots: float, load: float, *, service: float = 1.0) -> float:
     """Return the mean wait of all jobs, in seconds: C(c, a) s / (c - a), infinite from a = c on.
 
-    Those that wait at all wait s / (c - a) on average, exponentially distributed where the line is served in
-    the order of arrival; the mean does not depend on the order.
+    The wait of jobs that wait at all is exponential with mean s / (c - a) if they are served in order of
+    arrival; the mean does not depend on the order.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         service: Mean service time in seconds, s; 1 gives the wait in service times.
 
@@ -169,7 +169,7 @@ def erlang_c_beyond(slots: float, load: float, wait: float, *, service: float = 
     P(W > t) = C(c, a) e^(-(c - a) t / s); 1 from a = c on.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         wait: Seconds, t; 0 or more.
         service: Mean service time in seconds, s.
@@ -191,7 +191,7 @@ def erlang_c_quantile(slots: float, load: float, share_within: float, *, service
     max(0, s ln(C / (1 - q)) / (c - a)); infinite from a = c on.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         share_within: The share, q: 0.95 for p95; above 0 and below 1.
         service: Mean service time in seconds, s.
@@ -221,7 +221,7 @@ def erlang_c_slots(load: float, beyond: float, *, wait: float = 0.0, service: fl
         service: Mean service time in seconds.
 
     Raises:
-        InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
+        InvalidArgument: An argument is out of range, or the answer exceeds a million slots.
     """
     load, beyond = checked(load, "load", above=0), checked(beyond, "beyond", above=0, below=1)
     wait = checked(wait, "wait", least=0) / checked(service, "service", above=0)
@@ -242,7 +242,7 @@ def erlang_c_load(slots: float, beyond: float, *, wait: float = 0.0, service: fl
     The inverse of `erlang_c_beyond`, and with `wait` 0 of `erlang_c`, in `load`.
 
     Args:
-        slots: Slots in all; whole or not, above 0.
+        slots: Number of slots; whole or not, above 0.
         beyond: The share, above 0 and below 1.
         wait: Seconds, 0 or more.
         service: Mean service time in seconds.
@@ -264,14 +264,14 @@ def _some(slots: float) -> float:
 
 
 def _first(suffices: Callable[[float, float], bool], load: float) -> float:
-    """Return the first whole number of slots c for which `suffices(c, B(c))` holds, in one walk."""
+    """Return the first whole number of slots c for which `suffices(c, B(c))` holds."""
     blocked = 1.0
     for taken in range(1, MOST_SLOTS + 1):
         offered = load * blocked
         blocked = offered / (taken + offered)
         if suffices(taken, blocked):
             return float(taken)
-    raise InvalidArgument(f"load {load:g} takes more than {MOST_SLOTS} slots", field="load")
+    raise InvalidArgument(f"load {load:g} needs more than {MOST_SLOTS} slots", field="load")
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
