@@ -34,9 +34,9 @@ FIRST, SECOND, THIRD = (account.channel for account in parse_accounts("1,1,1"))
 PATIENCE = 60.0
 """Seconds after which a test that hangs is ended; no test waits so long for what comes."""
 LIMITS = {
-    "drain of the demo": "pika_balancer.cli.workers._PATIENCE",
-    "drain of a batch": "pika_balancer.cli.submit_batch._PATIENCE",
-    "wait in line": "pika_balancer.cli.job_batch._WAITS_IN_LINE",
+    "drain of the demo": "pika_balancer.cli.workers._DRAIN",
+    "drain of a batch": "pika_balancer.cli.submit_batch._DRAIN",
+    "wait for a slot": "pika_balancer.cli.job_batch._SLOT_TIMEOUT",
     "tries of a submit": "pika_balancer.dispatch.submitter._TRIES",
     "size of a result": "pika_balancer.cli.download._LARGEST",
     "silence of a download": "pika_balancer.cli.download._SILENCE",

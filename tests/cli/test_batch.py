@@ -19,7 +19,6 @@ from pika_balancer.cli import job_batch as room
 from pika_balancer.cli.exit_codes import Interrupted
 from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.progress import Lines
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher, JobHandle
@@ -92,12 +91,12 @@ def test_every_job_is_run_once_and_a_second_run_says_the_same(cli: Run, serve: S
         "refused       0",
         "unknown       0",
     ]
-    assert notes[13].startswith("7 of 7 jobs are through in ")
+    assert notes[13].startswith("7 of 7 jobs are done in ")
     assert notes[13].endswith(f"; journal: {jobs}.journal.jsonl")
     assert service.prompts(ids(file)) == Counter(row["prompt"] for row in cats(7))
     again = cli("submit", "--jobs-file", jobs, *QUICK)
     assert (again.code, sorted(again.out.splitlines())) == (0, sorted(urls))
-    assert "of 7 jobs 7 are through, 0 may be running, 0 are to be sent" in again.err
+    assert "of 7 jobs 7 are done, 0 may be running, 0 are to be sent" in again.err
     assert service.server.statistics().submits == 7
 
 
@@ -160,7 +159,7 @@ def test_document_has_every_job_in_the_order_of_the_file(
             assert job["error"]["message"]
             assert ("jobid" in job) == (job["status"] != "refused")
     assert document["journal"] == str(output / "pika-journal.jsonl")
-    assert "what has ended is not repeated; a line that is changed is a new job" in ran.err
+    assert "ended jobs are not repeated; a line that is changed is a new job" in ran.err
 
 
 def test_what_ended_badly_is_not_repeated(cli: Run, serve: Serve, file: Path) -> None:
@@ -421,12 +420,12 @@ def test_wrong_token_and_no_accounts_end_it_before_anything_is_sent(
 
 
 def test_paused_accounts_end_it_instead_of_hanging(cli: Run, serve: Serve, file: Path, limit: Limit) -> None:
-    limit("wait in line", 0.1)
+    limit("wait for a slot", 0.1)
     service = serve("1,1", faults=["596:1"])
     ran = cli("submit", "--jobs-file", write(file, cats(4)), *QUICK, "--json")
     assert ran.code == 3
     assert (ran.error["type"], ran.error["reason"]) == ("NoCapacity", "never")
-    assert ran.err.count("waits for a person and gets no new job") == 2
+    assert ran.err.count("has a pending moderation message and gets no new job") == 2
     assert service.server.statistics().submits == 2
     assert {job["status"] for job in ran.document["jobs"]} == {"waiting"}
 
@@ -434,7 +433,7 @@ def test_paused_accounts_end_it_instead_of_hanging(cli: Run, serve: Serve, file:
 def test_paused_account_costs_only_the_jobs_that_want_it(
     cli: Run, serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch, limit: Limit
 ) -> None:
-    limit("wait in line", 0.1)
+    limit("wait for a slot", 0.1)
     serve("1,2")
     really = PikaClient.send
 
@@ -599,16 +598,16 @@ async def test_nothing_is_sent_once_the_run_has_ended() -> None:
     async with PikaClient("any", base_url="http://127.0.0.1:1/v1") as client:
         await batch.take_over(client, cast("Dispatcher", Ending()), [line])
         with pytest.raises(RuntimeError, match="a bug"):
-            await batch.run([line], concurrency=1, patience=lambda: 0.0)
+            await batch.run([line], concurrency=1, drain_seconds=lambda: 0.0)
     assert len(refused) == 1
     assert journal[line.key].state == "new"
 
 
 def test_service_that_does_not_tell_its_accounts_is_mentioned(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
-    teller = submit_batch.Many([], Journal(None), Lines(out), out, output=None, clock=SystemClock())
-    teller.observe(RefreshFailed(at=0.0, failures=1, why="no connection"))
-    assert "the service did not tell its accounts, and is asked again later: no connection" in (
+    reporter = submit_batch.SubmitBatch([], Journal(None), out, output=None, clock=SystemClock())
+    reporter.observe(RefreshFailed(at=0.0, failures=1, why="no connection"))
+    assert "the account map could not be refreshed and is asked for again: no connection" in (
         capsys.readouterr().err
     )
 
@@ -621,12 +620,12 @@ def test_interrupt_promises_to_go_on_only_where_something_is_left(
     out = Output()
     lines = [one_line({"prompt": prompt}) for prompt in ("a cat", "a dog")]
     journal = Journal(None)
-    teller = submit_batch.Many(lines, journal, Lines(out), out, output=None, clock=SystemClock())
+    reporter = submit_batch.SubmitBatch(lines, journal, out, output=None, clock=SystemClock())
     for line in lines[:through]:
         journal.note(line.key, "ended", status="completed")
-        teller.told(line, None)
-    teller.errors.update({line.key: Closed("no result") for line in lines[:errors]})
-    assert teller.finish(Interrupted("interrupted"), to_the_end=True) == 130
+        reporter.told(line, None)
+    reporter.errors.update({line.key: Closed("no result") for line in lines[:errors]})
+    assert reporter.finish(Interrupted("interrupted"), to_the_end=True) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("pika-balancer: interrupted")
     assert ("goes on" in last) is (through < 2 or errors > 0)
@@ -712,13 +711,13 @@ def test_second_signal_hurries_and_what_runs_is_handed_on(
     limit("drain of a batch", PATIENCE)
     serve("2", service="fixed:1h")
     interrupt_at(2)
-    really = submit_batch.Many.patience
+    really = submit_batch.SubmitBatch.drain_seconds
 
-    def patience(self: submit_batch.Many) -> float:
+    def drain_seconds(self: submit_batch.SubmitBatch) -> float:
         os.kill(os.getpid(), signal.SIGINT)
         return really(self)
 
-    monkeypatch.setattr(submit_batch.Many, "patience", patience)
+    monkeypatch.setattr(submit_batch.SubmitBatch, "drain_seconds", drain_seconds)
     ran = cli("submit", "--jobs-file", write(file, cats(3)), *QUICK, "--json")
     assert ran.code == 130
     assert "stopping: nothing new is sent; 2 running jobs are followed for 60 s more" in ran.err

@@ -59,7 +59,7 @@ def test_facts_add_up_and_outlive_the_run(path: Path) -> None:
     assert (ended.in_flight, ended.urls, ended.files, ended.jobid) == (False, ("u",), ("f",), "job:1")
     with start(path) as journal:
         assert journal["a"] == ended
-        assert journal.strangers(["a"]) == 1
+        assert journal.count_others(["a"]) == 1
     assert len(rows(path)) == 6
 
 

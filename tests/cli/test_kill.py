@@ -121,11 +121,11 @@ def test_single_job_whose_run_was_ended_by_a_signal_is_gone_on_with(
     _, err = process.communicate(timeout=PATIENCE)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "shows it; the same command goes on with it" in err
+        assert "shows it; the same command resumes it" in err
     service.advance(LASTS)
     ran = cli(*single(tmp_path), "--json")
     assert ran.code == 0
-    assert f"going on with job {ran.document['jobid']}" in ran.err
+    assert f"resuming job {ran.document['jobid']}" in ran.err
     assert service.server.statistics().submits == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"], "the journal goes with the job"
 

@@ -13,7 +13,7 @@ from pika_balancer.cli.exit_codes import StillRunning
 from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_journal import Journal
-from pika_balancer.cli.submit_one import One
+from pika_balancer.cli.submit_one import SubmitOne
 from tests.cli.conftest import CANARY, FIRST, PATIENCE, SECOND, Limit, Run, Serve, Service, Spawn, read_until
 from tests.depth import sized
 
@@ -89,7 +89,7 @@ def test_full_accounts_are_waited_for_and_time_runs_out(cli: Run, serve: Serve) 
 
 
 async def test_time_that_runs_out_just_as_a_slot_frees_is_still_no_capacity() -> None:
-    one = One(one_line({"prompt": "a cat"}), Journal(None), Output(), None)
+    one = SubmitOne(one_line({"prompt": "a cat"}), Journal(None), Output(), None)
     async with Balancer([Account("1")]) as balancer:
         one.begin(balancer)
         with pytest.raises(NoCapacity, match="no slot in time"):
@@ -154,13 +154,13 @@ def test_prompt_that_is_too_long_is_refused_before_it_is_sent(cli: Run, serve: S
 FAULTS: list[tuple[str, int, str, int]] = [
     ("422", 1, "Prompt moderated or invalid", 1),
     ("402", 4, "no subscription", 1),
-    ("429", 3, "every account rests", 2),
+    ("429", 3, "every account is cooling down or paused", 2),
     ("596", 3, "every account is paused", 2),
     ("500", 5, "nobody knows whether the service has this create job", 1),
-    ("500-but-accepted", 0, "the job may run all the same (ServiceError); looking for it", 1),
+    ("500-but-accepted", 0, "the job may be running (ServiceError); searching for it", 1),
     ("504", 5, "nobody knows whether", 1),
     ("drop", 5, "nobody knows whether", 1),
-    ("drop-accepted", 0, "looking for it", 1),
+    ("drop-accepted", 0, "searching for it", 1),
     ("html", 5, "nobody knows whether", 1),
     ("fail", 1, "the job ended as failed; the service says: ", 1),
     ("moderated", 1, "the job ended as moderated; the service says: ", 1),
@@ -180,7 +180,7 @@ def test_trouble_ends_in_its_exit_code_and_no_second_job(
     submits: int,
 ) -> None:
     service = serve("2,1", faults=[f"{fault}:1"], service="fixed:0.6s")
-    limit("wait in line", 0.1)
+    limit("wait for a slot", 0.1)
     timeout = ("--timeout", "0.5") if fault == "429" else ()
     ran = cli("submit", "a cat", *QUICK, *timeout, "--json")
     assert ran.code == code

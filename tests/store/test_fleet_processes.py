@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from pika_balancer import PikaClient
-from pika_balancer.cli.fetch_jobs import ask
+from pika_balancer.cli.jobs import running_jobs
 from pika_balancer.cli.store import Findings
 from pika_balancer.server import LocalServer
 from tests.children import default_signals
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, until
+from tests.redis_pool import LIMIT, Pool, until
 
 pytestmark = pytest.mark.deep
 
@@ -133,7 +133,7 @@ async def test_with_half_of_its_processes_killed_a_fleet_passes_no_cap_and_loses
         assert len({holder.process for holder in state.orphans}) <= killed
 
         # The service runs nothing any more, and with that all of them are known to be over.
-        running = await ask(client, await client.jobs())
+        running = await running_jobs(client)
         over = Findings.of(state, running, all_orphans=False).over
         assert over == state.orphans
         repair = await look.repair(over)
@@ -178,8 +178,3 @@ async def test_turns_across_processes_are_fair_and_follow_each_other_closely(poo
 
 def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
-
-
-def test_jain_tells_alike_from_unlike() -> None:
-    assert jain([5, 5, 5]) == pytest.approx(1)
-    assert jain([9, 0, 0]) == pytest.approx(1 / 3)
