@@ -117,12 +117,12 @@ def test_two_settings_take_turns_with_the_same_arrivals(cli: Run) -> None:
 
 
 def test_comparison_is_told_to_people(cli: Run) -> None:
-    options = ("--fault", "422:0.1", "--vs", "closed=4", "--vs", "service=fixed:0.18s")
+    options = ("--fault", "422:0.1", "--vs", "closed=4", "--vs", "service=fixed:180ms")
     ran = cli("bench", "--closed", "2", *QUICK, "--duration", "3s", *options)
     assert ran.code == 0
-    title = "closed=4 service=fixed:0.18s against closed=2 service=fixed:60ms, turn by turn:"
+    title = "closed=4 service=fixed:180ms against closed=2 service=fixed:60ms, turn by turn:"
     assert title in ran.out
-    assert "closed=4 service=fixed:0.18s: to the end" in ran.out
+    assert "closed=4 service=fixed:180ms: to the end" in ran.out
     row = next(line for line in ran.out.splitlines() if line.startswith("ended p50"))
     assert row.endswith("differs")
     assert "submits not answered with a job: PromptRejected" in ran.out
