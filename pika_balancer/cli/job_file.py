@@ -218,7 +218,12 @@ def _kind(value: object) -> str:
     """Return the name of a JSON value's type, with article."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    names = {str: "a string", int: "a whole number", float: "a number with a point", list: "a list"}
+    names: dict[type, str] = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number with a point",
+        list: "a list",
+    }
     return names.get(type(value), "an object")
 
 

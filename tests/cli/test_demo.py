@@ -201,7 +201,8 @@ async def perform(
     **settings: Any,
 ) -> DemoReport:
     """Run 12 jobs with a balancer that believes in these accounts, on a server whose account has cap 2."""
-    server = LocalServer({FIRST: 2}, **({"service": "fixed:0.02s", "rng": random.Random(1)} | settings))
+    defaults: dict[str, Any] = {"service": "fixed:0.02s", "rng": random.Random(1)}
+    server = LocalServer({FIRST: 2}, **(defaults | settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DemoView, "show", lambda _self, frame: frames(frame))
         patch.setattr("pika_balancer.cli.demo.DemoView", lambda out: _every(DemoView(out), 0.01))
