@@ -32,7 +32,7 @@ LIBRARIES: Final = [
     "pika-balancer",
     "aiohttp",
     "attrs",
-    "cattrs",
+    "msgspec",
     "litellm",
     "anyio",
     "aiolimiter",
@@ -80,7 +80,7 @@ def main() -> int:
     if args.json is not None:
         document = about | {"rows": [record(row) for row in rows]}
         args.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if noisy := sum(row.submit_outcome == "too noisy" for row in rows):
+    if noisy := sum(row.verdict == "too noisy" for row in rows):
         print(f"{noisy} rows are too noisy to tell: more --rounds or less company help", file=sys.stderr)
     return 0
 
@@ -128,7 +128,7 @@ def sentence(about: dict[str, Any]) -> str:
 
 def record(row: Row) -> dict[str, Any]:
     """Return the row as JSON has it: no NaN, and with the verdict."""
-    values = attrs.asdict(row) | {"verdict": row.submit_outcome}
+    values = attrs.asdict(row) | {"verdict": row.verdict}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 

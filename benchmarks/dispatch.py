@@ -156,7 +156,7 @@ async def subjects(url: str) -> AsyncGenerator[dict[str, Work]]:
         async with (
             callbacks.run(),
             receiver(ended) as reply_url,
-            Dispatcher(client, balancer, callbacks=callbacks) as called,
+            Dispatcher(client, balancer, webhook=callbacks) as called,
             Dispatcher(client, other, poll_every=0.01) as asking,
         ):
             yield {

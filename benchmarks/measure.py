@@ -59,7 +59,7 @@ class Row:
     """What else there is to say, such as why it was left out."""
 
     @property
-    def submit_outcome(self) -> str:
+    def verdict(self) -> str:
         """`met`, `missed`, `too noisy`, or nothing where there is nothing to tell."""
         if math.isnan(self.seconds) or (self.against == self.subject and self.aim is None):
             return ""
@@ -162,7 +162,7 @@ def _cells(row: Row) -> list[str]:
         against = row.against
         ends = "" if row.low is None or row.high is None else f" ({_times(row.low)}–{_times(row.high)})"
         ratio = f"{_times(row.ratio)}{ends}"
-    aim = " ".join(["" if row.aim is None else f"≤ {row.aim:g}", row.submit_outcome]).strip()
+    aim = " ".join(["" if row.aim is None else f"≤ {row.aim:g}", row.verdict]).strip()
     subject = f"{row.subject} ({row.note})" if row.note else row.subject
     return [row.question, subject, _amount(row.seconds, row.unit), spread, ratio, against, aim]
 

@@ -191,7 +191,7 @@ class FaultProxy:
                     self.note(connection, "requests", data)
                 return
             case Reorder(count):
-                assert injection is not None  # noqa: S101 - it has the fault
+                assert injection is not None
                 await injection.turn(count)
                 try:
                     await connection.connect(*self._server_at)

@@ -461,7 +461,7 @@ async def test_drain_waits_for_the_held_and_grants_nothing_more() -> None:
     await balancer.release(other)
     await settle()
     assert isinstance(waiter.exception(), Closed)
-    with pytest.raises(Closed, match="drains"):
+    with pytest.raises(Closed, match="is draining"):
         await balancer.acquire()
     assert not drained.done()
     await balancer.release(lease)

@@ -50,7 +50,7 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
         "Released",
         "Refreshed",
     ]
-    assert repr(told[4]) == "Rested(at=105.0, channel='a', seconds=7)"
+    assert repr(told[4]) == "CoolingDown(at=105.0, channel='a', seconds=7)"
     facts: list[dict[str, Any]] = [attrs.asdict(event) for event in told]
     assert facts[0] == {"at": 100.0, "channel": "a", "lease_id": lease.id, "waited": 0.0}
     assert facts[1] == {"at": 105.0, "channel": "a", "lease_id": lease.id, "held": 5.0}
@@ -86,7 +86,7 @@ async def test_a_leak_is_told_with_its_place_and_then_as_released(caplog: pytest
         assert (leak.channel, leak.lease_id) == ("a", 1)
     [record] = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "pika_balancer")
-    assert "dropped without a release" in record.message
+    assert "dropped unreleased" in record.message
     assert vars(record)["event"] == "Leaked"
     assert vars(record)["channel"] == "a"
 
@@ -128,7 +128,7 @@ async def test_nothing_is_told_at_a_grant_that_nobody_watches(monkeypatch: pytes
         raise AssertionError
 
     async with Balancer([Account("a", 1)]) as balancer:
-        monkeypatch.setattr(Reporter, "tell", never)
+        monkeypatch.setattr(Reporter, "report", never)
         async with balancer.lease():
             pass
         await balancer.release(await balancer.acquire())
@@ -154,7 +154,7 @@ def test_every_event_can_be_logged_with_all_its_facts(
         if field.name != "level"
     }
     event = kind(**facts)
-    Reporter().tell(event)
+    Reporter().report(event)
     [record] = caplog.records
     assert record.levelno == kind.level
     for name, value in facts.items():

@@ -51,8 +51,8 @@ PURE = (
 """Files and folders without event loop, network, files and clock."""
 
 BANNED = re.compile(
-    r"\b(whoever|whomever|nobody|somebody|everybody|takes? note|took note|sees? to it|seen through|what has to be"
-    r"|what is to be|twinkling|the books|in line|resting|thereof|hereby|by and by|let go of)\b",
+    r"\b(whoever|whomever|nobody|somebody|everybody|takes? note|took note|sees? to it|seen through"
+    r"|what has to be|what is to be|twinkling|the books|in line|resting|thereof|hereby|by and by|let go of)\b",
     re.IGNORECASE,
 )
 """Words that this project does not use: each has a plain one."""

@@ -21,10 +21,10 @@ from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 from tests.cancelling import SCENARIOS
 from tests.cancelling.balancer import all_obtainable
-from tests.cancelling.turn import How, Scenario, at_every_await, every_way, one_way_each
+from tests.cancelling.cancel_point import How, Scenario, at_every_await, every_way, one_way_each
 from tests.children import default_signals
 from tests.depth import sized
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 from tests.test_cancellation import make, storm
 
@@ -42,7 +42,7 @@ REPRESENTATIVE = {
     "Dispatcher.drain",
     "Batch.__anext__",
     "RedisStore.acquire",
-    "Callbacks.run",
+    "Webhook.run",
     "LocalServer.run",
     "FaultProxy.outage",
     "Load.run",
@@ -187,7 +187,6 @@ async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(s
 HELD_AT_THE_END = """
 import asyncio, sys
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient
-from pika_balancer.callbacks import Callbacks
 from pika_balancer.store.redis import RedisStore
 from pika_balancer.testing import LocalServer
 
@@ -209,7 +208,7 @@ async def main():
             left.append(await dispatcher.submit("create", prompt="a cat"))
             left.extend(asyncio.create_task(balancer.acquire(timeout=600)) for _ in range(20))
             left.append(asyncio.create_task(dispatcher.run("create", prompt="a dog")))
-            await balancer.rest(channel, 600)
+            await balancer.cool_down(channel, 600)
             left.append(dispatcher)
         await asyncio.sleep(0.05)
         if sys.argv[3] == "exit":

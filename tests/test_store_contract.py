@@ -16,7 +16,7 @@ from pika_balancer.selection.policy import Candidate
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import ManualClock, settle
 from tests.depth import examples, sized
-from tests.pools import Pool, advance, quiet, until
+from tests.redis_pool import Pool, advance, quiet, until
 from tests.redis_servers import Servers, kinds
 
 Make = Callable[..., Awaitable[Store]]
@@ -211,7 +211,7 @@ async def test_resting_accounts_come_back_by_themselves(make: Make, clock: Manua
     await advance(clock, 9.9, store)
     with pytest.raises(NoCapacity) as caught:
         await short
-    assert (caught.value.reason, caught.value.until) == ("resting", 10.0)
+    assert (caught.value.reason, caught.value.until) == ("cooling_down", 10.0)
     assert not waiter.done()
     await advance(clock, 0.2, store)
     assert (await waiter).channel == "0"

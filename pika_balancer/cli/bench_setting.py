@@ -1,4 +1,4 @@
-"""What one side of a benchmark is set to, and the one setting that `--vs` changes for the other side."""
+"""The setting of one side of a benchmark, and how `--vs` changes it for the other side."""
 
 import argparse
 import itertools
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer._util.units import format_duration, format_rate, nearest
+from pika_balancer._util.units import format_duration, nearest
 from pika_balancer.cli.exit_codes import Usage
 from pika_balancer.cli.options import duration, rate, reads, whole
 from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
@@ -27,20 +27,20 @@ class Setting:
     policy: str
     """How accounts are chosen."""
     rate: float | None
-    """Jobs per second, of an open loop whose `arrivals` say none."""
+    """Jobs per second of an open loop, unless `arrivals` have a rate."""
     closed: int | None
-    """Jobs under way at once, of a closed loop."""
+    """Jobs under way at once in a closed loop."""
     arrivals: str
-    """The schedule of the open loop, with or without its rate."""
+    """The arrivals of an open loop as a text, with or without a rate."""
     poll: float | None
-    """Seconds between two looks at a job; None to be called back."""
+    """Seconds between two polls of a job; None if the service calls back."""
     accounts: tuple[ServerAccount, ...]
-    """Those of the local server."""
+    """The accounts of the local server; none if another service is loaded."""
     service: Distribution
-    """How long its jobs run."""
+    """How long the jobs of the local server run."""
 
     def changed(self, changes: Sequence[Change]) -> "Setting":
-        """Return the other side.
+        """Return the setting of the other side.
 
         Raises:
             Usage: Nothing would differ.
@@ -57,9 +57,9 @@ class Setting:
         return changed
 
     def told(self, names: Iterable[str]) -> str:
-        """Return what these settings are, in the words of `--vs`."""
+        """Return the values of these settings, as `--vs` takes them."""
         words = self.document()
-        # Where one loop takes the place of the other, this side has the other one.
+        # If `--vs` replaces one loop by the other, this side is named by its own loop.
         loop = "rate" if self.closed is None else "closed"
         own = dict.fromkeys(loop if name in ("rate", "closed") else name for name in names)
         return " ".join(f"{name}={words[name]}" for name in own if words[name] is not None)
@@ -68,24 +68,24 @@ class Setting:
         """Return all settings, as `--json` shows them."""
         return {
             "policy": self.policy,
-            "rate": None if self.law is None else f"{self.law.rate:g}/s",
+            "rate": None if self.schedule is None else f"{self.schedule.rate:g}/s",
             "closed": self.closed,
-            "arrivals": None if self.law is None else self.arrivals,
+            "arrivals": None if self.schedule is None else self.arrivals,
             "poll": None if self.poll is None else format_duration(self.poll),
             "accounts": caps(self.accounts) or None,
             "service": format_distribution(self.service) if self.accounts else None,
         }
 
     @property
-    def law(self) -> Arrivals | None:
-        """When jobs start, of an open loop."""
+    def schedule(self) -> Arrivals | None:
+        """When the jobs of an open loop start; None for a closed loop."""
         if self.rate is None:
             return None
-        return parse_arrivals(self.arrivals, rate=format_rate(self.rate))
+        return parse_arrivals(self.arrivals, rate=self.rate)
 
     @property
     def slots(self) -> int:
-        """Slots of all accounts of the local server; 0 where the service is another's."""
+        """Slots of all accounts of the local server; 0 if another service is loaded."""
         return sum(account.max_jobs for account in self.accounts)
 
 
@@ -101,13 +101,13 @@ def policy(text: str) -> str:
 
 
 def arrivals(text: str) -> str:
-    """Read the schedule of an open loop, which may leave its rate to another option."""
-    reads(parse_arrivals, rate="1/s")(text)
+    """Read the arrivals of an open loop, which may leave their rate to `--rate`."""
+    reads(parse_arrivals, rate=1.0)(text)
     return text
 
 
 def change(text: str) -> Change:
-    """Read what is different on the other side, such as `policy=least_loaded`."""
+    """Read a setting of the other side, such as `policy=least_loaded`."""
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals:
@@ -133,4 +133,4 @@ _SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
     "service": reads(parse_distribution),
 }
 SETTINGS: Final = tuple(_SETTINGS)
-"""What `--vs` can change."""
+"""The names of what `--vs` can change."""

@@ -23,6 +23,7 @@ from pika_balancer.selection.policy import Uniform, Weights, make_rule
 
 CLOSED: Final = -1
 """The `open_index` of an account that cannot take a job."""
+_NEW: Final = object.__new__
 
 
 class AccountSlots:
@@ -138,9 +139,6 @@ def unavailability_of(candidates: Iterable[AccountSlots], channel: str | None) -
     else:
         message = f"no account has {subject}; name a configured one"
     return Unavailability("never", None, message)
-
-
-_NEW: Final = object.__new__
 
 
 class Selector:
@@ -350,7 +348,6 @@ class Selector:
         self.next_wake = min((b.cooldown_until for b in self._slots if b.cooling_down), default=math.inf)
 
     def __len__(self) -> int:
-        """Return the number of accounts in the map."""
         return len(self._map)
 
     def in_flight(self, channel: str | None = None) -> int:
@@ -373,7 +370,7 @@ class Selector:
         """
         if now is not None:
             self.wake(now)
-        candidates = self._ordered()
+        candidates = [slots for slots in self._map if slots.open_index >= 0]
         odds = self._rule.odds(candidates) if candidates else []
         probability = {slots.channel: p for slots, p in zip(candidates, odds, strict=True)}
         explanations: dict[str, Explanation] = {}
@@ -437,15 +434,14 @@ class Selector:
             if slots is None or slots.removed:
                 raise self._unknown(channel)
             return slots if slots.open_index >= 0 else None
-        rows = [slots.row for slots in self._ordered()] if self._rule.ordered else self._open
+        rows: Sequence[int] = self._open
+        if self._rule.ordered:
+            rows = [slots.row for slots in self._map if slots.open_index >= 0]
         return self._rule.pick(self._slots, rows, self._chance) if rows else None
 
     def _shown(self) -> list[AccountSlots]:
         """Return the slots of the map in its order, then those of removed accounts that still matter."""
         return self._map + [slots for slots in self._slots if slots.removed and slots.matters]
-
-    def _ordered(self) -> list[AccountSlots]:
-        return [slots for slots in self._map if slots.open_index >= 0]
 
     def _begin(self, account: Account) -> AccountSlots:
         """Return the slots of a channel never seen before, marked as removed."""

@@ -1,8 +1,8 @@
-"""Separate streams of chance from one seed, so that two scenarios differ by nothing but what was changed.
+"""Separate random streams from one seed: a setting that changes leaves the draws for all else as they are.
 
-Arrivals, service times and patience are drawn in order, each from a stream of its own. Everything that
-happens to a job afterwards (which account, which fault, how long until it tries again) is a function of the
-seed, the job's number and how often that was asked before: a job meets the same chance whatever others do.
+Arrivals, service times and patience are drawn in order, each from a stream of its own. Every later draw of a
+job (account, fault, delay until the next try) is a function of the seed, the job's number and the number of
+its earlier draws: it does not depend on other jobs.
 """
 
 import random
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 PICK: Final = 1
-"""The stream of picks among accounts; two places per pick."""
+"""The stream of picks among accounts; two draws per pick."""
 FAULT: Final = 2
-"""The stream of faults; one place per submit."""
+"""The stream of faults; one draw per submit."""
 DELAY: Final = 3
-"""The stream of delays before another try."""
+"""The stream of delays between tries."""
 
 MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 STEP: Final = 0x9E37_79B9_7F4A_7C15
@@ -31,7 +31,7 @@ ULP: Final = 2.0**-53
 
 
 def mix(z: int) -> int:
-    """Return the 64 bits well mixed: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Return the low 64 bits, mixed by the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
     z &= MASK
     z = ((z ^ (z >> 30)) * FIRST) & MASK
     z = ((z ^ (z >> 27)) * SECOND) & MASK
@@ -39,7 +39,7 @@ def mix(z: int) -> int:
 
 
 def uniform(key: int, job: int, turn: int) -> float:
-    """Return the number in [0, 1) that belongs to the job and the turn, on the stream of that key."""
+    """Return the number in [0, 1) of the job's draw number `turn` on the stream of that key."""
     return (mix(key + (job + 1) * STEP + turn * TURN) >> 11) * ULP
 
 
@@ -48,24 +48,24 @@ class Streams:
     """All streams of one run."""
 
     seed: int = attrs.field(validator=whole(least=0))
-    """Fixes every number that is drawn."""
+    """Determines every number that is drawn."""
 
     def key(self, stream: int) -> int:
         """Return the key of a stream for `uniform`, 64 bits."""
         key = mix(stream * STEP)
-        rest = self.seed
-        while True:  # a seed may be of any length
-            key = mix(key ^ (rest & MASK))
-            rest >>= 64
-            if not rest:
+        left = self.seed
+        while True:  # a seed may have any length
+            key = mix(key ^ (left & MASK))
+            left >>= 64
+            if not left:
                 return key
 
     def plain(self, name: str) -> random.Random:
-        """Return a source of chance of that name, from the standard library."""
+        """Return the generator of that name, from the standard library."""
         return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not cryptography
 
     def vector(self, name: str) -> "np.random.Generator":
-        """Return a source of chance of that name that draws arrays; needs NumPy."""
+        """Return the generator of that name that draws arrays; needs NumPy."""
         import numpy as np  # noqa: PLC0415 - an extra
 
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *name.encode()])))

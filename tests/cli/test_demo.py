@@ -27,7 +27,7 @@ from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, wait_until
 from tests.cli.conftest import FIRST, PATIENCE, SECOND, Limit, Run, Spawn, group_lives, read_until
 from tests.depth import sized
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers, free_port
 
 FAST = ("--speed", "400")
@@ -201,8 +201,8 @@ async def perform(
     **settings: Any,
 ) -> DemoReport:
     """Run 12 jobs with a balancer that believes in these accounts, on a server whose account has cap 2."""
-    defaults: dict[str, Any] = {"service": "fixed:0.02s", "rng": random.Random(1)}
-    server = LocalServer({FIRST: 2}, **(defaults | settings))
+    options: dict[str, Any] = {"service": "fixed:0.02s", "rng": random.Random(1)} | settings
+    server = LocalServer({FIRST: 2}, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DemoView, "show", lambda _self, frame: frames(frame))
         patch.setattr("pika_balancer.cli.demo.DemoView", lambda out: _every(DemoView(out), 0.01))

@@ -59,7 +59,7 @@ WRONG = [
     (["demo", "--accounts", "11"], "caps go from 1 to 10"),
     (
         ["demo", "--service", "slow"],
-        "argument --service: 'slow' is no law of durations; write it as fixed:10s",
+        "argument --service: 'slow' is no distribution; write it as fixed:10s",
     ),
     (["demo", "--speed", "0"], "argument --speed: must be above 0"),
     (["demo", "--speed", "nan"], "argument --speed: 'nan' is no number"),

@@ -16,7 +16,6 @@ from pika_balancer.cli.progress import Gauge
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import Exponential, Poisson, Pooled, Scenario
 from tests.cli.conftest import ROOT, Run
-from tests.depth import sized
 
 ASKED = ("simulate", "--accounts", "5x6", "--arrivals", "poisson:500/h", "--service", "exp:180s")
 SCENARIO = Scenario("5x6", Poisson(500 / 3600), Exponential(180))
@@ -57,7 +56,7 @@ def test_people_get_the_question_the_answer_and_two_tables(cli: Run) -> None:
         "accounts   5 accounts with cap 6; 30 slots\n",
         "arrivals   500/h, independent of each other (Poisson)\n",
         "of 20,000 jobs found every account full (95% interval ",
-        "note: Erlang C holds exactly in the long run\n",
+        "note: exact value: Erlang C\n",
         "estimate",
         "95% interval",
         "exact\n",
@@ -97,7 +96,7 @@ def test_a_trace_brings_its_own_service_times(cli: Run, trace: Path) -> None:
 def test_what_a_trace_leaves_open_is_said(cli: Run, trace: Path) -> None:
     trace.write_text("time,duration\n2023-11-16T18:00:00,60\n2023-11-16T18:00:09,60\n")
     ran = cli("simulate", "--accounts", "2", "--trace", str(trace), "--json")
-    word = "jobs.csv: its dates that state no zone are taken as UTC"
+    word = "jobs.csv: dates without a zone are taken as UTC"
     assert word in ran.document["notes"]
     assert f"note: {word}\n" in cli("simulate", "--accounts", "2", "--trace", str(trace)).out
     planned = cli("plan", "--trace", str(trace), "--account-cap", "1", "--target", "refused<50%", "--json")
@@ -108,7 +107,7 @@ def test_bursts_of_a_trace_are_warned_of(cli: Run, trace: Path) -> None:
     came = "".join(f"{100 * burst + place}\n" for burst in range(50) for place in range(6))
     trace.write_text(f"arrival\n{came}")
     command = ("simulate", "--accounts", "4", "--service", "fixed:10s", "--trace", str(trace))
-    assert "would find every account full, here 33.333% do" in cli(*command, "--json").document["notes"][-1]
+    assert "of jobs that find every account full (here 33.3%" in cli(*command, "--json").document["notes"][-1]
     assert "note: jobs come in bursts: " in cli(*command).out
 
 
@@ -156,7 +155,7 @@ def test_trouble_is_told_and_counts(cli: Run) -> None:
         (("--outage", "3:1h..", "--outage", "3:10min..20min"), ("account 3", "out from 10 min to 20 min; ")),
         (("--failures", "1:mean_up=1h,mean_down=30min"), ("account 1", "fails every 60 min for 30 min")),
         (("--slowdown", "above=3,each=10%"), ("slowdown", "10% slower for each job above 3")),
-        (("--poll", "30s"), ("poll", "a slot is free at the next poll, every 30 s")),
+        (("--poll", "30s"), ("poll", "slots become free at the next poll, every 30 s")),
         (("--faults", "rate_limited=5%"), ("faults", "5% of submits answered 429")),
         (("--faults", "accepted=5%"), ("faults", "5% accepted and answered 5xx")),
     ):
@@ -189,10 +188,8 @@ def test_tables_go_into_files(cli: Run, tmp_path: Path) -> None:
     assert rows["jobs"] == 500
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("ending", sized(["html", "pdf"], ["html", "png", "pdf"]))
-def test_a_report_is_written(cli: Run, tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"answer.{ending}"
+def test_a_report_is_written(cli: Run, tmp_path: Path) -> None:
+    path = tmp_path / "answer.html"
     ran = cli(*ASKED, "--jobs", "300", "--when-full", "retry:15s,80", "--report", str(path))
     assert (ran.code, ran.err) == (0, "")
     assert path.stat().st_size > 10_000
@@ -227,14 +224,14 @@ WRONG = [
     ((*ASKED, "--failures", "8h"), "argument --failures: '8h' names no account; write it as all:mean_up"),
     ((*ASKED, "--slowdown", "3"), "argument --slowdown: "),
     ((*ASKED, "--faults", "accepted=120%"), "argument --faults: "),
-    ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, .png, .pdf"),
+    ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, not"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
-    ((*ASKED, "--replications", "0"), "argument --replications: '0' must be a whole number from 1"),
-    ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
-    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
+    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
+    ((*ASKED, "--processes", "2"), "--processes needs --replications"),
+    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs needs a single run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),
-    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number at least 0 and at most 0.9"),
+    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number from 0 to 0.9"),
 ]
 
 
@@ -377,7 +374,7 @@ def test_a_signal_keeps_the_replications_that_have_ended(cli: Run, monkeypatch: 
     ran = cli(*command)
     assert ran.code == 130
     assert ran.document["jobs"] == 1000
-    assert ran.document["notes"][-1] == "interrupted; 2 of 9 runs have ended, and count"
+    assert ran.document["notes"][-1] == "interrupted; the result is of the 2 of 9 runs that ended"
 
 
 def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +383,7 @@ def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch
 
     monkeypatch.setattr(simulate, "replicate", gone)
     ran = cli(*ASKED, "--replications", "2")
-    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run had ended\n")
+    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run ended\n")
 
 
 def test_a_second_signal_does_not_wait() -> None:

@@ -15,7 +15,7 @@ from pika_balancer.cli.store import Findings
 from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
 from tests.cli.conftest import FIRST, PATIENCE, SECOND, Ran, Run, Serve, Spawn, group_lives
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 ACCOUNTS = [Account(FIRST, 2), Account(SECOND, 1)]

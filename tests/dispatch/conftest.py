@@ -16,6 +16,7 @@ from aiohttp import web
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, PikaClient
 from pika_balancer.client.requests import Request
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Event
 from pika_balancer.models import Secret
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -255,16 +256,15 @@ class World:
             await self.until(condition)
 
 
-class Letters:
-    """Stands for a receiver of callbacks: the test delivers."""
-
-    reply_url = "http://127.0.0.1:1/reply"
+class Letters(Webhook):
+    """A webhook whose callbacks the test delivers."""
 
     def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
         self.take: Callable[[Job], bool] | None = None
 
-    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], None]:
-        self.take = take
+    def subscribe(self, subscriber: Callable[[Job], bool]) -> Callable[[], object]:
+        self.take = subscriber
 
         def unsubscribe() -> None:
             self.take = None

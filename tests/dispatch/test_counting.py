@@ -134,7 +134,7 @@ async def test_a_job_that_a_callback_ended_is_not_handed_back_by_a_poll_that_is_
     world: World,
 ) -> None:
     letters = Letters()
-    async with begin(world, 2, callbacks=letters) as dispatcher:
+    async with begin(world, 2, webhook=letters) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         world.service.hold = asyncio.Event()
         asked = len(world.service.gets)

@@ -185,7 +185,7 @@ async def test_the_timeout_is_for_slots_and_counts_over_all_tries(world: World) 
         await world.pass_time(2, running.done)
         with pytest.raises(NoCapacity) as caught:
             await running
-        assert caught.value.reason == "resting"
+        assert caught.value.reason == "cooling_down"
         with pytest.raises(UnknownChannel):
             await dispatcher.run("create", prompt="a cat", channel="1")
 
@@ -235,7 +235,7 @@ async def test_two_who_wait_with_one_reference_are_not_both_sent(world: World) -
 
 async def test_a_callback_ends_a_job_and_the_poll_that_says_the_same_is_ignored(world: World) -> None:
     letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         assert world.service.posts[0][1]["replyUrl"] == letters.reply_url
         job = Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref)
@@ -254,7 +254,7 @@ async def test_a_callback_ends_a_job_and_the_poll_that_says_the_same_is_ignored(
 
 async def test_a_callback_that_comes_before_the_answer_counts(world: World) -> None:
     letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
@@ -272,7 +272,7 @@ async def test_a_callback_that_comes_before_the_answer_counts(world: World) -> N
 )
 async def test_a_callback_clears_up_an_unclear_answer(world: World, answer: Answer) -> None:
     letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         world.service.script.append(answer)
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: bool(world.told("Uncertain")))
@@ -285,7 +285,7 @@ async def test_a_callback_clears_up_an_unclear_answer(world: World, answer: Answ
 
 async def test_callbacks_that_fit_no_job_change_nothing(world: World) -> None:
     letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         assert not letters.deliver(Job("job:9", status="completed", reply_ref="somebody else's"))
         assert not letters.deliver(Job("job:9", status="completed"))
@@ -351,7 +351,7 @@ async def test_polls_are_spread_and_never_many_at_once() -> None:
         moments = [moment for moment, key in looks if key == str(number)]
         assert 8 <= len(moments) <= 13
         assert all(12 <= later - one <= 18.1 for one, later in itertools.pairwise(moments))
-        poller.discard(str(number))
+        poller.remove(str(number))
     looks.clear()
     await clock.advance(100)
     assert (looks, clock.sleeping) == ([], 0)

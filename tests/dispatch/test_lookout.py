@@ -68,7 +68,7 @@ class Watch:
     async def gives_up(self) -> bool:
         """Look once; return whether a slot without a name was given up then."""
         self.store.left, self.store.given_up = [NAMELESS], []
-        await self.reconciler.look()
+        await self.reconciler.reconcile()
         assert self.store.given_up in ([], [NAMELESS])
         return bool(self.store.given_up)
 
@@ -128,10 +128,10 @@ async def test_each_job_is_asked_after_once_and_one_that_is_known_never(world: W
         known, other = world.service.take(), world.service.take()
         here.known.add(known)
         for _ in range(3):
-            await here.reconciler.look()
+            await here.reconciler.reconcile()
         assert (here.asked(other), here.asked(known), here.counted) == (1, 0, [other])
         here.reconciler.ask_again()
-        await here.reconciler.look()
+        await here.reconciler.reconcile()
         assert (here.asked(other), here.asked(known), here.counted) == (2, 0, [other])
 
 
@@ -179,7 +179,7 @@ async def test_a_job_that_is_counted_by_its_id_needs_no_slot_by_its_reference_un
             await here.balancer.adopt(ONE, REFERENCE + ref)
         here.known.add(REFERENCE + "ours")
         first, second = world.service.take(ONE, "theirs"), world.service.take(ONE, "ours")
-        await here.reconciler.look()
+        await here.reconciler.reconcile()
         assert here.counted == [first, second, REFERENCE + "ours"]
 
 
@@ -188,12 +188,12 @@ async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_ti
     async with watch(world) as here:
         for _ in range(2):
             await here.balancer.adopt(ONE, key)
-            await here.reconciler.look()
+            await here.reconciler.reconcile()
             world.clock.oversleep(LOST_FOR - 0.5)
-            await here.reconciler.look()
+            await here.reconciler.reconcile()
             assert here.counted == [key]
             world.clock.oversleep(0.5)
-            await here.reconciler.look()
+            await here.reconciler.reconcile()
             assert here.counted == []
 
 
@@ -202,7 +202,7 @@ async def test_a_slot_that_is_forsaken_comes_back_with_the_next_look(world: Worl
         for ref in ("a", "b"):
             await here.balancer.adopt(ONE, REFERENCE + ref)
         here.reconciler.stop_searching(REFERENCE + "a")
-        await here.reconciler.look()
+        await here.reconciler.reconcile()
         assert here.counted == [REFERENCE + "b"]
 
 
@@ -219,12 +219,12 @@ async def test_a_dead_processs_job_that_does_not_execute_is_asked_after_before_i
         world.service.end(ended)
         world.service.jobs[begins]["status"] = world.service.jobs[unclear]["status"] = "created"
         here.store.left = [Orphan(key, key, ONE, 0.0, 1) for key in (ended, begins, unclear, "job:unknown")]
-        await here.reconciler.look()
+        await here.reconciler.reconcile()
         assert here.counted == sorted([begins, unclear, "job:unknown"])
         # One that nobody knows is kept for as long as it might yet appear.
         here.store.left.clear()
         world.clock.oversleep(LOST_FOR)
-        await here.reconciler.look()
+        await here.reconciler.reconcile()
         assert here.counted == [begins, unclear]
 
 
@@ -233,7 +233,7 @@ async def test_jobs_that_fill_a_channel_are_looked_at_until_they_have_ended(worl
         known, *others = (world.service.take() for _ in range(4))
         here.known.add(known)
         lease = await here.balancer.acquire(ONE)
-        await here.reconciler.count(ONE, [known, *others])
+        await here.reconciler.fill(ONE, [known, *others])
         assert here.counted == others[:1]
         await here.balancer.release(lease)
         world.service.end_all()
@@ -245,14 +245,14 @@ async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_h
 ) -> None:
     async with watch(world) as here:
         now = world.clock.now()
-        await here.reconciler.look()
-        seeking = [asyncio.create_task(here.reconciler.complete(now + later)) for later in (0.0, 20.0)]
+        await here.reconciler.reconcile()
+        seeking = [asyncio.create_task(here.reconciler.pass_after(now + later)) for later in (0.0, 20.0)]
         await settle()
         assert not seeking[0].done()
         await world.pass_time(5, seeking[0].done)
         assert not seeking[1].done()
         await world.pass_time(40, seeking[1].done)
-        assert here.reconciler.complete_since > now + 20
+        assert here.reconciler.last_pass > now + 20
         looks = len(world.service.gets)
         await world.clock.advance(60)
         assert (len(world.service.gets), world.clock.sleeping) == (looks, 0)
@@ -263,14 +263,14 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
 ) -> None:
     async with watch(world) as here:
         here.store.outlives = True
-        here.reconciler.begin()
+        here.reconciler.start()
         await world.clock.advance(60)
         assert world.service.gets == []
     for end, first in ((min, 1.6), (max, 2.4)):
         async with watch(world, end=end) as here:
             world.service.end_all()
             world.service.gets.clear()
-            await here.reconciler.watch(ONE, world.service.take())
+            await here.reconciler.count(ONE, world.service.take())
             await world.clock.advance(first - 0.125)
             assert world.service.gets == []
             await world.clock.advance(0.25)
@@ -280,7 +280,7 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
 async def test_a_look_that_is_refused_is_the_last_and_its_error_is_told(world: World) -> None:
     async with watch(world) as here:
         world.service.down = 401
-        await here.reconciler.watch(ONE, world.service.take())
+        await here.reconciler.count(ONE, world.service.take())
         await world.pass_time(3, lambda: bool(here.refused))
         await world.clock.advance(60)
         assert ([error.status for error in here.refused], len(world.service.gets)) == ([401], 1)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pika_balancer.dispatch.cooldown import Cooldown
-from pika_balancer.dispatch.dispatcher import ShutdownGate
 from pika_balancer.dispatch.handle import JobHandle, read_records
+from pika_balancer.dispatch.submitter import ShutdownGate
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
@@ -92,10 +92,10 @@ async def test_a_gate_that_is_shut_ends_all_waits_with_the_first_reason() -> Non
 async def test_a_handle_tells_what_is_known_of_its_job() -> None:
     handle = JobHandle("create", "r")
     handle.channel = "5"
-    assert (handle.status, handle.key, handle.done, handle.over) == ("unknown", "ref r", False, False)
+    assert (handle.status, handle.key, handle.done) == ("unknown", "ref r", False)
     assert repr(handle) == "<JobHandle create 'r' on '5': unknown>"
     handle.jobid = "job:1"
-    handle.tell(Job("job:1", status="started"))
+    handle.update(Job("job:1", status="started"))
     assert (handle.status, handle.key) == ("started", "job:1")
     assert repr(handle) == "<JobHandle create 'job:1' on '5': started>"
     assert handle.record() == {
@@ -114,13 +114,13 @@ async def test_a_handle_tells_what_is_known_of_its_job() -> None:
 async def test_a_job_in_doubt_is_sent_again_under_another_reference_only() -> None:
     handle = JobHandle("create", "r")
     handle.renew()
-    assert handle.refs == [handle.reply_ref] == ["r"]
+    assert (handle.reply_ref, handle.earlier_refs) == ("r", [])
     for expected in ("r.2", "r.3"):
         handle.doubt = NotFound()
         for _ in range(2):  # the second time there is no doubt any more
             handle.renew()
         assert (handle.reply_ref, handle.key) == (expected, f"ref {expected}")
-    assert handle.refs == ["r", "r.2", "r.3"]
+    assert handle.earlier_refs == ["r", "r.2"]
 
 
 async def test_whoever_waits_on_a_handle_has_its_end_and_every_change_on_the_way() -> None:
@@ -138,10 +138,10 @@ async def test_whoever_waits_on_a_handle_has_its_end_and_every_change_on_the_way
     leaving.cancel()
     await settle()
     for status in ("started", "started", "progress"):
-        handle.tell(Job("job:1", status=status))
+        handle.update(Job("job:1", status=status))
         await settle()
     ended = Job("job:1", status="completed")
-    handle.end(ended)
+    handle.update(ended, done=True)
     assert handle.done
     assert await waiting is ended
     await watching
@@ -156,8 +156,8 @@ async def wait(handle: JobHandle) -> Job:
 
 async def test_a_job_that_was_given_up_raises_the_reason_after_all_that_was_told() -> None:
     handle, error = JobHandle("create", "r"), NotFound("gone")
-    handle.tell(Job("job:1", status="started"))
-    handle.fail(error)
+    handle.update(Job("job:1", status="started"))
+    handle.update(None, done=True, error=error)
     assert handle.done
     changes = aiter(handle)
     assert (await anext(changes)).status == "started"

@@ -57,9 +57,9 @@ async def test_what_is_added_anew_is_looked_at_once_a_turn_and_has_no_failures_y
     looks.works = False
     looks.poller.add("a")
     await looks.clock.advance(8.0)
-    looks.poller.discard("a")
+    looks.poller.remove("a")
     looks.poller.add("a")
-    looks.poller.discard("a")
+    looks.poller.remove("a")
     looks.poller.add("a")
     await looks.clock.advance(24.0)
     assert [moment for moment, _ in looks.seen] == [8.0, 16.0, 32.0]

@@ -487,7 +487,7 @@ async def test_a_late_release_does_not_take_the_slot_of_a_job_that_was_adopted_a
 
 async def test_a_job_that_is_known_to_run_is_not_lost_to_its_own_late_answer(world: World) -> None:
     letters = Letters()
-    async with begin(world, 2, callbacks=letters) as dispatcher:
+    async with begin(world, 2, webhook=letters) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, until=asyncio.Event()))
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)

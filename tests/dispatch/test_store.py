@@ -91,7 +91,7 @@ async def test_a_slot_that_is_named_twice_at_once_is_one_slot(world: World, orde
     letters = Letters()
     async with (
         Balancer(store=store, clock=world.clock) as balancer,
-        Dispatcher(world.client, balancer, clock=world.clock, callbacks=letters) as dispatcher,
+        Dispatcher(world.client, balancer, clock=world.clock, webhook=letters) as dispatcher,
     ):
         store.gates = {"ref": asyncio.Event(), "job": asyncio.Event()}
         world.service.script.append(Answer(500, accepted=True))

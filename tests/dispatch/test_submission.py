@@ -90,7 +90,7 @@ async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
 
 async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(world: World) -> None:
     letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         world.service.script.append(Answer(500, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
@@ -102,7 +102,7 @@ async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(worl
 
 async def test_a_callback_that_came_first_is_not_undone_by_the_answer(world: World) -> None:
     letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    async with begin(world, 1, webhook=letters) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
@@ -175,7 +175,7 @@ async def test_a_first_sending_that_turns_up_after_the_second_was_sent_leaves_bo
     world: World,
 ) -> None:
     letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 3, callbacks=letters, resubmit_after=1) as dispatcher:
+    async with begin(world, 3, webhook=letters, resubmit_after=1) as dispatcher:
         world.service.script.append(Answer(500))
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
@@ -286,7 +286,7 @@ async def test_a_store_that_can_neither_pause_nor_rest_an_account_fails_no_job(
         raise PikaError("the store is away")
 
     async with begin(world, 1, 1) as dispatcher:
-        for name in ("pause", "rest"):
+        for name in ("pause", "cool_down"):
             monkeypatch.setattr(world.balancer.store, name, fail)
         world.service.script.extend([Answer(596), Answer(429)])
         await dispatcher.submit("create", prompt="a cat")

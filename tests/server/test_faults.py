@@ -163,7 +163,7 @@ async def test_faults_happen_as_often_as_scripted_and_exclude_each_other() -> No
 
 
 def test_a_fault_is_read_from_its_text() -> None:
-    assert parse_fault("429:0.1:15s") == ScriptedFault("429", 0.1, 15.0)
+    assert parse_fault("429:0.1:15s") == parse_fault("429:10%:15s") == ScriptedFault("429", 0.1, 15.0)
     assert parse_fault(" slow:1:500ms ") == ScriptedFault("slow", 1.0, 0.5)
     assert parse_fault("504:0.02").seconds == 180.0
     assert parse_fault("500-but-accepted:0") == ScriptedFault("500-but-accepted", 0.0)
@@ -175,12 +175,13 @@ def test_a_fault_is_read_from_its_text() -> None:
     [
         ("flood:0.1", "known faults: 429, 402, 422, 500, 500-but-accepted, 502, 503, 504, 596, slow, drop, "),
         ("", "known faults: "),
+        ("dorp:0.1", r"did you mean drop\?"),
         ("429", "write NAME:PROB"),
         ("429:", "write NAME:PROB"),
-        ("429:often", "write NAME:PROB"),
-        ("429:nan", "write NAME:PROB"),
-        ("429:1.1", "from 0 to 1"),
-        ("429:-0.1", "from 0 to 1"),
+        ("429:often", "is no share; write it as 1%"),
+        ("429:nan", "is no share"),
+        ("429:1.1", "did you mean 1.1%"),
+        ("429:-0.1", "is no share"),
         ("429:0.1:soon", "is no duration"),
         ("429:0.1:", "is no duration"),
         ("fail:0.1:3s", "takes no parameter"),

@@ -111,7 +111,7 @@ async def test_speed_divides_service_times_and_polls() -> None:
 
 
 async def test_service_times_follow_the_law() -> None:
-    async with running("10", service="uniform:10s,60s", max_jobs_limit=10) as rig:
+    async with running("10", service="uniform:10s,60s") as rig:
         for _ in range(10):
             await rig.submit()
         await rig.clock.advance(10)

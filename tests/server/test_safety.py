@@ -14,7 +14,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.server import LocalServer, local
-from pika_balancer.server.errors import Refusal
+from pika_balancer.server.answers import Refusal
+from pika_balancer.server.app import check_host
 from pika_balancer.server.form import READ_WITHIN
 from pika_balancer.testing import wait_until
 from tests.server.conftest import PNG, Rig, Upload, form, running
@@ -77,10 +78,9 @@ async def test_on_an_address_that_others_reach_no_web_page_has_a_name_for_it(
     transport = Mock()
     transport.get_extra_info = lambda name, default=None: ("10.1.2.3", 80) if name == "sockname" else default
     request = make_mocked_request("GET", "/v1/pika/nowhere", {"Host": host}, transport=transport)
-    handlers = LocalServer(allowed_hosts=["My.Box"])._handlers
     refused = contextlib.nullcontext() if good else pytest.raises(Refusal, match="not allowed here")
     with refused:
-        handlers._check_host(request)
+        check_host(request, {"my.box"})
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ async def test_an_open_server_without_a_token_is_warned_about(capsys: pytest.Cap
 
     def warned() -> bool:
         errors.append(capsys.readouterr().err)
-        return "other machines may reach this server, and any token opens it" in "".join(errors)
+        return "other machines can reach this server and any token is accepted" in "".join(errors)
 
     await wait_until(warned)
     await stopped(task)
@@ -163,8 +163,8 @@ async def test_accounts_are_kept_in_the_file(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--port", "65536"], "--port: must be a whole number"),
-        (["--port", "-1"], "--port: must be a whole number"),
+        (["--port", "65536"], "must be a whole number from 0 to 65,535"),
+        (["--port", "x"], "--port: 'x' is no whole number"),
         (["--accounts", "2;1"], "--accounts: "),
         (["--service", "often"], "--service: "),
         (["--speed", "0"], "--speed: must be above 0"),

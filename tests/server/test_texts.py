@@ -95,7 +95,3 @@ def test_a_bad_list_of_accounts_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse_accounts(text)
     assert caught.value.field == "accounts"
-
-
-def test_the_largest_cap_is_an_argument() -> None:
-    assert parse_accounts("1x50", limit=100)[0].max_jobs == 50

@@ -150,7 +150,7 @@ SCRIPT = """
 import signal
 import sys
 import time
-from pika_balancer.simulate.executors import run_all
+from pika_balancer.simulate.replicate import run_all
 
 def work(number):
     if number >= 2:

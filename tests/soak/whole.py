@@ -17,8 +17,8 @@ from pika_balancer.events import Ended, Event, Paused
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.store.redis.store import RedisStore
 from tests.redis_servers import Server, make
+from tests.soak.account_churn import REFRESH_EVERY, AccountChurn
 from tests.soak.audit import check_empty, check_slots
-from tests.soak.landlord import REFRESH_EVERY, Landlord
 from tests.soak.ledger import Ledger
 from tests.soak.server import CAPS, ScaledClock, ServerProcess, server_process
 from tests.soak.weight import WEIGHED, Weight, open_files, take_census, too_heavy, weigh
@@ -91,7 +91,7 @@ class Soak:
         self.client: PikaClient
         self.patient: PikaClient
         self.service: ServerProcess
-        self.landlord: Landlord
+        self.account_churn: AccountChurn
         self.shared: Server | None = None
         self.workers: list[Worker] = []
         self.balancers: list[Balancer] = []
@@ -198,7 +198,7 @@ class Soak:
                 observer=functools.partial(self.observe, place),
             )
             self.balancers.append(await stack.enter_async_context(balancer))
-        self.landlord = Landlord(
+        self.account_churn = AccountChurn(
             self.patient, self.balancers, clock=self.clock, rng=self.rng, complain=self.complain
         )
         for place in range(WORKERS):
@@ -213,7 +213,7 @@ class Soak:
     async def _work(self) -> None:
         """Let the workers live, and end with them, or with whatever else ends."""
         parts: tuple[Coroutine[Any, Any, None], ...]
-        parts = (self._live(), self._watch(), self._listen(), self.landlord.work())
+        parts = (self._live(), self._watch(), self._listen(), self.account_churn.work())
         tasks = [asyncio.create_task(part) for part in parts]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -283,7 +283,7 @@ class Soak:
             self.complain(complaint)
 
     def _excuses(self, channel: str, since: float) -> bool:
-        return self.landlord.excuses(channel, since)
+        return self.account_churn.excuses(channel, since)
 
     def _state(self) -> str:
         """Return how everything stands, for whoever wonders why nothing happens."""

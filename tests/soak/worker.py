@@ -87,7 +87,7 @@ class Worker:
             self.soak.client,
             self.balancer,
             name=self.name,
-            callbacks=self.callbacks,
+            webhook=self.callbacks,
             rng=self.rng,
             clock=self.soak.clock,
         )

@@ -82,7 +82,7 @@ async def turns(store: RedisStore, what: dict[str, Any], stop: asyncio.Event) ->
                 await owed
             mine.append([asked, got, gave, time.monotonic()])
             if len(mine) == what["turns"] and all(len(others) >= what["turns"] for others in notes):
-                print("enough", flush=True)  # noqa: T201 - to whoever started it
+                print("enough", flush=True)
 
     await asyncio.gather(*map(work, notes))
     return notes
@@ -95,7 +95,7 @@ async def main(what: dict[str, Any]) -> None:
     store = RedisStore(
         what["store"], what["pool"], lease_ttl=what["lease_ttl"], first_start=True, clock=clock
     )
-    print("ready", flush=True)  # noqa: T201 - to whoever started it
+    print("ready", flush=True)
     try:
         if what["task"] == "jobs":
             result: object = await jobs(store, clock, what, stop)
@@ -103,7 +103,7 @@ async def main(what: dict[str, Any]) -> None:
             result = await turns(store, what, stop)
     finally:
         await store.close()
-    print(json.dumps(result), flush=True)  # noqa: T201 - the same
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

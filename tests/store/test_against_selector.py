@@ -24,11 +24,10 @@ from pika_balancer.selection.selector import Selector
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock
 from tests.depth import examples
-from tests.pools import Pool, advance, quiet
+from tests.redis_pool import Pool, advance, quiet
 from tests.redis_servers import Servers
 
 CHANNELS = ("a", "b", "c", "d")
-NO_LIMIT = 1_000_000
 
 
 class Chance(random.Random):
@@ -77,6 +76,8 @@ class Both(RuleBasedStateMachine):
         self.stores = [self.pool.open(policy=policy, rng=self.chance) for _ in range(2)]
         self.oracle = Chance()
         self.selector = Selector(rng=self.oracle, policy=policy)
+        # The server picks among candidates in map order, so the selector has to keep that order, too.
+        self.selector._uniform, self.selector._rule.ordered = False, True
         self.update(caps)
 
     def run(self, step: Awaitable[object]) -> object:
@@ -93,8 +94,7 @@ class Both(RuleBasedStateMachine):
         twin.setstate(self.chance.getstate())
         drawn = twin.random()
         self.oracle.begin(drawn)
-        # The server has its candidates in map order, as the selector has them if there is a limit.
-        expected = self.selector.try_acquire(channel, NO_LIMIT, now=self.clock.now())
+        expected = self.selector.try_acquire(channel, now=self.clock.now())
 
         async def take() -> Lease | None:
             try:

@@ -1,4 +1,4 @@
-"""What a shared store is given: each thing that cannot work is named before anything is sent."""
+"""Arguments of a shared store: one that cannot work is named before anything is sent."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ from redis.asyncio import Connection, ConnectionPool, Redis
 from pika_balancer import InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.store.errors import no_capacity
 from pika_balancer.store.redis.store import RedisStore
-from tests.pools import is_away, until
+from tests.redis_pool import is_away, until
 from tests.store.fake_server import Command, fake_server
 
 NOBODY = "redis://127.0.0.1:1"
@@ -38,21 +38,16 @@ def test_what_cannot_work_is_named(field: str, options: dict[str, Any]) -> None:
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", 7])
-async def test_a_job_is_adopted_by_a_name_in_one_line(key: Any) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        await RedisStore(NOBODY).adopt("1", key)
-    assert caught.value.field == "key"
+@pytest.mark.parametrize("name", ["", "a\nb", 7])
+async def test_channels_and_keys_are_names_in_one_line(name: Any) -> None:
+    store = RedisStore(NOBODY)
+    for field, call in (("key", store.adopt("1", name)), ("channel", store.acquire(name, None))):
+        with pytest.raises(InvalidArgument) as caught:
+            await call
+        assert caught.value.field == field
 
 
-@pytest.mark.parametrize("channel", ["", "a\nb", 7])
-async def test_a_channel_is_a_name_in_one_line(channel: Any) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        await RedisStore(NOBODY).acquire(channel, None)
-    assert caught.value.field == "channel"
-
-
-async def test_a_rest_ends_some_time_and_only_a_lease_is_released() -> None:
+async def test_a_cooldown_has_an_end_and_only_a_lease_is_released() -> None:
     store, something = RedisStore(NOBODY), "lease"
     with pytest.raises(InvalidArgument, match="pause"):
         await store.cool_down("1", float("inf"))

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from pika_balancer.store.redis.scripts import KEYS, script
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 
@@ -34,7 +34,7 @@ class Caller:
 
     def count(self) -> int:
         """Return how many leases there are."""
-        return int(str(self._client.hlen(self._keys[KEYS.index("held")])))
+        return int(str(self._client.hlen(self._keys[KEYS.index("leases")])))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def caller(servers: Servers) -> Iterator[Caller]:
     pool = Pool(servers["valkey"])
     with pool.server.client() as client:
         caller = Caller(pool, client)
-        caller.say("beat", 1, "somebody", "1", "0")
+        caller.say("heartbeat", 1, "somebody", "1", "0")
         caller.say("update", 2, 0, "0", 2)
         yield caller
     pool.delete()
@@ -53,7 +53,7 @@ def test_a_call_that_was_overtaken_changes_nothing(caller: Caller) -> None:
     caller.say("acquire", 5, "p/1", "", 0.5, "1")
     assert caller.say("acquire", 4, "p/2", "", 0.5, "1") == "<"
     assert caller.say("release", 4, "p/1") == "<"
-    assert caller.say("beat", 4, "somebody", "1", "0") == "<"
+    assert caller.say("heartbeat", 4, "somebody", "1", "0") == "<"
     assert caller.count() == 1
 
 
@@ -76,14 +76,14 @@ def test_a_release_that_arrives_twice_frees_one_slot(caller: Caller) -> None:
 
 
 def test_a_stranger_is_told_so(caller: Caller) -> None:
-    caller.say("beat", 3, "somebody", "1", "1")
+    caller.say("heartbeat", 3, "somebody", "1", "1")
     assert caller.say("acquire", 4, "p/1", "", 0.5, "1") == "?"
     assert caller.count() == 0
 
 
 def test_whoever_was_passed_as_deaf_comes_before_a_newcomer_once_it_listens(caller: Caller) -> None:
     caller.say("acquire", 3, "p/1", "", 0.5, "1", "p/2", "", 0.5, "1")
-    caller.say("beat", 1, "another", "1", "0", process="q")
+    caller.say("heartbeat", 1, "another", "1", "0", process="q")
     caller.say("acquire", 2, "q/1", "", 0.5, "1", process="q")
     # Nobody hears for `q`: its waiter keeps its place, and the slot stays free.
     caller.say("release", 4, "p/2")

@@ -21,7 +21,7 @@ from pika_balancer.store import MemoryStore
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, settle
 from tests.fault_proxy import FaultProxy
-from tests.pools import LIMIT, OwnClock, Pool, is_away, quiet, until
+from tests.redis_pool import LIMIT, OwnClock, Pool, is_away, quiet, until
 from tests.redis_servers import Servers, make
 
 ONE, TWO = "100000000000000001", "100000000000000002"

@@ -11,7 +11,7 @@ from pika_balancer import Account
 from pika_balancer.store.redis.store import RedisStore
 from tests.chi_square import p_value
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, give_back, quiet, until
+from tests.redis_pool import LIMIT, Pool, give_back, quiet, until
 
 
 @pytest.mark.deep

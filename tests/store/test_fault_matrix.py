@@ -22,7 +22,7 @@ from pika_balancer.store.redis.store import RedisStore
 from tests.connection_faults import Cut, Drop, HalfClose, Injection, StreamFault
 from tests.depth import sized
 from tests.fault_proxy import FaultProxy
-from tests.pools import LIMIT, Pool, give_back, quiet, until
+from tests.redis_pool import LIMIT, Pool, give_back, quiet, until
 from tests.redis_servers import Servers
 
 pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
@@ -177,7 +177,9 @@ CALLS: Final[dict[str, Case]] = {
         before=lambda here: here.other.pause(ONE),
         check=lambda fleet: not state(fleet).paused,
     ),
-    "fleet": Case(lambda here: here.store.pool_status(), 2, "StoreUnavailable", lambda here: here.take(2)),
+    "pool_status": Case(
+        lambda here: here.store.pool_status(), 2, "StoreUnavailable", lambda here: here.take(2)
+    ),
     "repair": Case(lambda here: here.store.repair(), 2, "StoreUnavailable", lambda here: here.take(2)),
     "settled": Case(release_and_settle, 1, "StoreUnavailable", before=lambda here: here.take(2)),
     "close": Case(lambda here: here.store.close(), 2, before=lambda here: here.take(2), leaves=True),

@@ -20,7 +20,7 @@ from pika_balancer.cli.store import Findings
 from pika_balancer.server import LocalServer
 from tests.children import default_signals
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, until
+from tests.redis_pool import LIMIT, Pool, until
 
 pytestmark = pytest.mark.deep
 
@@ -178,8 +178,3 @@ async def test_turns_across_processes_are_fair_and_follow_each_other_closely(poo
 
 def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
-
-
-def test_jain_tells_alike_from_unlike() -> None:
-    assert jain([5, 5, 5]) == pytest.approx(1)
-    assert jain([9, 0, 0]) == pytest.approx(1 / 3)

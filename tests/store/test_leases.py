@@ -9,7 +9,7 @@ from pika_balancer.events import Event, LeaseRevoked
 from pika_balancer.testing import ManualClock
 from tests.connection_faults import Stall
 from tests.fault_proxy import FaultProxy
-from tests.pools import LIMIT, Pool, advance, give_back, is_away, quiet, until
+from tests.redis_pool import LIMIT, Pool, advance, give_back, is_away, quiet, until
 
 
 async def test_what_a_dead_process_held_is_counted_until_the_deadline(
@@ -110,7 +110,7 @@ async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
     # The holder is told at once that its pool is gone, and may have said by now what it holds.
     if caught.value.reason != "full":
         assert "learns" in str(caught.value)
-        assert caught.value.reason == "resting"
+        assert caught.value.reason == "cooling_down"
         assert caught.value.until == pytest.approx(clock.now() + 30)
     waiter = asyncio.create_task(newcomer.acquire(None, None))
     await quiet(newcomer)
@@ -143,6 +143,22 @@ async def test_whoever_shared_an_adopted_lease_is_told_when_it_was_given_back(
     await advance(clock, 11, one, two)
     assert (theirs.held, theirs.revoked) == (False, False)
     assert (await two.pool_status()).snapshot.in_flight == 0
+
+
+async def test_a_waiter_is_told_at_once_that_another_process_removed_its_account(slow_pool: Pool) -> None:
+    one, two = slow_pool.open(), slow_pool.open()
+    await one.update([Account("0", 1), Account("1", 1)])
+    await until(lambda: slow_pool.listeners() == 1)
+    lease = await one.acquire("1", None)
+    waiter = asyncio.create_task(one.acquire("1", None))
+    await quiet(one)
+    await two.update([Account("0", 1)])
+    await quiet(one, two)
+    # The clock stands still: no heartbeat was due.
+    with pytest.raises(NoCapacity) as caught:
+        await asyncio.wait_for(waiter, LIMIT)
+    assert caught.value.reason == "never"
+    await give_back(lease)
 
 
 async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock: ManualClock) -> None:

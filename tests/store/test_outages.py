@@ -5,7 +5,6 @@ import logging
 import random
 import traceback
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
 
 import pytest
 import redis.asyncio
@@ -16,7 +15,7 @@ from pika_balancer.events import Event, StoreAway, StoreBack
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock, settle
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, give_back, is_away, quiet, until
+from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
 from tests.redis_servers import Server, make
 
 SECRET = "canary-hunter2"  # not a password of anything
@@ -147,12 +146,12 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
             client.execute_command("REPLICAOF", "NO", "ONE")
             after = [await store.acquire(None, None) for _ in range(3)]
             server.kill()
-            assert client.hlen(f"pika:{{{pool.name}}}:held") == 4
+            assert client.hlen(f"pika:{{{pool.name}}}:leases") == 4
             await until(lambda: is_away(store))
             # The address of the one that is gone leads to it from now on.
             client.config_set("port", server.port)
             await quiet(store)
-            await until(lambda: client.hlen(f"pika:{{{pool.name}}}:held") == 7)
+            await until(lambda: client.hlen(f"pika:{{{pool.name}}}:leases") == 7)
             fleet = await store.pool_status()
             assert (fleet.snapshot.in_flight, fleet.faults) == (7, ())
             await give_back(*before, *after)
@@ -259,39 +258,3 @@ async def test_a_client_of_ones_own_is_used_and_stays_open(own_pool: Pool, libra
     assert await client.ping()
     await client.aclose()
     await pool_of_one.disconnect()
-
-
-async def test_a_stated_share_is_granted_while_the_server_is_away(server: Server, own_pool: Pool) -> None:
-    server.options["appendonly"] = "yes"
-    server.restart()
-    store = own_pool.open(on_outage="local_share", local_share=0.5)
-    await store.update([Account("0", 4), Account("1", 1)])
-    held = [await store.acquire("0", None)]
-    server.kill()
-    await until(lambda: is_away(store))
-    held.append(await store.acquire(None, None))
-    with pytest.raises(StoreUnavailable):
-        await store.acquire(None, asyncio.get_running_loop().time())
-    waiter = asyncio.create_task(store.acquire(None, None))
-    await asyncio.sleep(0)
-    # Half of four, and half of one is none.
-    assert [lease.channel for lease in held] == ["0", "0"]
-    await give_back(held.pop(0))
-    held.append(await waiter)
-    server.start()
-    await until(lambda: not is_away(store))
-    await quiet(store)
-    fleet = await store.pool_status()
-    assert sorted(holder.lease_id for holder in fleet.holders) == sorted(str(lease.id) for lease in held)
-    assert (fleet.snapshot.in_flight, fleet.faults, fleet.waiters) == (2, (), ())
-    await give_back(*held)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"on_outage": "guess"}, {"on_outage": "local_share"}, {"local_share": 0.5}]
-    + [{"on_outage": "local_share", "local_share": share} for share in (0, 1.5)],
-)
-def test_a_share_has_to_be_stated(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument):
-        RedisStore("redis://127.0.0.1", **options)

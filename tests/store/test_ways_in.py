@@ -16,10 +16,11 @@ from pika_balancer import Account, StoreUnavailable
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
 from tests.depth import sized
-from tests.pools import LIMIT, Pool, give_back, is_away, quiet, until
+from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
 from tests.redis_servers import Server, Servers, kinds, make
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "pika_balancer/store/redis/README.md"
 CERTIFICATE = ROOT / "tests" / "data" / "tls.pem"
 
 
@@ -137,7 +138,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted: Pipe)
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind not in ("cluster", "by-url")])
 async def test_a_user_with_the_rights_that_the_readme_lists(kind: str, servers: Servers) -> None:
-    found = re.search(r"^ACL SETUSER worker (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^ACL SETUSER worker (.+)$", (ROOT / "pika_balancer/store/redis/README.md").read_text(), re.MULTILINE
+    )
     assert found is not None
     server = servers[kind]
     pool, elsewhere = Pool(server), Pool(server)
@@ -205,7 +208,7 @@ async def test_sentinels_name_the_new_primary_after_a_failover(server: Server) -
             other = await asyncio.wait_for(store.acquire(None, None), LIMIT)
             with replica.client() as client:
                 assert client.info("replication")["role"] == "master"
-                assert client.hlen("pika:{p}:held") == 2
+                assert client.hlen("pika:{p}:leases") == 2
             assert lease.held
             await give_back(lease, other)
             await store.close()

@@ -1,11 +1,9 @@
-"""A scenario and its answer in words, for the terminal and for the page alike."""
+"""A scenario and its result as text, for the terminal and for the page."""
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
-
-import attrs
 
 from pika_balancer.distributions import (
     Constant,
@@ -46,15 +44,15 @@ FIGURES: Final[Mapping[str, tuple[str, Kind]]] = {
     "attempts": ("submits per job", "number"),
     "in_flight": ("jobs in flight", "number"),
     "utilisation": ("slots in use", "share"),
-    "imbalance": ("fullest less emptiest account", "number"),
+    "imbalance": ("imbalance (max − min in flight)", "number"),
 }
-"""Estimates by name: what people call them, and what they are."""
+"""Estimates by name: label and kind."""
 
 
 def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """Yield what is simulated, as pairs of a heading and what stands below it."""
+    """Yield the scenario as pairs of a heading and its text."""
     yield "accounts", accounts(scenario.accounts)
-    yield from (("account " + account.channel, text) for account, text in _odd(scenario.accounts))
+    yield from (("account " + account.channel, text) for account, text in _special(scenario.accounts))
     yield "arrivals", arrivals(scenario.arrivals)
     yield "service", law(scenario.service)
     load, slots = scenario.offered_load, scenario.slots
@@ -67,7 +65,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
         slower = f"{percent(scenario.slowdown.each)} slower for each job above {scenario.slowdown.above}"
         yield "slowdown", f"{slower} at once"
     if scenario.poll_period:
-        yield "poll", f"a slot is free at the next poll, every {duration(scenario.poll_period)}"
+        yield "poll", f"slots become free at the next poll, every {duration(scenario.poll_period)}"
     faults = scenario.faults
     if faults.rate_limited or faults.accepted:
         yield (
@@ -80,7 +78,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def accounts(these: Sequence[SimulatedAccount]) -> str:
-    """Return how many accounts there are, and their caps."""
+    """Return the number of accounts, their caps and slots."""
     slots = sum(account.max_jobs for account in these)
     groups = [
         (sum(1 for _ in group), cap)
@@ -98,7 +96,7 @@ def accounts(these: Sequence[SimulatedAccount]) -> str:
 
 
 def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
-    """Return when jobs come."""
+    """Return a description of arrivals."""
     match these:
         case Poisson():
             return f"{rate(these.rate)}, independent of each other (Poisson)"
@@ -109,7 +107,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
         case OnOff():
             return (
                 f"{rate(these.busy_rate)} for {duration(these.busy)}, then {rate(these.quiet_rate)} for "
-                f"{duration(these.quiet)}, in turn and on average; {rate(these.rate)} in all"
+                f"{duration(these.quiet)}, alternating, on average; {rate(these.rate)} in all"
             )
         case Daily():
             return (
@@ -125,7 +123,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
 
 
 def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
-    """Return how long something takes."""
+    """Return a description of a distribution of durations."""
     mean = f"mean {duration(this.mean)}"
     match this:
         case Constant():
@@ -141,20 +139,22 @@ def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
         case Recorded():
             return f"as recorded, {mean}, cv {figure(_cv(this))}"
         case Empirical():
-            return f"drawn from {count(len(this.values), 'recorded one')}, {mean}, cv {figure(_cv(this))}"
+            return (
+                f"drawn from {count(len(this.values), 'recorded duration')}, {mean}, cv {figure(_cv(this))}"
+            )
         case _:
             return f"{type(this).__name__}, {mean}, cv {figure(_cv(this))}"
 
 
 def when_full(this: WhenFull) -> str:
-    """Return what a job does that finds every account full."""
+    """Return a description of what a job does that finds every account full."""
     match this:
         case Loss():
             return "a job that finds every account full is lost"
         case Queue():
             limit = "" if this.limit == math.inf else f", at most {figure(this.limit)} of them"
             patience = "" if this.patience is None else f"; patience {law(this.patience)}"
-            return f"jobs wait in line, first come first served{limit}{patience}"
+            return f"jobs wait, first come first served{limit}{patience}"
         case Retry():
             varied = "" if not this.jitter else f" ± {percent(this.jitter)}"
             varied = " on average (exponential)" if this.exponential else varied
@@ -163,9 +163,9 @@ def when_full(this: WhenFull) -> str:
 
 
 def answer(result: Result) -> str:
-    """Return what the simulation found, in sentences."""
+    """Return the result in sentences."""
     if not result.jobs:
-        return "No job came."
+        return "No job arrived."
     jobs, rule = count(result.jobs, "job"), result.scenario.when_full
     refused, interval = with_interval(result.refused_fraction, "share")
     sentences = [f"{refused} of {jobs} found every account full"]
@@ -191,22 +191,8 @@ def answer(result: Result) -> str:
     return ". ".join(text[0].upper() + text[1:] for text in sentences) + "."
 
 
-@attrs.frozen
-class AnswerLine:
-    """One figure of a result."""
-
-    label: str
-    """What it is."""
-    value: str
-    """The estimate."""
-    interval: str
-    """Its 95 % confidence interval."""
-    exact: str
-    """The closed form, where one applies."""
-
-
-def lines(result: Result) -> list[AnswerLine]:
-    """Return the figures of a result; those that can only be 0 under its rule are left out."""
+def lines(result: Result) -> list[tuple[str, str, str, str]]:
+    """Return label, estimate, interval and exact value of each figure that the scenario does not fix to 0."""
     rule = result.scenario.when_full
     left_out: set[str] = set()
     if isinstance(rule, Loss):
@@ -214,18 +200,18 @@ def lines(result: Result) -> list[AnswerLine]:
     if not isinstance(rule, Retry):
         left_out.add("attempts")
     known = dict(result.estimates())
-    made: list[AnswerLine] = []
-    for name, (label, kind) in FIGURES.items():
-        if name in left_out:
-            continue
-        value, interval = with_interval(known[name], kind)
-        exact = result.theory.get(name)
-        made.append(AnswerLine(label, value, interval, "" if exact is None else exactly(exact, kind)))
-    return made
+    exact = {
+        name: exactly(value, FIGURES[name][1]) for name, value in result.theory.items() if name in FIGURES
+    }
+    return [
+        (label, *with_interval(known[name], kind), exact.get(name, ""))
+        for name, (label, kind) in FIGURES.items()
+        if name not in left_out
+    ]
 
 
-def _odd(these: Iterable[SimulatedAccount]) -> Iterator[tuple[SimulatedAccount, str]]:
-    """Yield the accounts that are not just a cap, with what is odd about them."""
+def _special(these: Iterable[SimulatedAccount]) -> Iterator[tuple[SimulatedAccount, str]]:
+    """Yield the accounts that have more than a cap, with a description."""
     for account in these:
         facts = [f"speed {figure(account.speed)}"] if account.speed != 1 else []
         for begin, end in account.outages:

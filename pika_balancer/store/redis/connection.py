@@ -1,28 +1,29 @@
-"""The way to the server: the only room that sees `redis` (or `valkey`), and not before it is needed.
+"""The connection to the server: the only module that imports `redis` or `valkey`, and only when one is made.
 
-It runs scripts, listens on a channel of its own, and makes two kinds of failures of many: `Away`, which time
-may heal, and `Refusal`, which it does not. Neither of them, nor anything that is shown, holds a credential.
+It sends scripts, subscribes to the process's messages, and turns every failure into one of two: `Away`, which
+may pass, and `ServerRefused`, which does not. Neither of them, nor any message, contains a credential.
 """
 
 import asyncio
 import inspect
 import random
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pika_balancer.clock import Clock, Timer
+from pika_balancer.clock import Clock
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.models import Secret
 from pika_balancer.secret import Redactor
 from pika_balancer.store.redis.scripts import KEYS, Script
 
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
 _PLAIN: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
 _AWAY: Final = (
-    "OutOfMemoryError",  # its class alone tells it: the client takes the word out of the text
+    "OutOfMemoryError",  # recognised by its class: the client removes the word from the text
     "ConnectionError",
     "TimeoutError",
     "ClusterError",
@@ -34,40 +35,66 @@ _AWAY: Final = (
 )
 _REFUSED: Final = ("AuthenticationError", "AuthorizationError", "NoPermissionError")
 _PASSING: Final = ("BUSY", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "READONLY", "OOM")
-"""How a server says that it cannot right now, in whatever error the client makes of it."""
+"""Words by which a server says that it cannot serve now, whatever class of error the client raises."""
 
 
 class Away(Exception):
-    """The server could not be reached or cannot serve at present; what was sent may have been done."""
+    """The server cannot be reached or cannot serve now; a command that was sent may have been executed."""
 
 
 class ServerRefused(Exception):
     """The server refuses: the credentials, the rights or the kind of server are wrong."""
 
 
-class Connection:
-    """One client's way to the server.
+class Backoff:
+    """Pauses between attempts to connect: twice as long after each failure, from 0.1 s to 5 s, and spread.
 
     Args:
-        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open. The
-            library's client holds its credentials in the clear; nothing else here does.
-        pool: Names the pool.
-        patience: Seconds for which a connection that is made here waits for an answer.
+        rng: Spreads the pauses, so that the processes of a pool do not come back at the same moment.
+        clock: Measures the pauses.
+    """
+
+    def __init__(self, rng: random.Random, clock: Clock) -> None:
+        self._rng = rng
+        self._clock = clock
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Start again with the shortest pause."""
+        self._failures = 0
+
+    async def pause(self) -> None:
+        seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
+        self._failures += 1
+        await self._clock.sleep(seconds * self._rng.uniform(0.5, 1.5))
+
+
+class Connection:
+    """The two connections of a process to the server: one for commands, one for messages.
+
+    Args:
+        source: A URL (see `RedisStore`), or an asyncio client of redis-py or valkey-py, which stays open.
+            Credentials are in clear text only in that library's client.
+        pool: Name of the pool.
+        timeout: Seconds to wait while connecting.
 
     Raises:
         ImportError: Neither library is installed.
-        InvalidArgument: The URL or the client is of no use.
+        InvalidArgument: The URL or the client cannot be used.
     """
 
-    def __init__(self, source: object, pool: str, *, patience: float) -> None:
-        self._library, self._client, self._is_ours = (
-            (*_from_url(source, patience), True) if isinstance(source, Secret) else (*_given(source), False)
-        )
-        self.address = _address(source) if isinstance(source, Secret) else type(source).__name__
+    def __init__(self, source: object, pool: str, *, timeout: float) -> None:
+        if isinstance(source, Secret):
+            self._library, self._client = _from_url(source, timeout)
+            self.address = _address(source)
+        else:
+            self._library, self._client = _given(source)
+            self.address = type(source).__name__
+        self._is_ours = isinstance(source, Secret)
         self.is_cluster = hasattr(self._client, "get_node_from_key")
-        self._patience = patience
-        self._connected: Any = None
-        self._ear: Any = None
+        self._timeout = timeout
+        self._commands: Any = None
+        self._messages: Any = None
         prefix = f"pika:{{{pool}}}:"
         self._keys = tuple((prefix + key).encode() for key in KEYS)
         self._prefix = prefix
@@ -83,52 +110,38 @@ class Connection:
         self._answered: type[Exception] = errors.ResponseError
 
     address: str
-    """Where the server is, without credentials."""
+    """Address of the server, without credentials."""
     is_cluster: bool
-    """Whether it is a cluster, in which the pool's keys lie on one node."""
+    """Whether it is a cluster; all keys of a pool are on one of its nodes."""
 
     @property
     def verb(self) -> str:
-        """How a script wakes the other processes."""
+        """The command with which a script sends messages to other processes."""
         return "SPUBLISH" if self.is_cluster else "PUBLISH"
 
     async def connect(self) -> None:
         """Connect, for `send` and `receive`.
 
         Raises:
-            Away: It came not about; try again.
-            Refusal: It will not.
+            Away: The server cannot be reached now.
+            ServerRefused: It cannot be used.
         """
         try:
-            if self.is_cluster:
-                # Whose node the pool's keys are on may have changed.
-                await self._client.nodes_manager.initialize()
-                _heed_cancellation()
-            connection = self._connection()
-            try:
-                # Not `wait_for`, which before Python 3.12 swallows a cancellation that comes in the very tick
-                # of the success: and a program that ends would wait for this for ever.
-                async with asyncio.timeout(self._patience):
-                    await connection.connect()
-                _heed_cancellation()
-            except BaseException:
-                await connection.disconnect()
-                raise
+            self._commands = await self._open(refresh=True)
         except Exception as error:  # noqa: BLE001 - every failure is one of two
             failure = self._failure(error)
         else:
-            self._connected = connection
             return
-        # Outside of the handler: the library's errors hold connections, and these their credentials.
+        # Outside of the handler: the library's errors refer to connections, and these to their credentials.
         raise failure
 
     def send(self, script: Script, arguments: Sequence[object], *, whole: bool = False) -> None:
-        """Have the server run the script on the pool's keys. Returns at once; `receive` has the answer.
+        """Send a script for the pool's keys and return at once; `receive` returns the reply.
 
         Args:
-            script: What to run.
+            script: The script.
             arguments: Its ARGV.
-            whole: Whether to send its text, because the server does not know it by its hash.
+            whole: Whether to send its text, because the server does not know its hash.
         """
         begin = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
         command = (*begin, len(KEYS), *self._keys, *arguments)
@@ -136,18 +149,18 @@ class Connection:
         for value in command:
             text = value if isinstance(value, bytes) else str(value).encode()
             parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
-        # The library's own way to send may wait, and whoever releases a lease cannot.
-        self._connected._writer.write(b"".join(parts))  # noqa: SLF001 - the stream, in redis-py and valkey-py
+        # The library's own method is a coroutine, and `release` must not wait.
+        self._commands._writer.write(b"".join(parts))  # noqa: SLF001 - the stream, in redis-py and valkey-py
 
     async def receive(self) -> str | None:
-        """Return the next answer; None if the server does not know the script.
+        """Return the next reply; None if the server does not know the script's hash.
 
         Raises:
-            Away: The connection broke, or the server cannot at present.
-            Refusal: The server refuses.
+            Away: The connection broke, or the server cannot serve now.
+            ServerRefused: The server refuses.
         """
         try:
-            text: bytes = await self._connected.read_response(disable_decoding=True)
+            text: bytes = await self._commands.read_response(disable_decoding=True)
             return text.decode()
         except self._unknown_script:
             return None
@@ -156,43 +169,37 @@ class Connection:
         raise failure
 
     async def disconnect(self) -> None:
-        """End the connection that `connect` made."""
-        connection, self._connected = self._connected, None
+        """Close the connection that `connect` made."""
+        connection, self._commands = self._commands, None
         if connection is not None:
             await connection.disconnect()
 
     async def listen(
         self,
         process: str,
-        heard: Callable[[str], object],
-        ready: Callable[[], object],
-        alive: Callable[[], object],
+        on_message: Callable[[str], object],
+        on_ready: Callable[[], object],
+        on_pong: Callable[[], object],
     ) -> None:
-        """Hand on what is published for the process, until the connection breaks.
+        """Subscribe to the messages for a process until the connection breaks.
 
         Args:
-            process: Who listens.
-            heard: Is told of every message.
-            ready: Called once messages arrive from now on.
-            alive: Called when the server answers `probe`.
+            process: Id of the process.
+            on_message: Called with each message.
+            on_ready: Called once the subscription is confirmed.
+            on_pong: Called when the server replies to `ping`.
 
         Raises:
-            Away: The connection broke or came not about.
-            Refusal: There will be none.
+            Away: The connection broke or could not be made.
+            ServerRefused: The server refuses.
         """
         try:
-            if self.is_cluster:
-                await self._client.initialize()
-                _heed_cancellation()
-            connection = self._connection()
+            connection = await self._open(refresh=False)
+            self._messages = connection
             try:
-                async with asyncio.timeout(self._patience):
-                    await connection.connect()
-                _heed_cancellation()
-                self._ear = connection
-                await self._listen(connection, process, heard, ready, alive)
+                await self._listen(connection, process, on_message, on_ready, on_pong)
             finally:
-                self._ear = None
+                self._messages = None
                 await connection.disconnect()
         except Exception as error:  # noqa: BLE001 - every failure is one of two
             failure = self._failure(error)
@@ -200,54 +207,71 @@ class Connection:
             failure = Away("the connection was closed")
         raise failure
 
-    def probe(self) -> bool:
-        """Ask on the connection of `listen` for a sign of life; return False if there is none to ask on."""
-        writer = None if self._ear is None else self._ear._writer  # noqa: SLF001 - as in `send`
+    def ping(self) -> bool:
+        """Send a PING on the connection for messages; return False if there is none."""
+        writer = None if self._messages is None else self._messages._writer  # noqa: SLF001 - as in `send`
         if writer is None:
             return False
         writer.write(b"*1\r\n$4\r\nPING\r\n")
         return True
 
-    def cut(self) -> None:
-        """End the connection of `listen` at once, whatever is still on its way: nothing arrives there."""
-        if self._ear is not None and self._ear._writer is not None:  # noqa: SLF001 - as in `send`
-            self._ear._writer.transport.abort()  # noqa: SLF001 - to close it properly may wait, too
+    def abort_listening(self) -> None:
+        """Break the connection for messages at once."""
+        if self._messages is not None and self._messages._writer is not None:  # noqa: SLF001 - as in `send`
+            self._messages._writer.transport.abort()  # noqa: SLF001 - a proper close may wait, too
 
     async def _listen(
         self,
         connection: Any,
         process: str,
-        heard: Callable[[str], object],
-        ready: Callable[[], object],
-        alive: Callable[[], object],
+        on_message: Callable[[str], object],
+        on_ready: Callable[[], object],
+        on_pong: Callable[[], object],
     ) -> None:
         kind = "S" if self.is_cluster else ""
         channels = (f"{self._prefix}to:{process}", f"{self._prefix}news")
         await connection.send_command(f"{kind}SUBSCRIBE", *channels)
         confirmed = 0
         while True:
-            said = await connection.read_response(disable_decoding=True)
-            if said[0] in (b"message", b"smessage"):
-                heard(said[2].decode())
-            elif said[0] in (b"subscribe", b"ssubscribe"):
+            message = await connection.read_response(disable_decoding=True)
+            if message[0] in (b"message", b"smessage"):
+                on_message(message[2].decode())
+            elif message[0] in (b"subscribe", b"ssubscribe"):
                 confirmed += 1
                 if confirmed == len(channels):
-                    ready()
-            elif said[0] == b"pong":
-                alive()
+                    on_ready()
+            elif message[0] == b"pong":
+                on_pong()
 
     async def close(self) -> None:
-        """Close what is still open."""
+        """Close every connection that was made here."""
         await self.disconnect()
         if self._is_ours:
             await self._client.aclose()
-            # The clients that ask the sentinels are nobody else's, and not closed with the one behind them.
+            # Closing the client does not close its own clients of the sentinels.
             manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
             for sentinel in () if manager is None else manager.sentinels:
                 await sentinel.aclose()
 
-    def _connection(self) -> Any:
-        """Return a connection of its own that reads without a time limit and speaks RESP2."""
+    async def _open(self, *, refresh: bool) -> Any:
+        """Return an open connection; with `refresh` ask a cluster again which node has the pool's keys."""
+        if self.is_cluster:
+            await (self._client.nodes_manager if refresh else self._client).initialize()
+            _raise_if_cancelled()
+        connection = self._new_connection()
+        try:
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation in the tick of the success, and
+            # whatever cancels this task then waits for ever.
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()
+            _raise_if_cancelled()
+        except BaseException:
+            await connection.disconnect()
+            raise
+        return connection
+
+    def _new_connection(self) -> Any:
+        """Return a connection, not open yet, that reads without a time limit and speaks RESP2."""
         client = self._client
         if self.is_cluster:
             node = client.get_node_from_key(self._keys[0].decode())
@@ -257,7 +281,7 @@ class Connection:
             kind, options = pool.connection_class, dict(pool.connection_kwargs)
             if hasattr(pool, "service_name"):
                 options["connection_pool"] = pool
-        # Notices of maintenance need RESP3, which would mix messages with answers.
+        # Maintenance notices need RESP3, which mixes messages with replies.
         options = {key: value for key, value in options.items() if not key.startswith("maint_")}
         return kind(**options | {"socket_timeout": None, "protocol": 2})
 
@@ -275,15 +299,15 @@ class Connection:
         return error if isinstance(error, InvalidArgument) else ServerRefused(f"the client fails with {name}")
 
 
-def _heed_cancellation() -> None:
-    """Raise the cancellation that the library has swallowed; whoever ends this task would wait for ever."""
+def _raise_if_cancelled() -> None:
+    """Raise a cancellation that the library has swallowed, which another task waits for."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def _passwords(client: Any) -> Iterator[Secret]:
-    """Yield what the client logs in with: a server that does not know AUTH quotes it in its answer."""
+    """Yield the client's passwords: a server that does not know AUTH quotes them in its error."""
     pool = getattr(client, "connection_pool", client)
     manager = getattr(pool, "sentinel_manager", None)
     for holder, name in ((pool, "connection_kwargs"), (manager, "sentinel_kwargs")):
@@ -316,17 +340,17 @@ def _given(client: object) -> tuple[ModuleType, Any]:
     try:
         import_module(f"{name}.exceptions")
     except ImportError:
-        # A client of somebody's own, built on one of the two.
+        # A user's own class, derived from a client of one of the two.
         bases = {base.__module__.split(".")[0] for base in type(client).__mro__}
         name = next((known for known in ("redis", "valkey") if known in bases), "redis")
     return import_module(name), client
 
 
-def _from_url(url: Secret, patience: float) -> tuple[ModuleType, Any]:
+def _from_url(url: Secret, timeout: float) -> tuple[ModuleType, Any]:
     library = _library()
     try:
-        return library, _client(library, url.reveal(), patience)
-    except Exception:  # noqa: BLE001, S110 - whatever it is, its words and frames could have the password
+        return library, _client(library, url.reveal(), timeout)
+    except Exception:  # noqa: BLE001, S110 - its text and traceback could contain the password
         pass
     raise InvalidArgument(
         "the store's URL cannot be read; it looks like redis://user:password@host:6379/0, "
@@ -335,13 +359,13 @@ def _from_url(url: Secret, patience: float) -> tuple[ModuleType, Any]:
     )
 
 
-def _client(library: ModuleType, url: str, patience: float) -> Any:
+def _client(library: ModuleType, url: str, timeout: float) -> Any:
     asyncio_side = import_module(f"{library.__name__}.asyncio")
     name = library.__name__.capitalize()
     retry = import_module(f"{library.__name__}.asyncio.retry").Retry(
         import_module(f"{library.__name__}.backoff").NoBackoff(), 0
     )
-    options: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience}
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     plain = f"{_PLAIN[base]}://{rest}"
@@ -350,9 +374,9 @@ def _client(library: ModuleType, url: str, patience: float) -> Any:
     if kind == "sentinel":
         return _behind_sentinels(asyncio_side, name, plain, options | {"retry": retry})
     if kind:
-        raise ValueError("no such kind")
+        raise ValueError("unknown kind")
     connections = asyncio_side.BlockingConnectionPool.from_url(
-        plain, max_connections=4, timeout=patience, retry=retry, **options
+        plain, max_connections=4, timeout=timeout, retry=retry, **options
     )
     client = getattr(asyncio_side, name)(connection_pool=connections)
     client.auto_close_connection_pool = True
@@ -380,116 +404,8 @@ def _behind_sentinels(library: Any, name: str, url: str, options: dict[str, Any]
 
 
 def _address(url: Secret) -> str:
-    """Return the URL's host and port, and nothing that could be a secret."""
+    """Return the URL's scheme, host and port, without anything that could be secret."""
     scheme, _, rest = url.reveal().partition("://")
     place, _, query = rest.partition("?")
-    # An @ that late may stand behind a password that has a question mark in it.
+    # An @ after the question mark may end a password that contains the question mark.
     return f"{scheme}://{'' if '@' in query else place.rpartition('@')[2]}"
-
-
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
-
-
-class Subscriber:
-    """Listens from `start` to `stop`.
-
-    Args:
-        link: The way to the server.
-        process: Who listens.
-        heard: Is told of every message.
-        ready: Called whenever messages arrive again: what was said before that is lost.
-        patience: Seconds for which an answer to `check` is waited for.
-        rng: Spreads the attempts.
-        clock: Measures the pauses.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        process: str,
-        heard: Callable[[str], object],
-        ready: Callable[[], object],
-        *,
-        patience: float,
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._connection = connection
-        self._process = process
-        self._heard = heard
-        self._ready = ready
-        self._patience = patience
-        self._rng = rng
-        self._clock = clock
-        self._failures = 0
-        self._check: Timer | None = None
-        self._asked: deque[asyncio.Future[None]] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self.is_listening = False
-
-    is_listening: bool
-    """Whether messages arrive."""
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """Listen no more, and disconnect."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-
-    def check(self) -> None:
-        """Make the connection again unless the server soon gives a sign of life there."""
-        if self._check is None and self._ask() is not None:
-            self._check = self._clock.call_later(self._patience, self._connection.cut)
-
-    async def caught_up(self) -> None:
-        """Return once every message has arrived that was published before this call, if any can arrive."""
-        if self.is_listening and (answered := self._ask()) is not None:
-            await answered
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._connection.listen(self._process, self._hear, self._is_ready, self._alive)
-            except (Away, ServerRefused):
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
-                self._failures += 1
-            else:
-                pause = _FIRST_PAUSE
-            finally:
-                self.is_listening = False
-                while self._asked:
-                    self._alive()
-                self._checked()
-            await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))
-
-    def _ask(self) -> asyncio.Future[None] | None:
-        """Return what is done once the server answers there: messages and answers come in order."""
-        if not self._connection.probe():
-            return None
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(answered)
-        return answered
-
-    def _alive(self) -> None:
-        if self._asked and not (answered := self._asked.popleft()).done():
-            answered.set_result(None)
-        self._checked()
-
-    def _checked(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
-
-    def _hear(self, text: str) -> None:
-        self._heard(text)
-
-    def _is_ready(self) -> None:
-        self._failures = 0
-        self.is_listening = True
-        self._ready()
