@@ -110,7 +110,7 @@ def read_lines(source: Source) -> list[JobLine]:
             continue
         line, problems = _line(number, values, source.directory, equals)
         if line.id is not None and ids.setdefault(line.id, number) != number:
-            problems.append(f"id {printable(line.id, 40)!r} is used in line {ids[line.id]} already")
+            problems.append(f"id {printable(line.id, 40)!r} is also that of line {ids[line.id]}")
         faults += [Fault(f"line {number}", problem) for problem in problems]
         lines.append(line)
     if faults:
