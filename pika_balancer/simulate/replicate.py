@@ -66,7 +66,6 @@ def run_all(
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[RunProgress], object] | None = None,
-    now: Callable[[], float] = time.monotonic,
 ) -> TaskResult[R]:
     """Return the result of `work` for each task, in the order of the tasks.
 
@@ -79,7 +78,6 @@ def run_all(
             which needs the usual `if __name__ == "__main__":` in the caller's script.
         workers: Processes of that pool; one for each processor by default. 1 works in this process.
         progress: Called in this thread when a task has ended, and once a second.
-        now: Seconds since an arbitrary moment, for the progress.
 
     Raises:
         InvalidArgument: `workers` is no whole number of at least 1, or is given with an executor.
@@ -91,7 +89,7 @@ def run_all(
             field="workers",
         )
     count = min(workers or os.cpu_count() or 1, len(tasks))
-    batch = _Batch(work, tasks, progress, now)
+    batch = _Batch(work, tasks, progress)
     if executor is not None:
         batch.run_on(executor)
     elif count <= 1:
@@ -108,13 +106,11 @@ class _Batch(Generic[T, R]):
         work: Callable[[T], R],
         tasks: Sequence[T],
         progress: Callable[[RunProgress], object] | None,
-        now: Callable[[], float],
     ) -> None:
         self._work = work
         self._tasks = tasks
         self._progress = progress
-        self._now = now
-        self._began = now()
+        self._began = time.monotonic()
         self._done = 0
         self.results: list[R | None] = [None] * len(tasks)
         self.interrupted = False
@@ -160,7 +156,7 @@ class _Batch(Generic[T, R]):
 
     def _report(self) -> None:
         if self._progress is not None:
-            elapsed, total = self._now() - self._began, len(self._tasks)
+            elapsed, total = time.monotonic() - self._began, len(self._tasks)
             left = elapsed / self._done * (total - self._done) if self._done else math.inf
             self._progress(RunProgress(self._done, total, elapsed, left))
 
