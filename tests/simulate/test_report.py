@@ -303,7 +303,7 @@ def test_an_interval_has_as_many_decimals_as_its_estimate(
     ],
 )
 def test_laws_in_words(law: Distribution, text: str) -> None:
-    assert words.law(law) == text
+    assert words.distribution(law) == text
 
 
 def test_a_foreign_law_is_called_by_its_name() -> None:
@@ -311,7 +311,7 @@ def test_a_foreign_law_is_called_by_its_name() -> None:
         mean, variance, rate = 10.0, 25.0, 0.5
 
     odd: Any = Odd()
-    assert words.law(odd) == "Odd, mean 10 s, cv 0.5"
+    assert words.distribution(odd) == "Odd, mean 10 s, cv 0.5"
     assert words.arrivals(odd) == "30/min by Odd"
 
 

@@ -53,7 +53,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "accounts", accounts(scenario.accounts)
     yield from (("account " + account.channel, text) for account, text in _special(scenario.accounts))
     yield "arrivals", arrivals(scenario.arrivals)
-    yield "service", law(scenario.service)
+    yield "service", distribution(scenario.service)
     load, slots = scenario.offered_load, scenario.slots
     if math.isfinite(load):
         yield "load", f"{figure(load)} erlang on {count(slots, 'slot')} ({percent(load / slots)})"
@@ -94,7 +94,7 @@ def accounts(these: Sequence[SimulatedAccount]) -> str:
     return f"{how_many} with caps {', '.join(caps)}; {count(slots, 'slot')}"
 
 
-def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
+def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each class
     """Return a description of arrivals."""
     match these:
         case Poisson():
@@ -121,7 +121,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
             return f"{rate(these.rate)} by {type(these).__name__}"
 
 
-def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
+def distribution(this: Distribution) -> str:  # noqa: PLR0911 - one for each class
     """Return a description of a distribution of durations."""
     mean = f"mean {duration(this.mean)}"
     match this:
@@ -150,7 +150,7 @@ def when_full(this: WhenFull) -> str:
             return "a job that finds every account full is lost"
         case Queue():
             limit = "" if this.limit == math.inf else f", at most {figure(this.limit)} of them"
-            patience = "" if this.patience is None else f"; patience {law(this.patience)}"
+            patience = "" if this.patience is None else f"; patience {distribution(this.patience)}"
             return f"jobs wait, first come first served{limit}{patience}"
         case Retry():
             varied = "" if not this.jitter else f" ± {percent(this.jitter)}"
