@@ -8,6 +8,7 @@ import attrs
 from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Weibull
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Bursty, Poisson, Trace
+from pika_balancer.simulate.estimate import LEVELS
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.theory import (
     Station,
@@ -23,7 +24,6 @@ from pika_balancer.simulate.theory import (
 
 _MOST_SLOTS = 20_000
 _MOST_PLACES = 10_000
-_LEVELS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 @attrs.frozen
@@ -148,7 +148,7 @@ def _queue(scenario: Scenario, full: Queue, load: float, service: float) -> Theo
             return None
         found = mmck(slots, load, line=places, service=service)
         name, waits = "M/M/c/K", {}
-        for level, share in _LEVELS.items():
+        for level, share in LEVELS.items():
             if places == math.inf:
                 name = "Erlang C"
                 waits[f"wait.{level}"] = erlang_c_quantile(slots, load, share, service=service)

@@ -85,8 +85,7 @@ def run_all(
     """
     if workers is not None and (executor is not None or isinstance(workers, bool) or workers < 1):
         raise InvalidArgument(
-            "workers must be a whole number, 1 or more, and needs no executor",
-            field="workers",
+            "workers must be a whole number, 1 or more, and needs no executor", field="workers"
         )
     count = min(workers or os.cpu_count() or 1, len(tasks))
     batch = _Batch(work, tasks, progress)
@@ -102,10 +101,7 @@ def run_all(
 
 class _Batch(Generic[T, R]):
     def __init__(
-        self,
-        work: Callable[[T], R],
-        tasks: Sequence[T],
-        progress: Callable[[RunProgress], object] | None,
+        self, work: Callable[[T], R], tasks: Sequence[T], progress: Callable[[RunProgress], object] | None
     ) -> None:
         self._work = work
         self._tasks = tasks

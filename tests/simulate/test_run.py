@@ -3,7 +3,6 @@
 import csv
 import importlib
 import importlib.util
-import json
 import math
 import os
 import pickle
@@ -112,32 +111,6 @@ def test_what_never_happened_is_not_taken_for_impossible() -> None:
     assert result.refused == 0
     assert result.refused_fraction.low == 0.0
     assert result.refused_fraction.high == pytest.approx(3.689 / 9000, rel=1e-3)
-
-
-def test_the_plain_form_has_its_keys() -> None:
-    result = simulate(BUSY, jobs=5000, seed=2)
-    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert list(document) == [
-        "jobs",
-        "completed",
-        "refused",
-        "refused_fraction",
-        "refused_fraction_ci",
-        "gave_up",
-        "unfinished",
-        "wait",
-        "wait_mean_ci",
-        "in_flight_mean",
-        "accounts",
-        "engine",
-        "elapsed_s",
-        "jobs_per_s",
-        "theory",
-    ]
-    assert list(document["wait"]) == ["mean", "p50", "p90", "p95", "p99", "max"]
-    assert list(document["accounts"][0]) == ["channel", "max_jobs", "jobs", "utilisation"]
-    assert document["engine"] == "numba"
-    assert sum(account["jobs"] for account in document["accounts"]) == result.completed
 
 
 @pytest.mark.parametrize("table", get_args(Table))
