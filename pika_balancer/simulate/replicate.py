@@ -72,9 +72,10 @@ def run_all(
     Ctrl-C cancels the tasks that have not begun and returns what is done. An error in a task cancels the
     others and is raised.
 
-    Args: work: A function that the executor can import by name. tasks: Its arguments, one call each.
-        executor: Executes the calls; it is not shut down. By default a pool of processes for this batch
-        alone,
+    Args:
+        work: A function that the executor can import by name.
+        tasks: Its arguments, one call each.
+        executor: Executes the calls; it is not shut down. By default a pool of processes for this batch,
             which needs the usual `if __name__ == "__main__":` in the caller's script.
         workers: Processes of that pool; one for each processor by default. 1 works in this process.
         progress: Called in this thread when a task has ended, and once a second.
@@ -85,7 +86,7 @@ def run_all(
     """
     if workers is not None and (executor is not None or isinstance(workers, bool) or workers < 1):
         raise InvalidArgument(
-            "workers must be a whole number, 1 or more, and needs no executor", field="workers"
+            "workers must be 1 or more, and cannot be combined with an executor", field="workers"
         )
     count = min(workers or os.cpu_count() or 1, len(tasks))
     batch = _Batch(work, tasks, progress)

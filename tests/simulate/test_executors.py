@@ -1,4 +1,4 @@
-"""The same results whoever works, and nothing done is lost."""
+"""Results do not depend on the executor, and an interrupt loses none that is done."""
 
 import math
 import os
@@ -66,7 +66,7 @@ class Backwards(Executor):
 EXPECTED = TaskResult(tuple(n * n for n in range(20)), interrupted=False)
 
 
-def test_results_come_in_the_order_of_the_tasks_whoever_works() -> None:
+def test_results_come_in_the_order_of_the_tasks() -> None:
     assert run_all(square, range(20), workers=1) == EXPECTED
     with ThreadPoolExecutor(3) as threads:
         assert run_all(square, range(20), executor=threads) == EXPECTED

@@ -68,7 +68,7 @@ def results() -> dict[str, Result]:
     return {
         "line": attrs.evolve(line, notes=(*line.notes, "beware of <this>")),
         "loss": run(),
-        "nobody waits": run(accounts="9x9", when_full=Retry()),
+        "no waits": run(accounts="9x9", when_full=Retry()),
         "one account": run(accounts="1x6", when_full=Queue(limit=3, patience=Exponential(60))),
         "many accounts": run(accounts="200x1", when_full=Queue()),
         "one job": run(jobs=1),
@@ -86,7 +86,7 @@ def results() -> dict[str, Result]:
 
 
 ROOT_RULE = r":root \{[^}]*\}"
-CASES = ("line", "loss", "nobody waits", "one account", "many accounts", "one job", "no job", "hostile")
+CASES = ("line", "loss", "no waits", "one account", "many accounts", "one job", "no job", "hostile")
 LIKE_OTHERS = ("loss", "one job")
 """Cases whose pages have no part that others lack."""
 
@@ -333,7 +333,7 @@ def test_everything_odd_is_in_the_question(results: dict[str, Result]) -> None:
 
 def test_the_answer_tells_what_there_is_to_tell(results: dict[str, Result]) -> None:
     assert "were lost" in words.answer(results["loss"])
-    assert "No job waited" in words.answer(results["nobody waits"])
+    assert "No job waited" in words.answer(results["no waits"])
     assert "for 95% of the jobs" in words.answer(results["line"])
     assert "gave up" in words.answer(results["one account"])
     assert words.answer(results["no job"]) == "No job arrived."
