@@ -13,7 +13,8 @@ from pika_balancer import events
 from pika_balancer.clock import Clock, Timer
 from pika_balancer.errors import NoCapacity, PikaError, StoreUnavailable, WrongLoop
 from pika_balancer.models import AccountState, Grantor
-from pika_balancer.store.errors import no_capacity, unavailable, unknown_channel
+from pika_balancer.selection.errors import unknown_channel
+from pika_balancer.store.errors import no_capacity, unavailable
 from pika_balancer.store.redis.commands import Acquire, Beat, Call, Release, settle
 from pika_balancer.store.redis.connection import Connection, Subscriber
 from pika_balancer.store.redis.leases import Claims, GrantedSlot, SharedLease, Wish

@@ -24,9 +24,9 @@ from pika_balancer.models import (
     Unavailability,
     guarded,
 )
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.selection.policy import POLICIES, make_rule
 from pika_balancer.selection.selector import read_map
-from pika_balancer.store.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.store.redis.connection import Connection
 from pika_balancer.store.redis.leases import Claims
 from pika_balancer.store.redis.local_share import LocalShare
