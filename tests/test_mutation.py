@@ -26,7 +26,12 @@ class Change:
 
 
 BY_HAND = (
-    Change("selection/selector.py", "        if not lease.held:\n            return False\n", "", "a_second_release"),
+    Change(
+        "selection/selector.py",
+        "        if not lease.held:\n            return False\n",
+        "",
+        "a_second_release",
+    ),
     Change(
         "selection/selector.py", "self._free[self.row] <= 0", "self._free[self.row] < 0", "unavailability_is"
     ),
