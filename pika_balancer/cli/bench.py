@@ -78,7 +78,7 @@ def register(subparsers: Subparsers) -> None:
     local.add_argument(
         "--service",
         type=reads(parse_distribution),
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times of its jobs: {DISTRIBUTION_FORMS} (default: {_SERVICE})",
     )
     local.add_argument(
@@ -117,7 +117,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--arrivals",
         type=arrivals,
-        metavar="LAW",
+        metavar="ARRIVALS",
         help="schedule of the open loop: poisson, regular, bursty:cv=3 at --rate, or any other --arrivals of "
         "`simulate` (default: poisson)",
     )

@@ -81,7 +81,7 @@ def register(subparsers: Subparsers) -> None:
         "--service",
         type=reads(parse_distribution),
         default="exp:30s",
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times of jobs: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add("--speed", type=above_zero, default=1.0, help="divide all times by this (default: 1)")
