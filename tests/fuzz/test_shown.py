@@ -38,7 +38,7 @@ def view() -> View:
 
 
 class Screen(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment] # of a terminal
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True
