@@ -8,7 +8,6 @@ import secrets
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side
 from pika_balancer.cli.bench_setting import SETTINGS, Setting, arrivals, change, policy
@@ -21,6 +20,7 @@ from pika_balancer.cli.options import (
     duration,
     rate,
     reads,
+    share,
     whole,
 )
 from pika_balancer.cli.output import Output
@@ -123,7 +123,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     load.add_argument(
         "--warm-up",
-        type=reads(parse_share),
+        type=share,
         default=0.1,
         metavar="SHARE",
         help="share of the duration, at its beginning, that is not measured (default: 10%%)",

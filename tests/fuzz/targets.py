@@ -27,6 +27,7 @@ from pika_balancer.client.error_map import Answer
 from pika_balancer.client.requests import Request, Upload
 from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.distributions import format_distribution, parse_distribution
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.server import parse_accounts, parse_fault
@@ -346,7 +347,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "arrivals": (notation.parse_arrivals, notation.format_arrivals),
     "failures": (notation.parse_failures, notation.format_failures),
     "faults": (notation.parse_faults, notation.format_faults),
-    "distribution": (notation.parse_distribution, notation.format_distribution),
+    "distribution": (parse_distribution, format_distribution),
     "slowdown": (notation.parse_slowdown, notation.format_slowdown),
     "target": (notation.parse_target, notation.format_target),
     "when_full": (notation.parse_when_full, notation.format_when_full),

@@ -13,7 +13,6 @@ import pytest
 
 from pika_balancer import distributions
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate import notation
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.trace import read_trace
 from tests.depth import sized
@@ -81,7 +80,7 @@ def test_every_message_is_fit_to_print_and_to_read() -> None:
 )
 def test_durations_out_of_range_are_refused_when_they_are_read(distribution: str) -> None:
     with pytest.raises(InvalidArgument, match=r"must be a number from \S+ to 1e\+15"):
-        notation.parse_distribution(distribution)
+        distributions.parse_distribution(distribution)
 
 
 def test_distributions_at_their_limits_have_moments() -> None:
