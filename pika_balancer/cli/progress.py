@@ -39,7 +39,8 @@ class Gauge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # else older versions of rich print a blank line
+            self._bar.stop()
 
     def show(self, done: int) -> None:
         """Show that so much is done."""
