@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "distributions": set(),
     "events": set(),
     "loadtest": {"_util.child_process", "clock", "dispatch", "events", "server", "simulate"},
-    "metrics": {"events"},
+    "metrics": {"balancer", "events"},
     "selection": set(),
     "server": {"_util.network", "_util.tasks", "clock", "distributions"},
     "simulate": {"distributions", "selection"},

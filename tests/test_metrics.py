@@ -627,7 +627,7 @@ async def test_the_balancer_watched_last_is_the_one(scraper: Scraper) -> None:
 async def test_unreadable_counts_are_logged_and_cost_the_gauges_alone(
     scraper: Scraper, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken:
+    class Broken(Balancer):
         def statistics(self) -> Any:
             raise RuntimeError(CANARY)
 

@@ -188,7 +188,7 @@ async def test_the_sender_cannot_tell_known_jobs_from_unknown_ones_and_duplicate
         assert unknown.receiver.statistics() == WebhookStatistics(unmatched=1)
 
 
-async def test_a_callback_that_nobody_waits_for_is_answered_too() -> None:
+async def test_a_callback_without_subscribers_is_answered_too() -> None:
     receiver = Webhook()
     async with receiver.run() as url, aiohttp.ClientSession() as session:
         async with session.post(url, data=GOOD) as response:
@@ -231,7 +231,7 @@ async def test_a_body_in_chunks_and_one_announced_by_an_expectation_are_read() -
 
 
 @both
-async def test_an_expectation_that_nobody_knows_is_refused(mounted: bool) -> None:  # noqa: FBT001 - a case
+async def test_an_unknown_expectation_is_refused(mounted: bool) -> None:  # noqa: FBT001 - a case
     async with rig(mounted=mounted) as at:
         for expectation in (b"200-ok", b"\xff"):
             wire = await at.open(f"Content-Length: {len(GOOD)}\nExpect: {expectation.decode('latin-1')}")
@@ -338,7 +338,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @both
 @pytest.mark.parametrize("name", BAD)
-async def test_a_body_that_is_no_job_is_refused_by_its_faults_and_told_to_nobody(
+async def test_a_body_that_is_no_job_is_refused_and_not_published(
     name: str,
     mounted: bool,  # noqa: FBT001 - a case
 ) -> None:
@@ -658,7 +658,7 @@ async def test_the_secret_is_compared_in_constant_time(monkeypatch: pytest.Monke
 # --- subscribers ---------------------------------------------------------------------------------------
 
 
-async def test_subscribers_are_asked_in_order_until_one_says_true() -> None:
+async def test_subscribers_are_called_in_order_until_one_returns_true() -> None:
     async with rig(takes=False) as at:
         asked: list[str] = []
         for name, answer in [("no", False), ("none", None), ("truthy", 1), ("yes", True), ("late", True)]:
@@ -668,7 +668,7 @@ async def test_subscribers_are_asked_in_order_until_one_says_true() -> None:
         assert at.receiver.statistics() == WebhookStatistics(matched=1)
 
 
-async def test_a_subscriber_that_raises_is_logged_without_values_and_the_others_are_asked(
+async def test_a_subscriber_that_raises_is_logged_without_values_and_the_others_are_called(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with rig() as at:
@@ -712,7 +712,7 @@ async def test_a_subscriber_that_only_raises_leaves_the_callback_unmatched() -> 
         assert at.receiver.statistics() == WebhookStatistics(unmatched=1, failed=1)
 
 
-async def test_whoever_ends_its_subscription_is_asked_no_more_even_within_a_call() -> None:
+async def test_an_ended_subscription_is_not_called_even_within_a_callback() -> None:
     receiver = Webhook(secret=SECRET)
     asked: list[str] = []
     ends: dict[str, Callable[[], object]] = {}
@@ -987,7 +987,7 @@ GARBAGE: list[bytes] = [
 ]
 
 
-async def test_no_log_at_any_level_shows_the_address(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_log_at_any_level_shows_the_secret_url(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 0.0
@@ -1188,7 +1188,7 @@ class Model:
 
 
 @pytest.mark.deep
-def test_any_history_of_subscriptions_asks_whom_a_list_would() -> None:
+def test_any_history_of_subscriptions_behaves_like_a_list() -> None:
     def steps(runner: asyncio.Runner, at: Rig) -> None:
         @examples(20, 60)
         @given(TURNS)

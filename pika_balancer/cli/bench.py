@@ -24,6 +24,7 @@ from pika_balancer.cli.options import (
     whole,
 )
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.progress import LiveLine
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
@@ -77,7 +78,7 @@ def register(subparsers: Subparsers) -> None:
     local.add_argument(
         "--service",
         type=reads(parse_distribution),
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times of its jobs: {DISTRIBUTION_FORMS} (default: {_SERVICE})",
     )
     local.add_argument(
@@ -116,7 +117,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--arrivals",
         type=arrivals,
-        metavar="LAW",
+        metavar="ARRIVALS",
         help="schedule of the open loop: poisson, regular, bursty:cv=3 at --rate, or any other --arrivals of "
         "`simulate` (default: poisson)",
     )
@@ -248,7 +249,8 @@ async def _perform(
             side = await stack.enter_async_context(_open(args, setting, report.seed))
             report.sides.append(side)
         report.greet(out)
-        with Progress(out, report) as progress:
+        with LiveLine(out) as line:
+            progress = Progress(line, report, often=out.console.is_interactive)
             for pair, turn in turns() if compared else [(0, 0)]:
                 side = report.sides[turn]
                 plan = _plan(args, side.setting, report.seconds / pairs, pair, pairs)

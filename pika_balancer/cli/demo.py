@@ -76,7 +76,7 @@ def register(subparsers: Subparsers) -> None:
         "--service",
         type=reads(parse_distribution),
         default=_SERVICE,
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add(

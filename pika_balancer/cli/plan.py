@@ -22,8 +22,7 @@ from pika_balancer.cli.scenario_options import (
 from pika_balancer.cli.simulate import show_table
 from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, notation, simulate
 from pika_balancer.simulate.report import plan_page
-from pika_balancer.simulate.sizing import Find, Plan, SizePoint, plan
-from pika_balancer.simulate.variants import with_accounts, with_rate, with_slots
+from pika_balancer.simulate.sizing import Find, Plan, SizePoint, at_size, plan
 
 _MOST: Final = 1000
 _JOBS: Final = 50_000
@@ -141,10 +140,7 @@ def simulated(found: Plan, scenario: Scenario, seed: int) -> Result | None:
     """Return a simulation of the answer, None if there is none."""
     if found.answer is None:
         return None
-    if found.find == "rate":
-        sized = with_rate(scenario, found.answer / scenario.arrivals.rate)
-    else:
-        sized = (with_accounts if found.find == "accounts" else with_slots)(scenario, int(found.answer))
+    sized = at_size(scenario, found.find, found.answer)
     return simulate(sized, jobs=None if isinstance(sized.arrivals, Trace) else _JOBS, seed=seed)
 
 

@@ -58,8 +58,8 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     )
     add("--trace", type=Path, metavar="FILE", help="read arrivals from this CSV or Parquet file instead")
     add("--time-scale", type=above_zero, default=1.0, metavar="K", help="multiply the trace's arrival times")
-    add("--arrival-column", metavar="NAME", help="its column of arrivals (default: found by its name)")
-    add("--duration-column", metavar="NAME", help="its column of durations (default: found by its name)")
+    add("--arrival-column", metavar="NAME", help="the trace's column of arrivals (default: by name)")
+    add("--duration-column", metavar="NAME", help="its column of durations (default: by name)")
     add(
         "--service",
         type=reads(parse_distribution),
@@ -111,7 +111,8 @@ def add_trouble(parser: argparse.ArgumentParser, *, by_account: bool) -> None:
         type=reads(notation.parse_faults),
         default="rate_limited=0%",
         metavar="SHARES",
-        help="submits that fail with a slot free: rate_limited=1%%,accepted=0.5%% (run, but answered 5xx)",
+        help="submits that fail despite a free slot: rate_limited=1%%,accepted=0.5%% (the job runs, but the "
+        "answer is 5xx)",
     )
 
 

@@ -15,8 +15,8 @@ from pika_balancer.client.client import PikaClient
 from pika_balancer.client.requests import Verb
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.dispatch.batch import Batch
-from pika_balancer.dispatch.handle import JobHandle, read_records
-from pika_balancer.dispatch.registry import REFUSALS, JobRegistry
+from pika_balancer.dispatch.handle import REFERENCE, JobHandle, read_records
+from pika_balancer.dispatch.registry import REFUSALS, JobRegistry, reference_in_use
 from pika_balancer.dispatch.submitter import BeforeSend, Order, ShutdownGate, Submitter
 from pika_balancer.errors import Closed, InvalidArgument, PikaError
 from pika_balancer.events import Stopped
@@ -207,8 +207,8 @@ class Dispatcher:
                 raise InvalidArgument("reply_url is set by the webhook; leave it out", field="reply_url")
             reply_url = Secret(self._webhook.reply_url)
         prepared = await self._client.prepare(verb, **values, reply_ref=reply_ref, reply_url=reply_url)
-        if reply_ref is not None:
-            self._registry.check_reference(reply_ref)
+        if reply_ref is not None and self._registry.knows(REFERENCE + reply_ref):
+            raise reference_in_use()
         if verb == "button" and channel is None:
             parent = self._registry.with_id(values["jobid"]) or await self._client.job(values["jobid"])
             channel = parent.channel

@@ -101,11 +101,6 @@ class JobRegistry:
         """Return the job of that id."""
         return self._by_jobid.get(jobid)
 
-    def check_reference(self, reply_ref: str) -> None:
-        """Raise `InvalidArgument` if a job with that reference is followed."""
-        if reply_ref in self._by_ref:
-            raise InvalidArgument("reply_ref is in use; pass another one for each job", field="reply_ref")
-
     def report(self, kind: type[JobEvent], handle: JobHandle, **more: Any) -> None:
         """Report an event of the job."""
         event = kind(
@@ -126,7 +121,8 @@ class JobRegistry:
         Raises:
             InvalidArgument: Another job with that reference is followed.
         """
-        self.check_reference(handle.reply_ref)
+        if handle.reply_ref in self._by_ref:
+            raise reference_in_use()
         handle.lease = lease
         handle.channel = lease.channel
         self._live[handle] = None
@@ -342,6 +338,11 @@ class JobRegistry:
             handle.lease, superfluous = named, handle.lease
         if superfluous is not None and superfluous is not handle.lease:
             self.balancer.release_nowait(superfluous)
+
+
+def reference_in_use() -> InvalidArgument:
+    """Return the error for a job whose reference belongs to another job that is followed."""
+    return InvalidArgument("reply_ref is in use; pass another one for each job", field="reply_ref")
 
 
 def _about(handle: JobHandle, error: PikaError) -> PikaError:

@@ -10,7 +10,7 @@ from pika_balancer import Account, Balancer, Closed, Dispatcher, JobHandle, Pika
 from pika_balancer.store import Store
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import in_memory, on_server
-from tests.cancelling.cancel_point import CancelledRun, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE, Answer, Service
 
 RECORD = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
@@ -37,7 +37,7 @@ class Desk:
     async def calm(self) -> None:
         """Return once everything that was sent has its answer."""
         await settle(5)
-        await patiently(
+        await eventually(
             lambda: (
                 not self.balancer.statistics().waiters
                 and all(handle.jobid is not None for handle in self.dispatcher.handles)
@@ -50,17 +50,17 @@ class Desk:
         """Assert that every job that was sent is followed, with its slot, and that another one can be run."""
         dispatcher = dispatcher or self.dispatcher
         running = self.service.executing
-        await patiently(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
-        await patiently(lambda: self.in_flight == len(running))
+        await eventually(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
+        await eventually(lambda: self.in_flight == len(running))
         self.service.end_all()
-        await patiently(lambda: not dispatcher.handles)
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: not dispatcher.handles)
+        await eventually(lambda: self.in_flight == 0)
         sent = len(self.service.posts)
         handle = await dispatcher.submit("create", prompt="a cat", timeout=60)
         self.service.end_all()
         assert (await handle).status == "completed"
         assert len(self.service.posts) == sent + 1
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: self.in_flight == 0)
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def submit_in_line(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         held = [await desk.balancer.acquire() for _ in range(2)]
         run.begin(desk.dispatcher.submit("button", jobid=desk.service.take(), timeout=30))
-        await patiently(lambda: run.is_over or bool(desk.balancer.statistics().waiters))
+        await eventually(lambda: run.is_over or bool(desk.balancer.statistics().waiters))
         desk.service.end_all()
         for lease in held:
             await desk.balancer.release(lease)
@@ -147,7 +147,7 @@ async def submit_that_is_refused(run: CancelledRun, desk: Desk) -> None:
 async def run(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         run.begin(desk.dispatcher.run("create", prompt="a cat"))
-        await patiently(lambda: run.is_over or bool(desk.dispatcher.handles))
+        await eventually(lambda: run.is_over or bool(desk.dispatcher.handles))
         await desk.calm()
         if desk.dispatcher.handles:
             desk.service.end_all()
@@ -213,7 +213,7 @@ async def batch_closed(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         outcomes = desk.dispatcher.map(source(), concurrency=3)
         first = asyncio.ensure_future(anext(outcomes))
-        await patiently(lambda: len(desk.dispatcher.handles) == 2)
+        await eventually(lambda: len(desk.dispatcher.handles) == 2)
         await desk.calm()
         desk.service.end(desk.service.executing[0])
         await first
@@ -248,7 +248,7 @@ async def resume(run: CancelledRun, desk: Desk) -> None:
     await run.through(desk.dispatcher.resume(records))
     handles = await desk.dispatcher.resume(records)
     assert [handle.reply_ref for handle in handles] == ["w.1", "w.2"]
-    await patiently(lambda: handles[1].jobid == second)
+    await eventually(lambda: handles[1].jobid == second)
     assert set(handles) == set(desk.dispatcher.handles)
     await desk.works()
 
@@ -261,7 +261,7 @@ async def drain(run: CancelledRun, desk: Desk) -> None:
     desk.service.end_all()
     await run.end()
     assert await desk.dispatcher.drain() == []
-    await patiently(lambda: desk.in_flight == 0)
+    await eventually(lambda: desk.in_flight == 0)
 
 
 @at_each_desk("Dispatcher.drain")
@@ -273,7 +273,7 @@ async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
     assert [record["jobid"] for record in records] == desk.service.executing
     assert isinstance(await waiting, Closed)
     # A name that the slot was about to get may be on its way back.
-    await patiently(lambda: desk.in_flight == 1)
+    await eventually(lambda: desk.in_flight == 1)
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
         await desk.dispatcher.resume(records)
@@ -292,14 +292,14 @@ async def close(run: CancelledRun, desk: Desk) -> None:
     await run.through(desk.dispatcher.close())
     if run.point:
         # A close that is cancelled leaves no task that asks or waits.
-        await patiently(waiting.done)
+        await eventually(waiting.done)
         await desk.client.close()
         await settle(5)
         assert not desk.dispatcher.handles
         assert len(desk.service.gets) <= polls + 2
     await desk.dispatcher.close()
     assert isinstance(await waiting, Closed)
-    await patiently(lambda: desk.in_flight == 3)
+    await eventually(lambda: desk.in_flight == 3)
     for lease in desk.balancer.adopted().values():
         await desk.balancer.release(lease)
 
@@ -318,7 +318,7 @@ async def context(run: CancelledRun, desk: Desk) -> None:
     desk.service.end_all()
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
-        await patiently(lambda: desk.in_flight == 0)
+        await eventually(lambda: desk.in_flight == 0)
         await desk.works()
 
 

@@ -11,7 +11,7 @@ from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
 from pika_balancer.loadtest.server_process import ServerProcess, ServerSettings
 from pika_balancer.testing import LocalServer, settle
-from tests.cancelling.cancel_point import CancelledRun, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE
 
 TICK = 0.002
@@ -83,7 +83,7 @@ async def stretch(run: CancelledRun) -> None:
 
             await run.through(once())
             # What was under way stays in the dispatcher's care, and ends there.
-            await patiently(lambda: not dispatcher.handles)
+            await eventually(lambda: not dispatcher.handles)
             assert await once() == "jobs"
 
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pika_balancer import Lease, NoCapacity, Secret
 from pika_balancer.clock import SystemClock
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.store.redis.connection import Away, Connection
+from pika_balancer.store.redis.connection import Connection
+from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
@@ -163,24 +164,29 @@ async def repair(run: CancelledRun) -> None:
 
 
 async def connecting(run: CancelledRun) -> None:
-    """The way to the server, which is cancelled when a program ends, at whatever it does then."""
-    connection = Connection(Secret(run.server.url), "empty", timeout=SOON)
-    await run.through(connection.connect())
+    """A connection of a program that ends while it is made."""
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
+    connection = Connection(endpoint)
+    await run.through(connection.connect(refresh=True))
     await connection.disconnect()
-    await connection.connect()
-    await connection.close()
+    await connection.connect(refresh=True)
+    await connection.disconnect()
+    await endpoint.close()
 
 
 async def listening(run: CancelledRun) -> None:
     """The same for the connection on which messages arrive."""
-    connection = Connection(Secret(run.server.url), "empty", timeout=SOON)
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
+    connection = Connection(endpoint)
 
     async def listen() -> None:
-        with suppress(Away):
-            await connection.listen("empty", lambda _: None, connection.abort_listening, lambda: None)
+        await connection.connect(refresh=False)
+        connection.send("SUBSCRIBE", "empty")
+        await connection.receive()
 
     await run.through(listen())
-    await connection.close()
+    await connection.disconnect()
+    await endpoint.close()
 
 
 INSIDE = (connecting, listening)

@@ -227,7 +227,7 @@ WRONG = [
     ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, not"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
-    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
+    ((*ASKED, "--replications", "0"), "argument --replications: '0' must be a whole number from 1"),
     ((*ASKED, "--processes", "2"), "--processes needs --replications"),
     ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs needs a single run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),

@@ -51,7 +51,7 @@ pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 TIMEOUT: Final = 4.0
 POLL_EVERY: Final = 3.0
-LOST_FOR: Final = 8.0
+SEARCH_FOR: Final = 8.0
 SERVICE: Final = "fixed:12s"
 """A job outlasts its submit, and two looks after that, as real ones do by far."""
 TURNS: Final = 25
@@ -73,7 +73,7 @@ class World:
         settings: dict[str, Any] = {
             "name": "worker",
             "poll_every": POLL_EVERY,
-            "search_for": LOST_FOR,
+            "search_for": SEARCH_FOR,
         } | options
         return Dispatcher(self.client, self.balancer, rng=random.Random(7), clock=self.clock, **settings)
 
@@ -384,7 +384,7 @@ async def called_back(name: str, fault: Fault | None, told_by: str) -> None:
                 assert [await here.end(job) for job in jobs] == ["completed"] * 2
                 ended = [event for event in here.events if isinstance(event, Ended)]
                 assert [event.told_by for event in ended] == [told_by] * 2, name
-                # Whatever comes late, or twice, is nobody's any more.
+                # A late or repeated callback fits no job.
                 proxy.heal()
                 await here.pass_time(1.0)
                 before = receiver.statistics()

@@ -346,7 +346,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "arrivals": (notation.parse_arrivals, notation.format_arrivals),
     "failures": (notation.parse_failures, notation.format_failures),
     "faults": (notation.parse_faults, notation.format_faults),
-    "law": (notation.parse_distribution, notation.format_distribution),
+    "distribution": (notation.parse_distribution, notation.format_distribution),
     "slowdown": (notation.parse_slowdown, notation.format_slowdown),
     "target": (notation.parse_target, notation.format_target),
     "when_full": (notation.parse_when_full, notation.format_when_full),

@@ -45,7 +45,7 @@ class SharedStore(RedisStore):
         self._scaled = scaled
 
     async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
-        """Wait in line for a slot."""
+        """Wait for a slot."""
         return await super().acquire(channel, None if deadline is None else self._here(deadline))
 
     async def cool_down(self, channel: str, until: float) -> None:
@@ -124,11 +124,11 @@ class Soak:
         return self.share >= 1
 
     def complain(self, what: str) -> None:
-        """Note something that should not have happened."""
+        """Record a violation."""
         self.complaints.append(what)
 
     def observe(self, place: int, event: Event) -> None:
-        """Note an event of the balancer in that place, and see to paused accounts."""
+        """Record an event of the balancer in that place, and resume paused accounts later."""
         self.ledger.observe(event)
         match event:
             case Ended(status="completed", jobid=str(jobid)):
@@ -176,7 +176,7 @@ class Soak:
             # Its time runs with the service's, but long enough for a machine that has other things to do.
             PikaClient("user:1-soak", base_url=self.service.url, timeout=400, clock=self.clock)
         )
-        # Whoever is no worker waits in the machine's time.
+        # Other callers wait in the machine's time.
         self.patient = await stack.enter_async_context(PikaClient("user:1-soak", base_url=self.service.url))
         accounts = [Account(channel, cap) for channel, cap in CAPS.items()]
         chances = [random.Random(self.seed + place) for place in range(WORKERS)]
@@ -260,7 +260,7 @@ class Soak:
         self.ledger.settle()
 
     async def _answer(self, balancer: Balancer, channel: str) -> None:
-        """Be the person who sees to a paused account a little later."""
+        """Resume a paused account a little later, as a person would."""
         await self.clock.sleep(self.rng.uniform(20, 120))
         await balancer.resume(channel)
         self.resumed += 1
@@ -286,7 +286,7 @@ class Soak:
         return self.account_churn.excuses(channel, since)
 
     def _state(self) -> str:
-        """Return how everything stands, for whoever wonders why nothing happens."""
+        """Return the state of everything, for the error of a soak that is stuck."""
         lines = [repr(balancer.statistics()) for balancer in self.balancers]
         lines += [f"{dispatcher!r} {dispatcher.handles}" for dispatcher in self.dispatchers]
         lines += [repr(task) for task in asyncio.all_tasks()]

@@ -1,4 +1,4 @@
-"""One look at what executes, by itself: what it asks, what it counts, and what it leaves to others."""
+"""One pass of the reconciler: which jobs it looks up, counts and frees."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -16,8 +16,8 @@ from pika_balancer.store import MemoryStore
 from pika_balancer.testing import settle
 from tests.dispatch.conftest import ONE, TWO, Loaded, World
 
-LOST_FOR = 180.0
-NAMELESS = Orphan("lease:1", None, ONE, LOST_FOR, 1)
+SEARCH_FOR = 180.0
+NAMELESS = Orphan("lease:1", None, ONE, SEARCH_FOR, 1)
 
 
 class Inherited(MemoryStore):
@@ -42,7 +42,7 @@ class Inherited(MemoryStore):
 
 @attrs.define
 class Watch:
-    """A lookout with what it stands on, and whoever it hands jobs to."""
+    """A reconciler, its surroundings, and a record of its calls."""
 
     world: World
     store: Inherited
@@ -103,7 +103,7 @@ async def watch(
             known=known.__contains__,
             claim=claim,
             refused=refuse,
-            search_for=LOST_FOR,
+            search_for=SEARCH_FOR,
             every=15.0,
             rng=Loaded(end),
             clock=world.clock,
@@ -123,7 +123,7 @@ def before_each(world: World, monkeypatch: pytest.MonkeyPatch, act: Any) -> None
     monkeypatch.setattr(world.client, "job", job)
 
 
-async def test_each_job_is_asked_after_once_and_one_that_is_known_never(world: World) -> None:
+async def test_each_job_is_looked_up_once_and_a_known_one_never(world: World) -> None:
     async with watch(world) as here:
         known, other = world.service.take(), world.service.take()
         here.known.add(known)
@@ -155,7 +155,7 @@ async def test_a_job_that_becomes_known_while_it_is_asked_after_is_not_counted_t
         assert (here.seen, here.counted) == ([], [])
 
 
-async def test_a_slot_without_a_name_is_given_up_only_once_every_job_is_counted(world: World) -> None:
+async def test_an_orphan_without_a_key_is_given_up_only_once_every_job_is_counted(world: World) -> None:
     async with watch(world) as here:
         mine, elsewhere, other = (world.service.take() for _ in range(3))
         here.claimed.update({mine: True, elsewhere: InvalidArgument("on another channel", field="records")})
@@ -183,13 +183,13 @@ async def test_a_job_that_is_counted_by_its_id_needs_no_slot_by_its_reference_un
         assert here.counted == [first, second, REFERENCE + "ours"]
 
 
-async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_time(world: World) -> None:
+async def test_a_slot_of_unknown_id_is_kept_for_the_search_time_each_time(world: World) -> None:
     key = f"{REFERENCE}elsewhere"
     async with watch(world) as here:
         for _ in range(2):
             await here.balancer.adopt(ONE, key)
             await here.reconciler.reconcile()
-            world.clock.oversleep(LOST_FOR - 0.5)
+            world.clock.oversleep(SEARCH_FOR - 0.5)
             await here.reconciler.reconcile()
             assert here.counted == [key]
             world.clock.oversleep(0.5)
@@ -197,7 +197,7 @@ async def test_a_slot_of_unknown_id_is_kept_for_exactly_so_long_and_anew_each_ti
             assert here.counted == []
 
 
-async def test_a_slot_that_is_forsaken_comes_back_with_the_next_look(world: World) -> None:
+async def test_a_slot_whose_search_was_stopped_is_freed_by_the_next_pass(world: World) -> None:
     async with watch(world) as here:
         for ref in ("a", "b"):
             await here.balancer.adopt(ONE, REFERENCE + ref)
@@ -206,7 +206,7 @@ async def test_a_slot_that_is_forsaken_comes_back_with_the_next_look(world: Worl
         assert here.counted == [REFERENCE + "b"]
 
 
-async def test_a_dead_processs_job_that_does_not_execute_is_asked_after_before_its_slot_comes_back(
+async def test_an_orphans_job_is_looked_up_before_its_slot_is_freed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(jobid: str) -> None:
@@ -221,14 +221,14 @@ async def test_a_dead_processs_job_that_does_not_execute_is_asked_after_before_i
         here.store.left = [Orphan(key, key, ONE, 0.0, 1) for key in (ended, begins, unclear, "job:unknown")]
         await here.reconciler.reconcile()
         assert here.counted == sorted([begins, unclear, "job:unknown"])
-        # One that nobody knows is kept for as long as it might yet appear.
+        # One that the service does not know is kept while it may still appear.
         here.store.left.clear()
-        world.clock.oversleep(LOST_FOR)
+        world.clock.oversleep(SEARCH_FOR)
         await here.reconciler.reconcile()
         assert here.counted == [begins, unclear]
 
 
-async def test_jobs_that_fill_a_channel_are_looked_at_until_they_have_ended(world: World) -> None:
+async def test_jobs_that_fill_a_channel_are_counted_until_they_have_ended(world: World) -> None:
     async with watch(world, cap=1) as here:
         known, *others = (world.service.take() for _ in range(4))
         here.known.add(known)
@@ -240,7 +240,7 @@ async def test_jobs_that_fill_a_channel_are_looked_at_until_they_have_ended(worl
         await world.pass_time(3, lambda: here.counted == [])
 
 
-async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_has_found(
+async def test_a_search_ends_with_a_complete_pass_that_began_later(
     world: World,
 ) -> None:
     async with watch(world) as here:
@@ -258,7 +258,7 @@ async def test_whoever_seeks_has_looks_until_one_that_began_later_whoever_else_h
         assert (len(world.service.gets), world.clock.sleeping) == (looks, 0)
 
 
-async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_asked_first(
+async def test_passes_are_spread_and_for_orphans_alone_the_store_is_asked_first(
     world: World,
 ) -> None:
     async with watch(world) as here:
@@ -277,7 +277,7 @@ async def test_looks_are_spread_and_where_only_orphans_may_come_the_store_is_ask
             await world.until(lambda: len(world.service.gets) == 2)
 
 
-async def test_a_look_that_is_refused_is_the_last_and_its_error_is_told(world: World) -> None:
+async def test_a_refused_pass_is_the_last_and_its_error_is_reported(world: World) -> None:
     async with watch(world) as here:
         world.service.down = 401
         await here.reconciler.count(ONE, world.service.take())

@@ -1,4 +1,4 @@
-"""What is told of a job that is in care already: whose it is, where it is counted, when it is lost."""
+"""Reports about followed jobs: whose job it is, where it is counted, when it is given up."""
 
 import pytest
 
