@@ -145,7 +145,7 @@ async def close(turn: Turn, store: Store) -> None:
     await both_free(store)
 
 
-@about("RedisStore.fleet")
+@about("RedisStore.pool_status")
 async def pool_status(turn: Turn) -> None:
     async with on_server(turn) as store:
         assert isinstance(store, RedisStore)
