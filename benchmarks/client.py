@@ -18,7 +18,7 @@ from aiohttp import web
 from benchmarks.measure import ROUNDS, Row, Subject, compare, count
 from benchmarks.parse import body
 from pika_balancer import PikaClient, Selector
-from pika_balancer.client.requests import read_accounts
+from pika_balancer.client.responses import read_accounts
 
 SIZES: Final = (10, 100, 1000, 10_000)
 TOKEN: Final = "user:1-benchmark"  # noqa: S105 - opens nothing but the server started here

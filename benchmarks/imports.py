@@ -26,7 +26,7 @@ def process(statement: str) -> Subject:
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure and return the rows."""
-    base, alone = "import aiohttp, cattrs", "import pika_balancer"
+    base, alone = "import aiohttp, msgspec", "import pika_balancer"
     whole = "from pika_balancer import Balancer, PikaClient"
     statements = (base, alone, whole)
     aims = {alone: AIM, whole: AIM}

@@ -5,7 +5,7 @@ Durations are float seconds. Ids are strings, since Discord's exceed 2**53.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final, Never, Protocol
+from typing import Any, Final, Never, Protocol, cast
 
 import attrs
 
@@ -55,7 +55,7 @@ def _check_cap(_account: object, attribute: "attrs.Attribute[int]", value: Any) 
         raise InvalidArgument(f"{attribute.name} must be a whole number of at least 1", field=attribute.name)
 
 
-@attrs.frozen(init=False)
+@attrs.frozen(init=False, weakref_slot=False)
 class Account:
     """One Discord channel that can run jobs."""
 
@@ -80,19 +80,29 @@ class Account:
         attrs.validate(self)
 
 
-_new: Final = object.__new__
-_set_channel, _set_max_jobs, _set_discord = (
-    vars(Account)[field.name].__set__ for field in attrs.fields(Account)
-)
+class _MutableAccount:
+    __slots__ = ("channel", "discord", "max_jobs")
 
 
-def unchecked_account(channel: str, max_jobs: int, discord: Secret | None) -> Account:
-    """Return an account of values that are known to be valid, at a third of the constructor's cost."""
-    account = _new(Account)
-    _set_channel(account, channel)
-    _set_max_jobs(account, max_jobs)
-    _set_discord(account, discord)
-    return account
+class _MutableSecret:
+    __slots__ = ("_value",)
+
+
+def unchecked_account(channel: str, max_jobs: int, token: str) -> Account:
+    """Return an account of values that are known to be valid, at a fifth of the constructor's cost."""
+    # Attributes first, then the class, which has the same slots: a constructor in Python takes twice as long
+    # for a secret, and `object.__setattr__` on a frozen class three times.
+    account: Any = _MutableAccount()
+    account.channel = channel
+    account.max_jobs = max_jobs
+    account.discord = None
+    if token:
+        secret: Any = _MutableSecret()
+        secret._value = token  # noqa: SLF001 - its only slot
+        secret.__class__ = Secret
+        account.discord = secret
+    account.__class__ = Account
+    return cast("Account", account)
 
 
 class JobStatus(StrEnum):

@@ -95,6 +95,8 @@ _MANY: Final = 64
 _REAL: Final = 8
 _PIECE: Final = 12
 _LONGEST_WORDS: Final = 4096
+# Starts at the start of a word only: else a long text would cost quadratic time.
+_TOKEN_SHAPE: Final = re.compile(r"(?<![\w-])[\w-]{24,}\.[\w-]{6,}\.[\w-]{27,}", re.ASCII)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -130,9 +132,9 @@ class Redactor:
     def hides(self, text: str, *, shortest: int = 1) -> bool:
         """Return whether `text` is a known secret, or contains one of at least `shortest` characters.
 
-        A very long text counts as containing one.
+        Anything that has the shape of a Discord token counts as one; a very long text as containing one.
         """
-        if text in self._known:
+        if text in self._known or _TOKEN_SHAPE.search(text):
             return True
         if len(self._known) <= _MANY:
             return any(len(secret) >= shortest and secret in text for secret in self._known)
@@ -184,12 +186,13 @@ class Redactor:
         """Return a foreign sentence, safe to print; empty if it cannot be made safe.
 
         A secret is hidden in every known encoding, and in part where twelve of its characters appear in a
-        row: a service may quote half a token.
+        row: a service may quote half a token. Anything that has the shape of a Discord token is hidden, too.
         """
         return "" if len(self._known) > _MANY else printable(self.hide(text[:_LONGEST_WORDS]).strip())
 
     def hide(self, text: str) -> str:
         """Return `text` with the secrets hidden as in `words`, otherwise unchanged."""
+        text = _TOKEN_SHAPE.sub(HIDDEN, text)
         short, pieces = self._writings
         if short is not None:
             text = short.sub(HIDDEN, text)

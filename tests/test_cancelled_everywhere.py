@@ -6,9 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cancelling import SCENARIOS
+from tests.cancelling.cancel_point import (
+    AGAIN,
+    HOWS,
+    IN_SHORT,
+    Scenario,
+    at_every_await,
+    every_way,
+    one_way_each,
+)
 from tests.cancelling.stores import INSIDE
 from tests.cancelling.surface import public_coroutines
-from tests.cancelling.turn import AGAIN, HOWS, IN_SHORT, Scenario, at_every_await, every_way, one_way_each
 from tests.depth import sized
 from tests.redis_servers import Servers
 

@@ -59,10 +59,8 @@ def test_the_interval_is_the_narrowest_that_holds_the_median_with_95_percent() -
         (left_out("lease", "theirs", "it is not installed"), ""),
     ],
 )
-def test_an_aim_is_met_or_missed_only_where_the_whole_interval_says_so(
-    told: Row, submit_outcome: str
-) -> None:
-    assert told.submit_outcome == submit_outcome
+def test_an_aim_is_met_or_missed_only_where_the_whole_interval_says_so(told: Row, verdict: str) -> None:
+    assert told.verdict == verdict
 
 
 def test_subjects_take_turns_and_ratios_are_those_within_a_round() -> None:
@@ -80,8 +78,8 @@ def test_subjects_take_turns_and_ratios_are_those_within_a_round() -> None:
     subjects = {"floor": subject("floor", 1e-6), "ours": subject("ours", 2e-6)}
     floor, ours = compare("lease", subjects, "floor", rounds=6, aims={"ours": 2.0})
     assert order == ["floor", "ours"] + ["floor", "ours", "ours", "floor"] * 3
-    assert (ours.ratio, ours.low, ours.high, ours.submit_outcome) == (2.0, 2.0, 2.0, "met")
-    assert (floor.ratio, floor.submit_outcome) == (1.0, "")
+    assert (ours.ratio, ours.low, ours.high, ours.verdict) == (2.0, 2.0, 2.0, "met")
+    assert (floor.ratio, floor.verdict) == (1.0, "")
     assert math.isclose(floor.seconds, 6e-6)
     # Of 1, 2, 4, 8, 16, 32 the quartiles are 1.75 and 20, the median is 6.
     assert math.isclose(floor.spread, (20 - 1.75) / 2 / 6)

@@ -1,4 +1,4 @@
-"""Metrics: gauges are the books, counters are the events, and a scrape from anywhere sees neither torn."""
+"""Gauges equal the in-flight counts, counters the events, and a scrape from any thread is consistent."""
 
 import asyncio
 import gc
@@ -108,7 +108,7 @@ def test_every_event_is_counted_once_by_channel_and_word(scraper: Scraper) -> No
         ("releases_total", ("A",)): 1,
         ("leaks_total", ("B",)): 1,
         ("adoptions_total", ("B",)): 1,
-        ("rests_total", ("B",)): 1,
+        ("cooldowns_total", ("B",)): 1,
         ("pauses_total", ("B",)): 1,
         ("refresh_failures_total", ()): 1,
         ("stops_total", ()): 1,
@@ -234,7 +234,7 @@ async def test_channel_that_utf8_cannot_carry_does_not_break_the_scrape(scraper:
 
 
 def test_a_registry_has_room_for_one(scraper: Scraper) -> None:
-    with pytest.raises(InvalidArgument, match="CollectorRegistry of its own") as caught:
+    with pytest.raises(InvalidArgument, match="its own CollectorRegistry") as caught:
         Metrics(scraper.registry)
     assert caught.value.field == "registry"
     scraper.registry.unregister(scraper.metrics)
@@ -260,7 +260,7 @@ def test_default_registry_is_the_usual_one() -> None:
 # --- gauges ---------------------------------------------------------------------------------------------
 
 
-async def test_gauges_are_the_books_of_the_moment(scraper: Scraper) -> None:
+async def test_gauges_are_the_counts_of_the_moment(scraper: Scraper) -> None:
     clock = ManualClock()
     async with Balancer([Account("A", 2), Account("B", 1)], clock=clock) as balancer:
         scraper.metrics.watch(balancer)
@@ -268,7 +268,7 @@ async def test_gauges_are_the_books_of_the_moment(scraper: Scraper) -> None:
         await balancer.adopt("C", "job:1")
         await balancer.pause("B")
         await balancer.cool_down("A", 10)
-        line = [asyncio.create_task(balancer.acquire(wish)) for wish in ("A", "B", None)]
+        waiting = [asyncio.create_task(balancer.acquire(channel)) for channel in ("A", "B", None)]
         await settle()
         samples = scraper.samples()
         assert only(samples, "up") == {"": 1}
@@ -276,12 +276,12 @@ async def test_gauges_are_the_books_of_the_moment(scraper: Scraper) -> None:
         assert only(samples, "in_flight") == {"A": 1, "B": 0, "C": 1}
         assert only(samples, "max_jobs") == {"A": 2, "B": 1}
         assert only(samples, "paused") == {"A": 0, "B": 1, "C": 0}
-        assert only(samples, "resting") == {"A": 1, "B": 0, "C": 0}
+        assert only(samples, "cooling_down") == {"A": 1, "B": 0, "C": 0}
         await balancer.update([Account("B", 3)])
         assert scraper.series("max_jobs") == {"B": 3}
-        for task in line:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*line, return_exceptions=True)
+        await asyncio.gather(*waiting, return_exceptions=True)
         await balancer.release(lease)
 
 
@@ -311,7 +311,7 @@ STEPS = st.one_of(
 
 
 class Walk:
-    """Somebody who uses a balancer and keeps books of his own."""
+    """A user of a balancer who counts along."""
 
     def __init__(self) -> None:
         self.scraper = Scraper()
@@ -319,10 +319,10 @@ class Walk:
         self.caps = dict.fromkeys(CHANNELS, 2)
         self.balancer = Balancer(self.accounts(), clock=self.clock, observer=self.scraper.metrics)
         self.scraper.metrics.watch(self.balancer)
-        self.line: list[asyncio.Task[Lease]] = []
+        self.waiting: list[asyncio.Task[Lease]] = []
         self.held: list[Lease] = []
         self.paused: set[str] = set()
-        self.rests: dict[str, float] = {}
+        self.cooldowns: dict[str, float] = {}
         self.seen: Counter[str] = Counter()
 
     def accounts(self) -> list[Account]:
@@ -333,8 +333,8 @@ class Walk:
         await settle(5)
         self.settle_up()
 
-    async def acquire(self, wish: str | None) -> None:
-        self.line.append(asyncio.create_task(self.balancer.acquire(wish, timeout=40)))
+    async def acquire(self, channel: str | None) -> None:
+        self.waiting.append(asyncio.create_task(self.balancer.acquire(channel, timeout=40)))
 
     async def release(self, number: int) -> None:
         if self.held:
@@ -347,8 +347,8 @@ class Walk:
             self.seen["leaks"] += 1
 
     async def cancel(self, number: int) -> None:
-        if self.line:
-            self.line[number % len(self.line)].cancel()
+        if self.waiting:
+            self.waiting[number % len(self.waiting)].cancel()
 
     async def adopt(self, channel: str) -> None:
         self.seen["adopted"] += 1
@@ -356,8 +356,8 @@ class Walk:
 
     async def cool_down(self, channel: str) -> None:
         await self.balancer.cool_down(channel, 10)
-        self.rests[channel] = self.clock.now() + 10
-        self.seen["rests"] += 1
+        self.cooldowns[channel] = self.clock.now() + 10
+        self.seen["cooldowns"] += 1
 
     async def pause(self, channel: str) -> None:
         await self.balancer.pause(channel)
@@ -367,7 +367,7 @@ class Walk:
     async def resume(self, channel: str) -> None:
         await self.balancer.resume(channel)
         self.paused.discard(channel)
-        self.rests.pop(channel, None)
+        self.cooldowns.pop(channel, None)
 
     async def advance(self, seconds: int) -> None:
         await self.clock.advance(seconds)
@@ -377,8 +377,8 @@ class Walk:
         await self.balancer.update(self.accounts())
 
     def settle_up(self) -> None:
-        for task in [task for task in self.line if task.done()]:
-            self.line.remove(task)
+        for task in [task for task in self.waiting if task.done()]:
+            self.waiting.remove(task)
             if task.cancelled():
                 self.seen["CancelledError"] += 1
             elif task.exception() is not None:
@@ -392,20 +392,22 @@ class Walk:
         shown = [*CHANNELS, *in_flight.keys() - set(CHANNELS)]
         now = self.clock.now()
         assert only(samples, "up") == {"": 1}
-        assert only(samples, "waiting") == {"": len(self.line)}
+        assert only(samples, "waiting") == {"": len(self.waiting)}
         assert only(samples, "in_flight") == {channel: in_flight[channel] for channel in shown}
         assert only(samples, "max_jobs") == self.caps
         assert only(samples, "paused") == {channel: channel in self.paused for channel in shown}
-        assert only(samples, "resting") == {channel: self.rests.get(channel, 0) > now for channel in shown}
+        assert only(samples, "cooling_down") == {
+            channel: self.cooldowns.get(channel, 0) > now for channel in shown
+        }
         assert samples["wait_seconds_count", ()] == self.seen["granted"]
         assert sum(only(samples, "grants_total").values()) == self.seen["granted"]
         assert sum(only(samples, "adoptions_total").values()) == self.seen["adopted"]
         assert sum(only(samples, "leaks_total").values()) == self.seen["leaks"]
-        assert sum(only(samples, "rests_total").values()) == self.seen["rests"]
+        assert sum(only(samples, "cooldowns_total").values()) == self.seen["cooldowns"]
         assert sum(only(samples, "pauses_total").values()) == self.seen["pauses"]
         whys = {why: self.seen[why] for why in ("CancelledError", "NoCapacity") if self.seen[why]}
         assert only(samples, "unserved_total") == whys
-        # What came in and has not gone out is what is there.
+        # Grants and adoptions minus releases are the jobs in flight.
         came, adopted, gone = (
             Counter(only(samples, f"{name}_total")) for name in ("grants", "adoptions", "releases")
         )
@@ -414,9 +416,9 @@ class Walk:
         assert +came == +in_flight
 
     async def end(self) -> None:
-        for task in self.line:
+        for task in self.waiting:
             task.cancel()
-        await asyncio.gather(*self.line, return_exceptions=True)
+        await asyncio.gather(*self.waiting, return_exceptions=True)
         self.settle_up()
         for lease in self.held:
             await self.balancer.release(lease)
@@ -427,7 +429,7 @@ class Walk:
 @pytest.mark.deep
 @examples(20, 60)
 @given(st.lists(STEPS, max_size=30))
-def test_gauges_equal_the_books_after_any_walk(steps: list[tuple[str, Any]]) -> None:
+def test_gauges_equal_the_counts_after_any_walk(steps: list[tuple[str, Any]]) -> None:
     async def walk() -> None:
         walk = Walk()
         for what, on in steps:
@@ -489,7 +491,7 @@ async def test_scrapes_from_a_thread_never_fail_and_see_nothing_torn(scraper: Sc
     assert max(counts) > min(counts)
 
 
-async def test_books_are_read_in_the_loops_own_thread(scraper: Scraper) -> None:
+async def test_counts_are_read_in_the_thread_of_the_loop(scraper: Scraper) -> None:
     readers: list[int] = []
 
     class Observed(Balancer):
@@ -554,7 +556,7 @@ async def test_jobs_of_a_dispatcher_are_counted_to_their_end(scraper: Scraper) -
 
 
 async def test_stalled_loop_costs_the_gauges_alone(scraper: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_PATIENCE", 0.05)
+    monkeypatch.setattr(room, "_LOOP_ANSWERS_WITHIN", 0.05)
     found: list[Samples] = []
     async with Balancer([Account("A", 1)], observer=scraper.metrics) as balancer:
         scraper.metrics.watch(balancer)
@@ -562,7 +564,7 @@ async def test_stalled_loop_costs_the_gauges_alone(scraper: Scraper, monkeypatch
             thread = threading.Thread(target=lambda: found.append(scraper.samples()))
             thread.start()
             thread.join(10)  # blocks the loop, which therefore cannot answer
-        # What was asked for in vain is not looked up later.
+        # The late answer is not computed any more.
         late: list[str] = []
         monkeypatch.setattr(balancer, "statistics", lambda: late.append("looked"))
         await settle()
@@ -622,10 +624,10 @@ async def test_the_balancer_watched_last_is_the_one(scraper: Scraper) -> None:
     await second.close()
 
 
-async def test_books_that_cannot_be_read_are_told_and_cost_the_gauges_alone(
+async def test_unreadable_counts_are_logged_and_cost_the_gauges_alone(
     scraper: Scraper, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken:
+    class Broken(Balancer):
         def statistics(self) -> Any:
             raise RuntimeError(CANARY)
 
@@ -635,13 +637,13 @@ async def test_books_that_cannot_be_read_are_told_and_cost_the_gauges_alone(
         assert only(samples, "up") == {"": 0}
         assert samples["stops_total", ()] == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "the books could not be read: RuntimeError"
+        "the in-flight counts could not be read: RuntimeError"
     ] * 2
 
 
 def test_watching_needs_the_loop(scraper: Scraper) -> None:
     balancer = Balancer([Account("A", 1)])
-    with pytest.raises(WrongLoop, match="within the event loop"):
+    with pytest.raises(WrongLoop, match="inside the balancer"):
         scraper.metrics.watch(balancer)
 
 

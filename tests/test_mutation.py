@@ -26,8 +26,15 @@ class Change:
 
 
 BY_HAND = (
-    Change("selector.py", "        if not lease.held:\n            return False\n", "", "a_second_release"),
-    Change("books.py", "self._free[self.row] <= 0", "self._free[self.row] < 0", "shortage_tells"),
+    Change(
+        "selection/selector.py",
+        "        if not lease.held:\n            return False\n",
+        "",
+        "a_second_release",
+    ),
+    Change(
+        "selection/selector.py", "self._free[self.row] <= 0", "self._free[self.row] < 0", "unavailability_is"
+    ),
 )
 LEAST = 80.0
 """Percent of a sample that tests have to catch."""

@@ -1,4 +1,4 @@
-"""The selector's promises one by one, and all of them under a random walk."""
+"""Each promise of the selector by itself, and all of them under a random walk."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ def take(selector: Selector, channel: str | None = None) -> Lease:
     return lease
 
 
-# The documented law: uniform over accounts with capacity, whatever their number of free slots.
+# The documented rule: uniform over accounts with capacity, whatever their number of free slots.
 
 STATES: dict[str, tuple[list[int], list[int]]] = {
     "one account": ([3], [1]),
@@ -107,7 +107,7 @@ def test_a_second_release_does_nothing() -> None:
     assert (first.id, second.id, take(selector).id) == (1, 2, 3)
 
 
-def test_a_strangers_lease_is_refused_and_stays_held() -> None:
+def test_a_lease_of_another_selector_is_refused_and_stays_held() -> None:
     ours, theirs = Selector(accounts(1)), Selector(accounts(1))
     lease = take(theirs)
     with pytest.raises(ForeignLease) as caught:
@@ -120,7 +120,7 @@ def test_a_strangers_lease_is_refused_and_stays_held() -> None:
         ours.release(lease)
 
 
-def test_releasing_what_is_no_lease_says_so() -> None:
+def test_releasing_anything_but_a_lease_is_refused() -> None:
     for wrong, name in ((None, "NoneType"), ("0", "str")):
         with pytest.raises(InvalidArgument, match=name) as caught:
             Selector(accounts(1)).release(wrong)  # type: ignore[arg-type]  # as callers without a type checker do
@@ -134,22 +134,6 @@ def test_a_pinned_acquire_takes_that_channel_or_nothing() -> None:
     with pytest.raises(UnknownChannel, match="'7'") as caught:
         selector.try_acquire("7")
     assert (caught.value.field, caught.value.channel) == ("channel", "7")
-
-
-def test_a_lower_cap_for_one_call_counts_and_a_higher_one_does_not() -> None:
-    selector = Selector(accounts(3, 3))
-    held = [selector.try_acquire(max_jobs=1) for _ in range(3)]
-    assert sorted(lease.channel for lease in held if lease) == ["0", "1"]
-    assert held[2] is None
-    assert selector.try_acquire("0", max_jobs=1) is None
-    assert selector.try_acquire("0", max_jobs=2) is not None
-    for _ in range(3):
-        assert selector.try_acquire(max_jobs=99) is not None
-    assert selector.try_acquire(max_jobs=99) is None
-    for wrong in (0, -1, True, 1.5):
-        with pytest.raises(InvalidArgument) as caught:
-            selector.try_acquire(max_jobs=wrong)  # type: ignore[arg-type]  # wrong on purpose
-        assert caught.value.field == "max_jobs"
 
 
 def test_an_update_keeps_the_count_and_drains_a_lowered_cap() -> None:
@@ -198,7 +182,7 @@ def test_a_removed_account_is_forgotten_once_drained() -> None:
     assert selector.in_flight("0") == 0
 
 
-def test_a_map_that_flickers_does_not_lift_a_pause() -> None:
+def test_a_pause_outlives_the_removal_of_its_account() -> None:
     selector = Selector(accounts(1, 1))
     selector.pause("0")
     selector.update([Account("1", 1)])
@@ -216,7 +200,7 @@ def test_pause_and_resume() -> None:
     assert [account.paused for account in selector.snapshot().accounts] == [False, False]
 
 
-def test_a_rest_ends_at_its_moment_and_not_before() -> None:
+def test_a_cooldown_ends_on_time_and_not_before() -> None:
     selector = Selector(accounts(1))
     selector.cool_down("0", until=10.0)
     assert selector.try_acquire() is None
@@ -226,7 +210,7 @@ def test_a_rest_ends_at_its_moment_and_not_before() -> None:
     assert selector.try_acquire(now=10.0) is not None
 
 
-def test_the_longest_rest_counts_and_resume_ends_it() -> None:
+def test_the_longest_cooldown_counts_and_resume_ends_it() -> None:
     selector = Selector(accounts(1))
     selector.cool_down("0", until=10.0)
     selector.cool_down("0", until=5.0)
@@ -244,7 +228,7 @@ def test_the_longest_rest_counts_and_resume_ends_it() -> None:
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-def test_what_is_said_of_an_unknown_channel_is_refused(verb: str) -> None:
+def test_an_unknown_channel_is_refused(verb: str) -> None:
     selector = Selector(accounts(1))
     with pytest.raises(UnknownChannel) as caught:
         getattr(selector, verb)("9")
@@ -292,7 +276,7 @@ def test_a_key_or_channel_that_is_no_string_is_refused_by_name() -> None:
         with pytest.raises(InvalidArgument) as caught:
             call()
         assert caught.value.field == field
-    with pytest.raises(InvalidArgument, match="not int; a time limit"):
+    with pytest.raises(InvalidArgument, match="not int; pass a time limit as timeout="):
         selector.in_flight(600)  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -309,7 +293,7 @@ def test_a_policy_that_acquires_by_itself_cannot_pass_a_cap() -> None:
     assert selector.try_acquire() is None
 
 
-def test_a_copy_goes_its_own_way_and_draws_its_own_chance() -> None:
+def test_a_copy_is_independent_and_draws_the_same_numbers() -> None:
     one, two = (Selector(accounts(*[1] * 50), rng=random.Random(6)) for _ in range(2))
     copied = copy.deepcopy(one)
     what_if = [take(copied).channel for _ in range(50)]
@@ -326,7 +310,7 @@ def test_round_robin_follows_a_map_that_was_reordered() -> None:
     assert [take(selector).channel for _ in range(4)] == [*order[1:], *order[:2]]
 
 
-def test_an_account_that_left_with_nothing_running_leaves_no_token_behind() -> None:
+def test_a_removed_account_without_jobs_keeps_no_token() -> None:
     selector = Selector([Account("0", 1, Secret("canary-token"))])
     lease = take(selector)
     assert lease.account.discord is not None
@@ -350,7 +334,7 @@ def test_explain_says_why_and_reserves_nothing() -> None:
         ("eligible", True, 2, 0.5),
         ("full", False, 0, 0.0),
         ("paused", False, 1, 0.0),
-        ("resting", False, 1, 0.0),
+        ("cooling_down", False, 1, 0.0),
         ("eligible", True, 1, 0.5),
     ]
     assert [e.channel for e in told.values()] == list(told) == list("01234")
@@ -380,7 +364,7 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
     assert (selector.snapshot().in_flight, sum(a.free for a in selector.snapshot().accounts)) == (1, 4)
 
 
-def test_shortage_tells_full_resting_and_never_apart() -> None:
+def test_unavailability_is_full_cooling_down_or_never() -> None:
     selector = Selector(accounts(1, 1))
     assert selector.why_unavailable() is None
     lease = take(selector, "0")
@@ -393,7 +377,7 @@ def test_shortage_tells_full_resting_and_never_apart() -> None:
     selector.pause("0")
     told = selector.why_unavailable()
     assert told is not None
-    assert (told.reason, told.until) == ("resting", 60.0)
+    assert (told.reason, told.until) == ("cooling_down", 60.0)
     selector.pause("1")
     told = selector.why_unavailable()
     assert told is not None
@@ -405,7 +389,7 @@ def test_shortage_tells_full_resting_and_never_apart() -> None:
         assert nothing.reason == "never"
 
 
-def test_a_shortage_on_one_channel_is_that_of_its_account_alone() -> None:
+def test_unavailability_of_one_channel_depends_on_its_account_alone() -> None:
     selector = Selector(accounts(1, 1))
     take(selector, "0")
     told = selector.why_unavailable("0")
@@ -422,11 +406,11 @@ def test_a_shortage_on_one_channel_is_that_of_its_account_alone() -> None:
     assert gone.reason == never.reason == "never"
 
 
-def test_accounts_that_are_no_accounts_are_refused_and_nothing_changes() -> None:
+def test_a_refused_account_map_changes_nothing() -> None:
     selector = Selector(accounts(1, 1))
     take(selector, "0")
     before = selector.snapshot()
-    with pytest.raises(InvalidArgument, match="comes twice") as caught:
+    with pytest.raises(InvalidArgument, match="appears twice") as caught:
         selector.update([Account("5"), Account("5")])
     assert (caught.value.field, caught.value.channel) == ("accounts", "5")
     with pytest.raises(InvalidArgument, match=r"not str; .*accounts\.values\(\)") as caught:
@@ -435,7 +419,7 @@ def test_accounts_that_are_no_accounts_are_refused_and_nothing_changes() -> None
     assert selector.snapshot() == before
 
 
-# All of it at once, against a model so plain that it cannot be wrong.
+# Every operation in random order, against a model made of dictionaries.
 
 
 def first_two(candidates: Sequence[Candidate]) -> list[float]:
@@ -448,7 +432,7 @@ CHANNELS = st.sampled_from("abcd")
 
 
 class Walk(RuleBasedStateMachine):
-    """A random walk over every operation, beside plain dictionaries."""
+    """Random operations on a selector and on dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +442,7 @@ class Walk(RuleBasedStateMachine):
         self.done: list[Lease] = []
         self.adopted: dict[str, Lease] = {}
         self.paused: set[str] = set()
-        self.rests: dict[str, float] = {}
+        self.cooldowns: dict[str, float] = {}
 
     @initialize(
         caps=st.dictionaries(CHANNELS, st.integers(1, 3)),
@@ -472,7 +456,7 @@ class Walk(RuleBasedStateMachine):
         )
 
     def known(self) -> set[str]:
-        return {*self.caps, *(lease.channel for lease in self.held), *self.paused, *self.rests}
+        return {*self.caps, *(lease.channel for lease in self.held), *self.paused, *self.cooldowns}
 
     def count(self, channel: str) -> int:
         return sum(lease.channel == channel for lease in self.held)
@@ -481,17 +465,17 @@ class Walk(RuleBasedStateMachine):
         return {
             channel
             for channel, cap in self.caps.items()
-            if self.count(channel) < cap and channel not in self.paused and channel not in self.rests
+            if self.count(channel) < cap and channel not in self.paused and channel not in self.cooldowns
         }
 
-    @rule(channel=st.none() | CHANNELS, cap=st.none() | st.integers(1, 3))
-    def acquire(self, channel: str | None, cap: int | None) -> None:
+    @rule(channel=st.none() | CHANNELS)
+    def acquire(self, channel: str | None) -> None:
         if channel is not None and channel not in self.caps:
             with pytest.raises(UnknownChannel):
-                self.selector.try_acquire(channel, cap, now=self.now)
+                self.selector.try_acquire(channel, self.now)
             return
-        could = {c for c in self.open() if channel in {None, c} and (cap is None or self.count(c) < cap)}
-        lease = self.selector.try_acquire(channel, cap, now=self.now)
+        could = {c for c in self.open() if channel in {None, c}}
+        lease = self.selector.try_acquire(channel, self.now)
         assert (lease is None) == (not could)
         if lease is not None:
             assert lease.channel in could
@@ -527,18 +511,18 @@ class Walk(RuleBasedStateMachine):
         if channel in self.known():
             self.selector.resume(channel)
             self.paused.discard(channel)
-            self.rests.pop(channel, None)
+            self.cooldowns.pop(channel, None)
 
     @rule(channel=CHANNELS, seconds=st.integers(1, 5))
     def cool_down(self, channel: str, seconds: int) -> None:
         if channel in self.known():
             self.selector.cool_down(channel, self.now + seconds)
-            self.rests[channel] = max(self.rests.get(channel, 0), self.now + seconds)
+            self.cooldowns[channel] = max(self.cooldowns.get(channel, 0), self.now + seconds)
 
     @rule(seconds=st.integers(1, 3))
     def wait(self, seconds: int) -> None:
         self.now += seconds
-        self.rests = {channel: until for channel, until in self.rests.items() if until > self.now}
+        self.cooldowns = {channel: until for channel, until in self.cooldowns.items() if until > self.now}
         self.selector.wake(self.now)
 
     @rule(channel=CHANNELS, key=st.sampled_from(["j1", "j2", "j3"]))
@@ -556,7 +540,7 @@ class Walk(RuleBasedStateMachine):
             assert lease is held
 
     @invariant()
-    def books_agree(self) -> None:
+    def counts_agree(self) -> None:
         if not hasattr(self, "selector"):
             return
         for channel in "abcd":
@@ -565,12 +549,12 @@ class Walk(RuleBasedStateMachine):
         told = self.selector.explain()
         assert {c for c, e in told.items() if e.eligible} == self.open()
         assert sum(e.probability for e in told.values()) == pytest.approx(1 if self.open() else 0)
-        why_unavailable = self.selector.why_unavailable()
-        assert (why_unavailable is None) == bool(self.open())
-        if why_unavailable is not None:
+        told_why = self.selector.why_unavailable()
+        assert (told_why is None) == bool(self.open())
+        if told_why is not None:
             awake = [c for c in self.caps if c not in self.paused]
-            full = any(c not in self.rests for c in awake)
-            assert why_unavailable.reason == ("full" if full else "resting" if awake else "never")
+            full = any(c not in self.cooldowns for c in awake)
+            assert told_why.reason == ("full" if full else "cooling_down" if awake else "never")
 
     def teardown(self) -> None:
         if not hasattr(self, "selector"):

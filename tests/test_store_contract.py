@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualClock) -> AsyncGenerator[Make]:
-    """Return how to make a store over accounts 0, 1, … with the given caps; each is a pool of its own."""
+    """Return a factory of stores over accounts 0, 1, … with the given caps; each store has its own pool."""
     pools: list[Pool] = []
 
     async def make_store(*caps: int) -> Store:
@@ -79,7 +79,7 @@ async def released(store: Store, lease: Lease) -> None:
 
 
 async def take(store: Store, clock: ManualClock, channel: str | None = None) -> Lease | None:
-    """Return a lease of what is free now."""
+    """Return a lease of a free slot."""
     try:
         return await store.acquire(channel, clock.now())
     except NoCapacity:
@@ -125,7 +125,7 @@ async def test_a_newcomer_passes_no_waiter_between_release_and_wake_up(
     waiter = wait(store)
     await quiet(store)
     await released(store, lease)
-    # Fairness: the slot is the waiter's from the release on, though its task has not run yet.
+    # The slot belongs to the waiter from the release on, though its task has not run yet.
     assert await take(store, clock) is None
     assert (await waiter).held
 
@@ -344,11 +344,11 @@ async def test_a_time_out_in_the_tick_of_a_cancellation_stays_a_cancellation(
 
 
 def never_zero(candidates: Sequence[Candidate]) -> list[float]:
-    """A user's rule that leaves one account out, and so fails where it is the only one."""
+    """A user's rule that gives one account no weight, and so fails if it is the only one."""
     return [float(candidate.channel != "0") for candidate in candidates]
 
 
-async def test_a_policy_that_fails_hits_its_asker_and_never_the_releaser() -> None:
+async def test_a_failing_policy_fails_the_waiter_and_not_the_releaser() -> None:
     store = MemoryStore([Account("0", 1), Account("1", 1)], policy=never_zero)
     anyone, pinned = await store.acquire(None, None), await store.acquire("0", None)
     asker = wait(store)

@@ -11,21 +11,22 @@ import math
 import random
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType
 from typing import Any, Final, Self
 
 from pika_balancer import events
 from pika_balancer._util.tasks import Drain
 from pika_balancer.balancer.held import (
     AdoptedLease,
+    Holder,
     LeakGuard,
     Place,
     Statistics,
+    Waiter,
     adopted,
     describe,
     is_adopted,
     is_revoked,
-    released,
 )
 from pika_balancer.balancer.refresh import AccountSource, Refresher
 from pika_balancer.clock import Clock, SystemClock
@@ -39,6 +40,8 @@ from pika_balancer.store.memory import MemoryStore
 _LONGEST: Final = sys.float_info.max
 # A constant: `int | float` in the check would create an object for every lease with a time limit.
 _NUMBER: Final = (int, float)
+_NEW: Final = object.__new__
+_IN_USE: Final = "this lease context is in use; call lease() once per `async with`"
 
 
 class LeaseContext:
@@ -73,7 +76,7 @@ class LeaseContext:
         """Wait for a slot and take it."""
         balancer = self._balancer
         if self.lease is not None:
-            raise in_use()
+            raise InvalidArgument(_IN_USE)
         lease = balancer._try_acquire(self.wanted) if balancer._is_open else None
         if lease is None:
             lease = await balancer._wait(self)
@@ -84,9 +87,7 @@ class LeaseContext:
         balancer._held[lease.id] = self
         return lease
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         """Give the slot back."""
         lease, self.lease = self.lease, None
         if lease is None:
@@ -107,17 +108,10 @@ class LeaseContext:
                 await asyncio.shield(sent)
 
 
-_NEW: Final = object.__new__
-
-
 def context(
     balancer: "Balancer", channel: str | None, timeout: float | None, frame: FrameType
 ) -> LeaseContext:
-    """Return a new lease context for a call made in `frame`.
-
-    Raises:
-        InvalidArgument: `timeout` is not a number of seconds.
-    """
+    """Return a lease context for a call made in `frame`; check `timeout`."""
     if timeout is not None:
         check_timeout(timeout)
     # Bypasses the constructor, whose call would cost half of a whole uncontended `asyncio.Semaphore`.
@@ -129,11 +123,6 @@ def context(
     made._instruction = frame.f_lasti
     made.lease = None
     return made
-
-
-def in_use() -> InvalidArgument:
-    """Return the error for a context that is entered again before it was left."""
-    return InvalidArgument("this lease context is in use; call lease() once per `async with`")
 
 
 def check_timeout(timeout: object) -> None:
@@ -355,11 +344,14 @@ class Balancer:
     def statistics(self) -> Statistics:
         """Return the in-flight counts, this process's leases and waiters, and what went wrong so far."""
         self._prune()
-        return Statistics.of(
-            self.store.snapshot(),
-            self._held,
-            self._waiting,
-            self._now(),
+        now = self._now()
+        return Statistics(
+            snapshot=self.store.snapshot(),
+            holders=tuple(
+                Holder(key, held.channel, now - held.since, describe(held.place))
+                for key, held in self._held.items()
+            ),
+            waiters=tuple(Waiter(w.wanted, now - w.since, describe(w.place)) for w in self._waiting),
             leaked=self._leaked,
             refresh_failures=self._refresher.failures,
         )
@@ -400,8 +392,6 @@ class Balancer:
 
     async def _open(self) -> None:
         self._refuse_if_ended()
-        if self._is_open:
-            return
         # One at a time: the first map must arrive before anything else uses the store.
         async with self._opening:
             if self._unsent is not None:
@@ -427,7 +417,13 @@ class Balancer:
             lease = await self._wait(waiter)
         elif self._observed:
             self._granted(lease)
-        self._watch(lease, waiter.place)
+        loop = asyncio.get_running_loop()
+
+        def dropped(guard: LeakGuard) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._reclaim, guard)
+
+        self._held[lease.id] = LeakGuard(lease, self._now(), waiter.place, dropped)
         return lease
 
     async def _wait(self, waiter: LeaseContext) -> Lease:
@@ -436,7 +432,7 @@ class Balancer:
         if not self._is_open:
             await self._open()
         if waiter in self._waiting:
-            raise in_use()
+            raise InvalidArgument(_IN_USE)
         self._waiting[waiter] = None
         try:
             lease = await self.store.acquire(waiter.wanted, deadline)
@@ -459,14 +455,14 @@ class Balancer:
         self.reporter.report(event)
 
     def _busy(self) -> bool:
-        """Return whether a lease is held or a caller waits."""
         self._prune()
         return bool(self._held or self._waiting)
 
     def _prune(self) -> None:
         """Drop adopted leases that another balancer of the same store has released."""
-        for lease in released(self._held):
-            self._forget(lease)
+        for lease in adopted(self._held).values():
+            if not lease.held:
+                self._forget(lease)
 
     def _give_back(self, lease: Lease) -> Awaitable[None] | None:
         if not lease.held:
@@ -487,31 +483,17 @@ class Balancer:
             holding.forget()
         if self._observed:
             now = self._now()
-            held = now - holding.since
-            event = events.Released(at=now, channel=lease.channel, lease_id=lease.id, held=held)
-            self.reporter.report(event)
+            self.reporter.report(
+                events.Released(at=now, channel=lease.channel, lease_id=lease.id, held=now - holding.since)
+            )
 
-    def _watch(self, lease: Lease, place: Place) -> None:
-        loop = asyncio.get_running_loop()
-
-        def is_revoked(watched: LeakGuard) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._reclaim, watched)
-
-        self._held[lease.id] = LeakGuard(lease, self._now(), place, is_revoked)
-
-    def _reclaim(self, watched: LeakGuard) -> None:
-        if watched.lease_id not in self._held:
+    def _reclaim(self, guard: LeakGuard) -> None:
+        if guard.lease_id not in self._held:
             return
         self._leaked += 1
-        now = self._now()
+        now, lease = self._now(), guard.stand_in()
+        held, place = now - guard.since, describe(guard.place)
         self.reporter.report(
-            events.Leaked(
-                at=now,
-                channel=watched.channel,
-                lease_id=watched.lease_id,
-                held=now - watched.since,
-                place=describe(watched.place),
-            )
+            events.Leaked(at=now, channel=lease.channel, lease_id=lease.id, held=held, place=place)
         )
-        self.release_nowait(watched.stand_in())
+        self.release_nowait(lease)

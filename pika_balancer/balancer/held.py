@@ -1,9 +1,8 @@
 """The leases and waiters of one process, and detection of leases that are dropped unreleased."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import CodeType
-from typing import Protocol
 
 import attrs
 
@@ -12,39 +11,6 @@ from pika_balancer.models import Lease, Snapshot
 Place = tuple[CodeType, int]
 """Source position of a call: code object and instruction. The line number is looked up only when printed. A
 frame instead would keep the caller's locals alive."""
-
-
-class HeldLease(Protocol):
-    """Record of a held lease."""
-
-    @property
-    def channel(self) -> str:
-        """The channel of the slot."""
-        ...
-
-    @property
-    def since(self) -> float:
-        """Time of the grant or adoption, on the balancer's clock."""
-        ...
-
-    @property
-    def place(self) -> Place:
-        """Source position of the call."""
-        ...
-
-
-class Waiting(Protocol):
-    """Record of a waiter."""
-
-    wanted: str | None
-    """The only acceptable channel; None for any."""
-    since: float
-    """Start of the wait, on the balancer's clock."""
-
-    @property
-    def place(self) -> Place:
-        """Source position of the call."""
-        ...
 
 
 def describe(place: Place) -> str:
@@ -123,11 +89,6 @@ def adopted(held: Mapping[int | str, object]) -> dict[str, Lease]:
     return {str(key): holding.lease for key, holding in held.items() if isinstance(holding, AdoptedLease)}
 
 
-def released(held: Mapping[int | str, object]) -> list[Lease]:
-    """Return the adopted leases that another balancer has released."""
-    return [lease for lease in adopted(held).values() if not lease.held]
-
-
 @attrs.frozen
 class Holder:
     """A held lease, as `statistics()` shows it."""
@@ -167,28 +128,3 @@ class Statistics:
     """Leases so far that were dropped unreleased and taken back."""
     refresh_failures: int
     """Failed refreshes of the account map since the last success."""
-
-    @classmethod
-    def of(
-        cls,
-        snapshot: Snapshot,
-        held: Mapping[int | str, "HeldLease"],
-        waiting: Iterable["Waiting"],
-        now: float,
-        *,
-        leaked: int,
-        refresh_failures: int,
-    ) -> "Statistics":
-        """Return the statistics at the time `now`."""
-        return cls(
-            snapshot=snapshot,
-            holders=tuple(
-                Holder(key, holding.channel, now - holding.since, describe(holding.place))
-                for key, holding in held.items()
-            ),
-            waiters=tuple(
-                Waiter(waiting.wanted, now - waiting.since, describe(waiting.place)) for waiting in waiting
-            ),
-            leaked=leaked,
-            refresh_failures=refresh_failures,
-        )

@@ -1,7 +1,7 @@
-"""`PikaClient`: the API over aiohttp. It never balances; it sends what it is told, and a POST at most once.
+"""`PikaClient`: the Pika API over aiohttp, without balancing. It sends a POST at most once.
 
-Every method raises nothing but `PikaError` and lets a cancellation pass. An error that leaves this room has
-no foreign frames behind it, and no frame of ours holds a token in the clear.
+Every method raises only `PikaError`, and passes a cancellation on. The traceback of an error holds no frame
+of another library, and no frame of this one holds a token in the clear.
 """
 
 import logging
@@ -13,14 +13,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Never, Self, TypeVar
+from typing import Any, Final, Never, Self, TypedDict, TypeVar, Unpack, cast
 
 import aiohttp
-import attrs
 from yarl import URL
 
 from pika_balancer.client import requests
-from pika_balancer.client.requests import CAP_RANGE, Request, Upload, Verb
+from pika_balancer.client.requests import Request, Upload, Verb
+from pika_balancer.client.responses import CAP_RANGE
 from pika_balancer.client.transport import Transport, read_upload
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import (
@@ -37,104 +37,59 @@ from pika_balancer.models import Account, Job, Secret, guarded, hidden, hide
 
 T = TypeVar("T")
 
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 8.0
-_FLAKY: Final = frozenset({500, 502, 503})
-_PASSING: Final = (ConnectFailed, ConnectionLost, RequestTimeout, RateLimited, LostTrack)
-
-_log = logging.getLogger("pika_balancer.client.client")
-
-
-@attrs.frozen
-class Calls:
-    """Makes calls over one transport."""
-
-    transport: Transport = attrs.field(repr=False)
-    """Carries a request, once."""
-    token: Secret
-    """The API token, which no message may show."""
-    retries: int
-    """How often a failed GET is repeated at most."""
-    clock: Clock
-    """Runs deadlines and pauses."""
-    rng: random.Random
-    """Draws the pauses."""
-    wall: Callable[[], float]
-    """Seconds since 1970."""
-
-    async def make(self, request: Request[T], deadline: float) -> T:
-        """Return the value of the request by `deadline`, a moment on the clock.
-
-        Raises:
-            PikaError: The call failed. Only a GET is ever repeated before that.
-        """
-        attempt = 0
-        while True:
-            try:
-                result = await self._attempt(request, deadline)
-            except BaseException as stop:
-                # A cancellation has come through aiohttp's frames, whose locals hold the tokens.
-                stop.__traceback__ = stop.__context__ = stop.__cause__ = None
-                raise
-            if not isinstance(result, PikaError):
-                return result
-            pause = self._pause(request, result, attempt)
-            if pause is None or pause >= deadline - self.clock.now():
-                break
-            attempt += 1
-            what = (request.method, request.path, type(result).__name__)
-            _log.debug("%s %s failed: %s; retry %d in %.2f s", *what, attempt, pause)
-            await self.clock.sleep(pause)
-        try:
-            raise result
-        finally:
-            del result  # the error's traceback refers to this frame
-
-    async def _attempt(self, request: Request[T], deadline: float) -> T | PikaError:
-        answer = await self.transport.send(request, deadline - self.clock.now())
-        if isinstance(answer, PikaError):
-            return answer
-        return requests.outcome(request, answer, now=self.wall(), secrets=(self.token,))
-
-    def _pause(self, request: Request[Any], error: PikaError, attempt: int) -> float | None:
-        """Return the seconds to wait before the next attempt, with full jitter; None if there is none."""
-        passing = isinstance(error, _PASSING) or (isinstance(error, ServiceError) and error.status in _FLAKY)
-        if not request.idempotent or not passing or attempt >= self.retries:
-            return None
-        jitter = self.rng.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
-        return max(jitter, error.retry_after or 0.0)
-
-
 BASE_URL: Final = "https://api.useapi.net/v1/pika"
-"""Where the service documents its API."""
+"""The address in the service's documentation."""
 
 Image = bytes | Path | Upload
-"""A file to send: its content, where to read it, or both with a name and media type."""
-
+"""A file to send: its content, its path, or an `Upload`, which also has a name and a media type."""
 
 _MAX_RETRIES: Final = 10
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 8.0
+_TEMPORARY: Final = (ConnectFailed, ConnectionLost, RequestTimeout, RateLimited, LostTrack)
+_TEMPORARY_STATUSES: Final = frozenset({500, 502, 503})
+
+_log = logging.getLogger(__name__)
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The options of every submit.
+
+    For a configured account pass `channel` alone, for another one `discord`, `channel` and `max_jobs`.
+    """
+
+    channel: str | None
+    """The channel to run on; None lets the service choose."""
+    discord: str | Secret | None
+    """The Discord token of an account that is not configured."""
+    max_jobs: int | None
+    """The cap to apply to the channel."""
+    reply_url: str | Secret | None
+    """Where the service reports the end of the job; at most 1024 characters."""
+    reply_ref: str | None
+    """Text that the report repeats; at most 1024 characters."""
 
 
 class PikaClient:
-    """Calls the service. Use it as a context manager, or `close()` it.
+    """Client of the Pika API. Use it with `async with`, or call `close` at the end.
 
-    Belongs to the event loop in which it is first used.
+    For one event loop: the one in which it is first used.
 
     Args:
-        token: The API token; None takes `USEAPI_TOKEN` from the environment.
-        base_url: Where the API is; None takes `PIKA_BASE_URL`, else `BASE_URL`.
-        session: A session of yours, which is then never closed here; None makes one when first needed. One
-            of yours may take what came on a kept connection after the last answer for the next one.
+        token: The API token; None reads `USEAPI_TOKEN` from the environment.
+        base_url: Address of the API; None reads `PIKA_BASE_URL`, or takes `BASE_URL` if that is not set.
+        session: Your session, which the client does not close; None creates one on first use. Unlike that
+            one, yours may take stray bytes on a kept-alive connection for the next answer.
         timeout: Seconds for a whole call: connecting, sending, reading and retries together; above 0.
-        retries: How often a failed GET is repeated at most, 0 to 10. Nothing else is ever sent twice.
-        cap_range: Lowest and highest `max_jobs` that is sent or believed; 1 to 10 by the contract.
-        max_body: Bytes of an answer, decompressed, above which it is refused.
-        clock: Runs the deadline and the pauses between retries.
-        rng: Draws the pauses and the separators of forms.
-        wall: Seconds since 1970, for a `Retry-After` that is a date.
+        retries: Maximum number of times to repeat a failed GET, 0 to 10. Nothing else is ever sent twice.
+        cap_range: Lowest and highest `max_jobs` to send or accept; 1 to 10 by the service's contract.
+        max_body: Maximum size of an answer in bytes, decompressed.
+        clock: Measures the time limit and the pauses between retries.
+        rng: Draws the pauses and the boundaries of forms.
+        wall: Returns the seconds since 1970, for a `Retry-After` date.
 
     Raises:
-        InvalidArgument: `field` names the argument, which is not quoted.
+        InvalidArgument: An argument is wrong; `field` names it, and the message does not quote it.
     """
 
     def __init__(
@@ -159,7 +114,7 @@ class PikaClient:
             raise InvalidArgument("no API token: pass one or set USEAPI_TOKEN", field="token")
         if not re.fullmatch(r"[!-~]+", token.reveal()):
             raise InvalidArgument(
-                "token must be printable ASCII without spaces; look for a line end at its end", field="token"
+                "token must be printable ASCII without spaces; check for a newline at its end", field="token"
             )
         if base is None:
             raise InvalidArgument(
@@ -168,21 +123,24 @@ class PikaClient:
             )
         if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
             raise InvalidArgument("timeout must be a number of seconds above 0", field="timeout")
-        requests.whole("retries", retries, 0, _MAX_RETRIES)
-        requests.whole("max_body", max_body, 1)
         lowest, highest = cap_range
-        requests.whole("cap_range", lowest, 1, requests.whole("cap_range", highest, 1))
+        requests.check_int("cap_range", lowest, 1, requests.check_int("cap_range", highest, 1))
+        requests.check_int("max_body", max_body, 1)
+        self._retries = requests.check_int("retries", retries, 0, _MAX_RETRIES)
+        self._token = token
         self._base = base
         self._timeout = float(timeout)
         self._cap_range = (lowest, highest)
-        self._clock = clock = clock or SystemClock()
-        rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
-        self._transport = Transport(token, base, session=session, clock=clock, rng=rng, max_body=max_body)
-        self._calls = Calls(self._transport, token, retries, clock, rng, wall)
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._wall = wall
+        self._transport = Transport(
+            token, base, session=session, clock=self._clock, rng=self._rng, max_body=max_body
+        )
 
     @property
     def base_url(self) -> str:
-        """Where the API is, without the slash at its end."""
+        """Address of the API, without a slash at the end."""
         return self._base
 
     # --- accounts --------------------------------------------------------------------------------------
@@ -192,7 +150,7 @@ class PikaClient:
 
         Raises:
             NotFound: The service has no account configured. An empty map means the same.
-            PikaError: See the tree in `pika_balancer.errors`; so for every method here.
+            PikaError: The call failed; see `pika_balancer.errors`. This holds for every method.
         """
         return await self._call(requests.get_accounts(self._cap_range))
 
@@ -206,9 +164,9 @@ class PikaClient:
         """Configure an account, or change it.
 
         Args:
-            channel: Its Discord channel id, or an `Account`, whose values then stand in for the others.
+            channel: Its Discord channel id, or an `Account`, whose values are the defaults of the others.
             discord: The Discord token.
-            max_jobs: How many jobs may run at once.
+            max_jobs: The cap.
         """
         discord = hidden(discord)
         if isinstance(channel, Account):
@@ -222,72 +180,31 @@ class PikaClient:
         await self._call(requests.remove_account(channel))
 
     # --- jobs ------------------------------------------------------------------------------------------
-    # The five submits share their last parameters: `channel` alone for a configured account, or all of
-    # `discord`, `channel` and `max_jobs`; `reply_url` is called back at the end with `reply_ref`.
 
     async def create(
-        self,
-        prompt: str,
-        *,
-        image: Image | None = None,
-        channel: str | None = None,
-        discord: str | Secret | None = None,
-        max_jobs: int | None = None,
-        reply_url: str | Secret | None = None,
-        reply_ref: str | None = None,
+        self, prompt: str, *, image: Image | None = None, **options: Unpack[SubmitOptions]
     ) -> Job:
-        """Submit a video from a prompt of at most 1500 characters, perhaps with an image to start from.
+        """Submit a video made from a prompt.
 
         Args:
-            prompt: What to show.
-            image: The file to send along.
-            channel: The channel to run on; None lets the service choose.
-            discord: The Discord token, for an account that is not configured.
-            max_jobs: The cap to apply to the channel.
-            reply_url: Where the service reports the end, at most 1024 characters.
-            reply_ref: Comes back verbatim in the report, at most 1024 characters.
+            prompt: What to show; at most 1500 characters.
+            image: Image to start from.
+            options: See `SubmitOptions`.
 
         Raises:
-            InvalidArgument: Before anything is sent; `field` names the argument.
-            ChannelFull: Every slot of the channel is taken.
-            TransportError: `maybe_sent` says if the job may have been accepted all the same.
-            InvalidResponse: Accepted, but told in a broken way; `jobid` where it could be read.
+            InvalidArgument: An argument is wrong; `field` names it. Nothing was sent.
+            ChannelFull: The channel has no free slot.
+            TransportError: `maybe_sent` is True if the service may have accepted the job.
+            InvalidResponse: The job was accepted, but the answer is broken; `jobid` is set if it could be
+                read.
         """
-        discord, reply_url = hidden(discord), hidden(reply_url)
-        return await self._submit(
-            "create",
-            prompt=prompt,
-            image=image,
-            channel=channel,
-            discord=discord,
-            max_jobs=max_jobs,
-            reply_url=reply_url,
-            reply_ref=reply_ref,
-        )
+        return await self._submit("create", options, prompt=prompt, image=image)
 
     async def animate(
-        self,
-        image: Image,
-        *,
-        prompt: str | None = None,
-        channel: str | None = None,
-        discord: str | Secret | None = None,
-        max_jobs: int | None = None,
-        reply_url: str | Secret | None = None,
-        reply_ref: str | None = None,
+        self, image: Image, *, prompt: str | None = None, **options: Unpack[SubmitOptions]
     ) -> Job:
-        """Submit a video from an image, perhaps with a prompt; the rest as for `create`."""
-        discord, reply_url = hidden(discord), hidden(reply_url)
-        return await self._submit(
-            "animate",
-            image=image,
-            prompt=prompt,
-            channel=channel,
-            discord=discord,
-            max_jobs=max_jobs,
-            reply_url=reply_url,
-            reply_ref=reply_ref,
-        )
+        """Submit a video made from an image; otherwise as `create`."""
+        return await self._submit("animate", options, image=image, prompt=prompt)
 
     async def encrypt_text(
         self,
@@ -296,89 +213,35 @@ class PikaClient:
         *,
         font: str | None = None,
         image: Image | None = None,
-        channel: str | None = None,
-        discord: str | Secret | None = None,
-        max_jobs: int | None = None,
-        reply_url: str | Secret | None = None,
-        reply_ref: str | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Job:
-        """Submit a video that hides a text of at most 20 characters; see `create`."""
-        discord, reply_url = hidden(discord), hidden(reply_url)
+        """Submit a video that hides a text of at most 20 characters; otherwise as `create`."""
         return await self._submit(
-            "encrypt_text",
-            message=message,
-            prompt=prompt,
-            font=font,
-            image=image,
-            channel=channel,
-            discord=discord,
-            max_jobs=max_jobs,
-            reply_url=reply_url,
-            reply_ref=reply_ref,
+            "encrypt_text", options, message=message, prompt=prompt, font=font, image=image
         )
 
     async def encrypt_image(
-        self,
-        message: Image,
-        prompt: str,
-        *,
-        image: Image | None = None,
-        channel: str | None = None,
-        discord: str | Secret | None = None,
-        max_jobs: int | None = None,
-        reply_url: str | Secret | None = None,
-        reply_ref: str | None = None,
+        self, message: Image, prompt: str, *, image: Image | None = None, **options: Unpack[SubmitOptions]
     ) -> Job:
-        """Submit a video that hides a picture; the rest as for `create`."""
-        discord, reply_url = hidden(discord), hidden(reply_url)
-        return await self._submit(
-            "encrypt_image",
-            message=message,
-            prompt=prompt,
-            image=image,
-            channel=channel,
-            discord=discord,
-            max_jobs=max_jobs,
-            reply_url=reply_url,
-            reply_ref=reply_ref,
-        )
+        """Submit a video that hides an image; otherwise as `create`."""
+        return await self._submit("encrypt_image", options, message=message, prompt=prompt, image=image)
 
-    async def button(
-        self,
-        jobid: str,
-        button: str = "retry",
-        *,
-        channel: str | None = None,
-        discord: str | Secret | None = None,
-        max_jobs: int | None = None,
-        reply_url: str | Secret | None = None,
-        reply_ref: str | None = None,
-    ) -> Job:
-        """Press a button of a completed job, on whose channel the new job runs; see `create`."""
-        discord, reply_url = hidden(discord), hidden(reply_url)
-        return await self._submit(
-            "button",
-            jobid=jobid,
-            button=button,
-            channel=channel,
-            discord=discord,
-            max_jobs=max_jobs,
-            reply_url=reply_url,
-            reply_ref=reply_ref,
-        )
+    async def button(self, jobid: str, button: str = "retry", **options: Unpack[SubmitOptions]) -> Job:
+        """Press a button of a completed job; the new job runs on the same channel. Otherwise as `create`."""
+        return await self._submit("button", options, jobid=jobid, button=button)
 
     async def prepare(self, verb: Verb, /, **values: Any) -> Request[Job]:
-        """Read the files that a submit names and check all its values, sending nothing.
+        """Read the files of a submit and check its arguments; send nothing.
 
         Args:
-            verb: One of the five submits: `create`, `animate`, …
-            values: Its parameters.
+            verb: Name of a submit method: `create`, `animate`, …
+            values: Its arguments.
 
         Raises:
-            InvalidArgument: `field` names the argument.
+            InvalidArgument: An argument is wrong; `field` names it.
             RequestTimeout: A file could not be read in time.
         """
-        deadline = self._clock.now() + self._timeout
+        deadline = self._deadline()
         hide(values)
         for name in ("image", "message"):
             if isinstance(value := values.get(name), bytes | Path):
@@ -387,28 +250,28 @@ class PikaClient:
         return requests.submit(verb, values, self._cap_range)
 
     async def send(self, prepared: Request[Job], **values: str | Secret) -> Job:
-        """Submit what `prepare` returned, once, with `channel`, `reply_ref` or `reply_url` set as given.
+        """Submit what `prepare` returned, once, with the given `channel`, `reply_ref` or `reply_url`.
 
-        Raises: As `create`.
+        Raises as `create`.
         """
         hide(values)
-        return await self._call(requests.amend(prepared, values))
+        return await self._call(requests.with_values(prepared, values))
 
     async def jobs(self) -> list[str]:
-        """Return the ids of the jobs that run now, on all channels."""
+        """Return the ids of the executing jobs of all channels."""
         return await self._call(requests.get_jobs())
 
     async def job(self, jobid: str) -> Job:
-        """Return a job; `NotFound` if it is unknown. A careful caller asks every 10–30 s, not faster."""
+        """Return a job; `NotFound` if it is unknown. Ask every 10–30 s, not more often."""
         return await self._call(requests.get_job(jobid))
 
     # --- life ------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Refuse further calls and close the session if it is its own; a second time does nothing.
+        """Refuse further calls and close the client's own session; closing twice does nothing.
 
         Raises:
-            WrongLoop: The client was used in another event loop, where it has to be closed.
+            WrongLoop: The client was used in another event loop; close it there.
         """
         await self._transport.close()
 
@@ -432,15 +295,55 @@ class PikaClient:
 
     # --- one call --------------------------------------------------------------------------------------
 
-    async def _submit(self, verb: Verb, **values: Any) -> Job:
-        deadline = self._clock.now() + self._timeout
-        request = await self.prepare(verb, **values)
-        return await self._call(request, deadline)
+    async def _submit(self, verb: Verb, options: SubmitOptions, **values: Any) -> Job:
+        # In place: the caller's frame holds the same dictionary.
+        hide(cast("dict[str, Any]", options))
+        deadline = self._deadline()
+        return await self._call(await self.prepare(verb, **values, **options), deadline)
+
+    def _deadline(self) -> float:
+        return self._clock.now() + self._timeout
 
     async def _call(self, request: Request[T], deadline: float | None = None) -> T:
-        if deadline is None:
-            deadline = self._clock.now() + self._timeout
-        return await self._calls.make(request, deadline)
+        """Send the request and return its value by the deadline; repeat it only if it is a GET."""
+        deadline = self._deadline() if deadline is None else deadline
+        attempt = 0
+        while True:
+            try:
+                result = await self._attempt(request, deadline)
+            except BaseException as stop:
+                # A cancellation has passed through aiohttp's frames, whose locals hold the tokens.
+                stop.__traceback__ = stop.__context__ = stop.__cause__ = None
+                raise
+            if not isinstance(result, PikaError):
+                return result
+            pause = self._pause(request, result, attempt)
+            if pause is None or pause >= deadline - self._clock.now():
+                break
+            attempt += 1
+            what = (request.method, request.path, type(result).__name__)
+            _log.debug("%s %s failed: %s; retry %d in %.2f s", *what, attempt, pause)
+            await self._clock.sleep(pause)
+        try:
+            raise result
+        finally:
+            del result  # the error's traceback refers to this frame
+
+    async def _attempt(self, request: Request[T], deadline: float) -> T | PikaError:
+        answer = await self._transport.send(request, deadline - self._clock.now())
+        if isinstance(answer, PikaError):
+            return answer
+        return requests.outcome(request, answer, now=self._wall(), secrets=(self._token,))
+
+    def _pause(self, request: Request[Any], error: PikaError, attempt: int) -> float | None:
+        """Return the seconds to wait before the next attempt, with full jitter; None if there is none."""
+        temporary = isinstance(error, _TEMPORARY) or (
+            isinstance(error, ServiceError) and error.status in _TEMPORARY_STATUSES
+        )
+        if not request.idempotent or not temporary or attempt >= self._retries:
+            return None
+        jitter = self._rng.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
+        return max(jitter, error.retry_after or 0.0)
 
 
 def _base(text: object) -> str | None:

@@ -1,7 +1,6 @@
-"""What a request looks like and what an answer means, without I/O.
+"""The calls of the API as values, without I/O: a `Request` for each, and `outcome`, which reads its answer.
 
-`Request` says everything about a call; `outcome` makes its value, or the error to raise, of an `Answer`.
-Discord tokens and reply URLs travel as `Secret` until `Request.encode`.
+Discord tokens and reply URLs are `Secret` until `Request.encode`.
 """
 
 import json
@@ -17,7 +16,6 @@ from pika_balancer._util.text import encodable, printable
 from pika_balancer.client.error_map import Answer, error_of
 from pika_balancer.client.responses import (
     CAP_RANGE,
-    find_jobid,
     read_account,
     read_accounts,
     read_job,
@@ -28,39 +26,12 @@ from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.secret import telling_parts
 
-__all__ = [
-    "CAP_RANGE",
-    "FONTS",
-    "Answer",
-    "Request",
-    "Upload",
-    "Verb",
-    "amend",
-    "base_url",
-    "find_jobid",
-    "get_account",
-    "get_accounts",
-    "get_job",
-    "get_jobs",
-    "outcome",
-    "read_account",
-    "read_accounts",
-    "read_job",
-    "read_jobs",
-    "read_nothing",
-    "remove_account",
-    "set_account",
-    "submit",
-    "upload",
-    "whole",
-]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Verb = Literal["create", "animate", "encrypt_text", "encrypt_image", "button"]
 
 FONTS: Final = ("MODERN", "COMICS", "SANS SERIF", "BAUHAUS", "RETRO")
-"""The fonts that `encrypt_text` knows."""
+"""The fonts of `encrypt_text`."""
 
 _OK: Final = 200
 _REDIRECT: Final = 300
@@ -71,76 +42,65 @@ _HEADER_UNSAFE: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 
 @attrs.frozen
 class Upload:
-    """A file to send along with a job."""
+    """A file to send with a job."""
 
     filename: str
-    """Its name, with extension; any path in it is sent as it is."""
+    """Name with extension; a path in it is sent unchanged."""
     content: bytes = attrs.field(repr=False)
     """The whole file; never empty."""
     content_type: str = "application/octet-stream"
-    """Its media type."""
+    """Media type."""
 
     def __attrs_post_init__(self) -> None:
         _text("filename", self.filename)
-        _filled_bytes(self.content)
+        content: object = self.content
+        if not isinstance(content, bytes) or not content:
+            raise InvalidArgument("content must be bytes, at least one", field="content")
         if not re.fullmatch(r"[\w.+-]+/[\w.+-]+", _text("content_type", self.content_type), re.ASCII):
             raise InvalidArgument("content_type must look like image/png", field="content_type")
 
 
-def _filled_bytes(content: object) -> None:
-    if not isinstance(content, bytes) or not content:
-        raise InvalidArgument("content must be bytes, at least one", field="content")
-
-
-def upload(field: str, filename: str, content: bytes) -> Upload:
-    """Return the file as an upload of unknown media type; `InvalidArgument` names `field` if it is empty."""
-    if not content:
-        raise InvalidArgument(f"{field} is empty", field=field)
-    return Upload(filename, content)
-
-
 Value = str | int | Secret | Upload
-"""What a field of a request can hold."""
+"""Value of a field of a request."""
 
 
 @attrs.frozen
 class Request(Generic[T_co]):
-    """One call of the service, and how to read the body of its success."""
+    """One call of the API."""
 
     method: Literal["GET", "POST", "DELETE"]
-    """The HTTP method."""
     path: str
     """Path and query below the base URL, percent-encoded."""
     read: Callable[..., T_co] = attrs.field(repr=False)
-    """Makes the value: `read(body, secrets=...)`."""
+    """Reads the body of a success: `read(body, secrets=...)`."""
     fields: tuple[tuple[str, Value], ...] = ()
-    """What the body holds, by the names of the wire."""
+    """The body, by the service's names."""
     json: bool = False
-    """Whether the body is JSON; it is a form otherwise."""
+    """Whether the body is sent as JSON; else as a form."""
     channel: str | None = None
     """The channel that the call names."""
     jobid: str | None = None
-    """The job that the call asks after."""
+    """The job that the call names."""
 
     @property
     def idempotent(self) -> bool:
-        """Whether a repeat is harmless; a second POST is a second, billed job."""
+        """Whether it can be repeated; a second POST is a second, billed job."""
         return self.method == "GET"
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """The Discord tokens that the request carries, and what nobody may know of its reply URL."""
+        """The Discord tokens in the request, and the secret parts of its reply URL."""
         held = [(name, value) for name, value in self.fields if isinstance(value, Secret)]
         urls = (value.reveal() for name, value in held if name == _NAMES["reply_url"])
         tokens = (value for name, value in held if name != _NAMES["reply_url"])
         return *tokens, *(Secret(part) for url in urls for part in telling_parts(url))
 
     def encode(self, boundary: str) -> tuple[str, bytes] | None:
-        """Return content type and body; None where the request has no body.
+        """Return content type and body; None if the request has no body.
 
         Args:
-            boundary: Separates the parts of a form; ASCII letters and digits, at random. It is made longer
-                while it occurs in a part.
+            boundary: Random ASCII letters and digits to separate the parts of a form; it is extended until
+                no part contains it.
         """
         if not self.fields:
             return None
@@ -167,35 +127,33 @@ def _plain(value: Value) -> bytes:
 
 
 def base_url(text: object) -> str | None:
-    """Return a base URL without the slash at its end; None if requests cannot be made below it."""
+    """Return a base URL without a slash at its end; None if it is not one."""
     if not isinstance(text, str) or not _BASE_URL.fullmatch(text):
         return None
     try:
         parts = urlsplit(text)
-        # As the resolver will encode it: it refuses empty and overlong labels.
+        # As the resolver encodes it: this refuses empty and overlong labels.
         return text.rstrip("/") if (parts.hostname or "").encode("idna") and parts.port != 0 else None
     except ValueError:
         return None
 
 
-def whole(field: str, value: object, lowest: int, highest: int | None = None) -> int:
-    """Return `value` if it is a whole number in its range; `InvalidArgument` names `field` if not."""
+def check_int(field: str, value: object, lowest: int, highest: int | None = None) -> int:
+    """Return `value` if it is a whole number in range; else raise `InvalidArgument` for `field`."""
     if type(value) is int and lowest <= value and (highest is None or value <= highest):
         return value
     limit = f"from {lowest} to {highest}" if highest is not None else f"of at least {lowest}"
     raise InvalidArgument(f"{field} must be a whole number {limit}", field=field)
 
 
-# --- requests ------------------------------------------------------------------------------------------
+# --- a function for each call: it raises `InvalidArgument` for an argument that cannot be sent ----------
 
 
 def get_accounts(cap_range: tuple[int, int] = CAP_RANGE) -> Request[dict[str, Account]]:
-    """Ask for the account map."""
     return Request("GET", "/account", partial(read_accounts, cap_range=cap_range))
 
 
 def get_account(channel: str, cap_range: tuple[int, int] = CAP_RANGE) -> Request[Account]:
-    """Ask for one account; raises `InvalidArgument` for a channel that cannot stand in a path."""
     read = partial(read_account, channel=channel, cap_range=cap_range)
     return Request("GET", _account_path(channel), read, channel=channel)
 
@@ -203,32 +161,24 @@ def get_account(channel: str, cap_range: tuple[int, int] = CAP_RANGE) -> Request
 def set_account(
     channel: str, discord: Secret | None, max_jobs: int | None, cap_range: tuple[int, int] = CAP_RANGE
 ) -> Request[None]:
-    """Configure an account.
-
-    Raises:
-        InvalidArgument: The field is `channel`, `discord` or `max_jobs`.
-    """
     path = _account_path(channel)
     fields = (
         ("discord", _secret("discord", discord)),
         ("channel", channel),
-        ("maxJobs", whole("max_jobs", max_jobs, *cap_range)),
+        ("maxJobs", check_int("max_jobs", max_jobs, *cap_range)),
     )
     return Request("POST", path, read_nothing, fields, json=True, channel=channel)
 
 
 def remove_account(channel: str) -> Request[None]:
-    """Remove an account; raises `InvalidArgument` for a channel that cannot stand in a path."""
     return Request("DELETE", _account_path(channel), read_nothing, channel=channel)
 
 
 def get_jobs() -> Request[list[str]]:
-    """Ask for the ids of the running jobs, of all channels."""
     return Request("GET", "/jobs", read_jobs)
 
 
 def get_job(jobid: str) -> Request[Job]:
-    """Ask for one job; raises `InvalidArgument` for an empty id."""
     query = urlencode({"jobid": _text("jobid", jobid)})
     return Request("GET", f"/jobs/?{query}", read_job, jobid=jobid)
 
@@ -257,17 +207,17 @@ def submit(
     values: Mapping[str, str | int | Secret | Upload | None],
     cap_range: tuple[int, int] = CAP_RANGE,
 ) -> Request[Job]:
-    """Submit a job.
+    """Return a submit.
 
     Args:
-        verb: What is asked for.
-        values: The parameters by their Python names; None means left out.
+        verb: The kind of job.
+        values: The arguments by their Python names; None leaves one out.
         cap_range: Lowest and highest `max_jobs`.
 
     Raises:
-        InvalidArgument: A parameter is missing, empty, too long or of a wrong type; `field` names it.
+        InvalidArgument: An argument is missing, empty, too long or of a wrong type; `field` names it.
     """
-    if verb not in tuple(_NEEDS):  # not in the dictionary: anything may be passed, lists too
+    if verb not in tuple(_NEEDS):  # a tuple, since `verb` may be unhashable
         raise InvalidArgument(f"verb must be one of {', '.join(_NEEDS)}", field="verb")
     if verb == "button":
         values = {"button": "retry", **values}
@@ -286,8 +236,8 @@ def submit(
     return Request("POST", f"/{verb}", read_job, tuple(fields), channel=cast("str | None", channel))
 
 
-def amend(prepared: Request[Job], values: Mapping[str, str | Secret]) -> Request[Job]:
-    """Return a submit with some of its values set anew, by their Python names.
+def with_values(prepared: Request[Job], values: Mapping[str, str | Secret]) -> Request[Job]:
+    """Return a submit with some arguments replaced, by their Python names.
 
     Raises:
         InvalidArgument: A value is empty, too long or of a wrong type; `field` names it.
@@ -305,7 +255,7 @@ def _field(verb: Verb, name: str, value: object, cap_range: tuple[int, int]) -> 
     if name == "reply_url":
         return _secret(name, Secret(value) if isinstance(value, str) else value)
     if name == "max_jobs":
-        return whole(name, value, *cap_range)
+        return check_int(name, value, *cap_range)
     if name == "image" or (verb, name) == ("encrypt_image", "message"):
         if not isinstance(value, Upload):
             raise InvalidArgument(f"{name} must be bytes, a pathlib.Path or an Upload", field=name)
@@ -338,12 +288,12 @@ def _secret(name: str, value: object) -> Secret:
         problem = f"{name} cannot be sent: {caught.message}"
     else:
         return value
-    # Raised out here: the frames that were handed the token do not come along.
+    # Raised here, so that the traceback lacks the frames that hold the token.
     raise InvalidArgument(problem, field=name)
 
 
 def _account_path(channel: str) -> str:
-    # No encoding keeps a dot segment from being resolved on the way.
+    # URL libraries resolve a dot segment however it is encoded.
     if _text("channel", channel) in {".", ".."}:
         raise InvalidArgument("channel must not be a dot segment", field="channel")
     return f"/account/{quote(channel, safe='')}"
@@ -355,10 +305,10 @@ def outcome(
     """Return the value of a success, else the error to raise; never raises.
 
     Args:
-        request: What was asked.
-        answer: What came back.
-        now: Wall time in seconds since 1970, for a `Retry-After` date where the answer has no `Date`.
-        secrets: Tokens that no message may show, besides those in the request and the body.
+        request: The request.
+        answer: Its answer.
+        now: Wall time in seconds since 1970, for a `Retry-After` date if the answer has no `Date`.
+        secrets: Tokens that no message may quote; those in request and body are never quoted either.
     """
     secrets = (*secrets, *request.secrets)
     if not _OK <= answer.status < _REDIRECT:

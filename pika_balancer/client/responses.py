@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Annotated, Any, Final, TypeVar, cast
 
 import attrs
@@ -32,6 +33,7 @@ CAP_RANGE: Final = (1, 10)
 """The caps that the service allows, both ends included."""
 
 T = TypeVar("T")
+_MOST_FAULTS: Final = 1000
 _JOBID: Final = re.compile(rb'"jobid"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.)+")')
 _TYPES: Final = {
     "int": "a whole number",
@@ -54,7 +56,7 @@ class _WireAccount(Struct, rename="camel", gc=False):
     discord: str = ""
 
 
-class _WireAttachment(Struct, rename="camel"):
+class _WireAttachment(Struct):
     url: str
     filename: str | None = None
     content_type: str | None = None
@@ -107,11 +109,12 @@ def read_accounts(
         secrets: Tokens that no message may quote; those in the body are never quoted either.
 
     Raises:
-        InvalidResponse: The body is not such a map; `faults` names each account that is wrong.
+        InvalidResponse: The body is not such a map; `faults` names up to 1000 wrong accounts.
     """
     accounts = _valid_accounts(body, *cap_range)
     if accounts is None:
-        error = _refusal("the account list", body, secrets, list(_account_faults(body, cap_range)))
+        faults = islice(_account_faults(body, cap_range), _MOST_FAULTS)
+        error = _refusal("the account list", body, secrets, list(faults))
         # A traceback would show it.
         del body
         raise error
@@ -126,7 +129,7 @@ def read_account(
     problem = found if isinstance(found, _Fault) else _problem_of(found, channel, cap_range)
     if problem is None:
         wire = cast("_WireAccount", found)
-        return Account(channel, wire.max_jobs, Secret(wire.discord) if wire.discord else None)
+        return unchecked_account(channel, wire.max_jobs, wire.discord)
     error = _refusal("the account", body, secrets, [problem])
     del body, found
     raise error
@@ -202,10 +205,10 @@ def _valid_accounts(body: bytes, lowest: int, highest: int) -> dict[str, Account
     make = unchecked_account
     try:
         for key, wire in _account_map.decode(body).items():
-            channel, cap, token = wire.channel, wire.max_jobs, wire.discord
+            channel, cap = wire.channel, wire.max_jobs
             if (channel != key and channel is not UNSET) or not lowest <= cap <= highest or not key:
                 return None
-            accounts[key] = make(key, cap, Secret(token) if token else None)
+            accounts[key] = make(key, cap, wire.discord)
     except (msgspec.MsgspecError, RecursionError):
         return None
     return accounts
@@ -235,7 +238,7 @@ def _decode(decoder: "msgspec.json.Decoder[T]", body: "bytes | msgspec.Raw") -> 
         start = bytes(body).lstrip()[:1]
         if start in (b"", b"<"):
             return _Fault((), "is HTML or XML instead of JSON; check the base URL" if start else "is empty")
-        return _Fault((), f"is not JSON: {error}")
+        return _Fault((), f"is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
     except RecursionError:
         return _Fault((), "is nested too deep")
 

@@ -1,6 +1,6 @@
-"""One exchange over aiohttp: a request goes out at most once, and a bounded answer or an error comes back.
+"""One HTTP exchange over aiohttp: sends a request at most once and returns a bounded answer, or an error.
 
-`send` returns its errors. Raised from here they would carry aiohttp's frames, whose locals hold the tokens.
+`send` returns its errors: raised here they would carry aiohttp's frames, whose locals hold the tokens.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ from yarl import URL
 
 from pika_balancer._util.text import printable
 from pika_balancer.client.error_map import Answer
-from pika_balancer.client.requests import Request, Upload, find_jobid, upload
+from pika_balancer.client.requests import Request, Upload
+from pika_balancer.client.responses import find_jobid
 from pika_balancer.clock import Clock, alarm
 from pika_balancer.errors import (
     Closed,
@@ -43,9 +44,8 @@ from pika_balancer.models import Secret
 
 _CHUNK: Final = 65_536
 _LARGEST: Final = 100 << 20
-_KEEPALIVE: Final = (
-    4.0  # below the 5 s after which common servers close, so that a POST rarely meets a corpse
-)
+# Common servers close an idle connection after 5 s; a POST should rarely meet a closed one.
+_KEEPALIVE: Final = 4.0
 
 _NO_CONNECTION: Final = (
     aiohttp.ClientConnectorError,
@@ -80,11 +80,11 @@ class Transport:
 
     @property
     def left_open(self) -> bool:
-        """Whether a session of its own still waits to be closed."""
+        """Whether it has an own session that is not closed."""
         return self._own and self._session is not None
 
     async def close(self) -> None:
-        """Refuse further requests and close the session if it is its own; a second time does nothing.
+        """Refuse further requests and close the own session; closing twice does nothing.
 
         Raises:
             WrongLoop: The own session belongs to another event loop; nothing has changed.
@@ -97,33 +97,33 @@ class Transport:
             await session.close()
 
     async def send(self, request: Request[Any], seconds: float) -> Answer | PikaError:
-        """Return the answer, or the error that kept it away, within `seconds` of the clock."""
+        """Return the answer, or an error, within `seconds` of the clock."""
         session = self._ready()
         if isinstance(session, PikaError):
             return session
         encoded = request.encode(f"{self._rng.getrandbits(128):032x}") if request.fields else None
         body = _Body(*encoded) if encoded else None
-        heard = _Heard()
+        received = _Received()
         window = asyncio.timeout(None)
         try:
             async with window, alarm(window, self._clock, seconds):
-                await self._exchange(session, request, body, heard)
+                await self._exchange(session, request, body, received)
         except Exception as error:  # noqa: BLE001 - aiohttp's errors have no common root
-            if heard.status and not heard.success:
-                # The status says what happened; a body that broke off would only have added words.
-                return Answer(heard.status, heard.headers, b"")
-            # Only our own deadline proves that a body which was not begun never will be, and only in our own
-            # session: middleware in another may have replaced the body.
+            if received.status and not received.success:
+                # The status says what happened; the rest of the body would only have explained it.
+                return Answer(received.status, received.headers, b"")
+            # An unsent body is certain only after the own deadline, which ended the exchange, and only in the
+            # own session: middleware of another one may have replaced the body.
             sent = body is None or body.started or not (self._own and window.expired())
             failure = self._explain(error, sent=sent)
-            failure.status = heard.status
+            failure.status = received.status
             failure.channel = request.channel
-            failure.jobid = request.jobid or find_jobid(bytes(heard.body[:_CHUNK]), (self._token,))
+            failure.jobid = request.jobid or find_jobid(bytes(received.body[:_CHUNK]), (self._token,))
             return failure
-        return Answer(heard.status or 0, heard.headers, bytes(heard.body))
+        return Answer(received.status or 0, received.headers, bytes(received.body))
 
     def _ready(self) -> aiohttp.ClientSession | PikaError:
-        """Return the session to use now, made here if need be: it has to be made in a running event loop."""
+        """Return the session; create it on first use, since that needs a running event loop."""
         if self.closed:
             return Closed("this client has been closed; make a new one")
         loop = asyncio.get_running_loop()
@@ -138,7 +138,11 @@ class Transport:
         return self._session
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, request: Request[Any], body: "_Body | None", heard: "_Heard"
+        self,
+        session: aiohttp.ClientSession,
+        request: Request[Any],
+        body: "_Body | None",
+        received: "_Received",
     ) -> None:
         response = await session.request(
             request.method,
@@ -150,20 +154,20 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=True,
             read_bufsize=_CHUNK,
-            # A list per request replaces the session's own.
+            # The argument replaces the session's middlewares.
             middlewares=(_send_once, *getattr(session, "_middlewares", ())),
         )
         try:
-            heard.start(response, self._max_body)
+            received.start(response, self._max_body)
             async for chunk in response.content.iter_any():
-                heard.more(chunk, self._max_body)
+                received.more(chunk, self._max_body)
         except BaseException:
             response.close()
             raise
         response.release()
 
     def _explain(self, error: Exception, *, sent: bool) -> PikaError:
-        """Return our error for aiohttp's. None of its text is used: URLs and headers would come along."""
+        """Translate aiohttp's error without its text, which may quote URLs and headers."""
         if (problem := self._problem(error)) is not None:
             fault = Fault("$", problem)
             return InvalidResponse(f"the service's answer breaks the contract: {fault}", faults=(fault,))
@@ -177,25 +181,25 @@ class Transport:
         return TransportError(f"the request to {host} failed: {type(error).__name__}", maybe_sent=sent)
 
     def _problem(self, error: Exception) -> str | None:
-        """Return how the answer breaks the contract; None if it is the connection that failed."""
+        """Return how the answer breaks the contract; None if the connection failed."""
         if isinstance(error, _TooLargeError):
             return f"is larger than {self._max_body} bytes"
         if isinstance(error, aiohttp.ClientPayloadError) and _caused_by(error, ContentEncodingError):
-            return "is compressed in a way that cannot be undone"
+            return "cannot be decompressed"
         if isinstance(error, aiohttp.ClientResponseError) and not isinstance(error, _NO_CONNECTION):
-            return "is not valid HTTP, or compressed in a way that was not asked for"
+            return "is not valid HTTP, or has a compression that was not requested"
         return None
 
 
 async def read_upload(name: str, value: bytes | Path, *, clock: Clock, seconds: float) -> Upload:
-    """Return a file to send, read in a thread where a path is given.
+    """Return a file to send; a path is read in a thread.
 
     Raises:
         InvalidArgument: The file cannot be read or is empty; the field is `name`.
-        RequestTimeout: It takes longer than `seconds` of the clock.
+        RequestTimeout: Reading took longer than `seconds` of the clock.
     """
     if isinstance(value, bytes):
-        return upload(name, "blob", value)
+        return _upload(name, "blob", value)
     content: bytes | str | None = None
     try:
         async with asyncio.timeout(None) as window, alarm(window, clock, seconds):
@@ -206,13 +210,19 @@ async def read_upload(name: str, value: bytes | Path, *, clock: Clock, seconds: 
         raise RequestTimeout(f"{name} could not be read in time", maybe_sent=False)
     if isinstance(content, str):
         raise InvalidArgument(f"{name} cannot be read: {printable(content)}", field=name)
-    return upload(name, value.name, content)
+    return _upload(name, value.name, content)
+
+
+def _upload(name: str, filename: str, content: bytes) -> Upload:
+    if not content:
+        raise InvalidArgument(f"{name} is empty", field=name)
+    return Upload(filename, content)
 
 
 def _read(path: Path) -> bytes | str:
-    """Return the file's content, or why there is none."""
+    """Return the file's content, or why it cannot be read."""
     try:
-        # A pipe or device could keep the thread waiting for ever, and a huge file fill the memory.
+        # A pipe or device could block the thread forever, and a huge file could fill the memory.
         if not path.is_file():
             return "not a file"
         if path.stat().st_size > _LARGEST:
@@ -223,14 +233,14 @@ def _read(path: Path) -> bytes | str:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Sends nothing on a kept connection on which something has come since, be it only its end.
+    """Reuses a kept-alive connection only if nothing has arrived on it meanwhile, not even its end.
 
-    A request there would be told what nobody asked for as its answer, or be lost with its fate unknown.
+    Else a request could take stray bytes for its answer, or be lost with its fate unknown.
     """
 
     @functools.cached_property
     def _seen(self) -> weakref.WeakSet[object]:
-        """Connections that are not new. A new one may speak first: some servers greet with a refusal."""
+        """Connections that are not new. On a new one the server may speak first, to refuse it."""
         return weakref.WeakSet()
 
     async def connect(
@@ -241,13 +251,13 @@ class _Connector(aiohttp.TCPConnector):
             if connection.protocol not in self._seen:
                 self._seen.add(connection.protocol)
                 return connection
-            if _silent(connection):
+            if _is_quiet(connection):
                 return connection
             connection.close()
 
 
-def _silent(connection: Connection) -> bool:
-    """Return whether nothing has come, neither read nor still in the hands of the system."""
+def _is_quiet(connection: Connection) -> bool:
+    """Return whether nothing has arrived, neither read nor still in the socket's buffer."""
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
         return False
@@ -256,8 +266,8 @@ def _silent(connection: Connection) -> bool:
         return not selector.select(0)
 
 
-class _Heard:
-    """As much of an answer as has arrived."""
+class _Received:
+    """The part of an answer that has arrived."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -281,9 +291,9 @@ class _Heard:
 
 
 class _Body(Payload):
-    """A body that knows whether any of it was handed to the network, written in pieces."""
+    """A request body, written in pieces, that records whether any of it was written."""
 
-    _autoclose = True  # bytes: there is nothing to close
+    _autoclose = True  # bytes need no closing
 
     def __init__(self, content_type: str, content: bytes) -> None:
         super().__init__(content, content_type=content_type)
@@ -300,13 +310,13 @@ class _Body(Payload):
 
 
 class _TooLargeError(Exception):
-    """The body is larger than it may be."""
+    """The body exceeds the limit."""
 
 
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a GET or DELETE again by itself when a kept connection turns out dead."""
+    """Keep aiohttp from repeating a GET or DELETE when a kept-alive connection turns out to be closed."""
     try:
         return await handler(request)
     except _NO_CONNECTION:

@@ -17,12 +17,14 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
+from pika_balancer.errors import ForeignLease, InvalidArgument
 from pika_balancer.models import Account, AccountState, Explanation, Lease, Snapshot, Unavailability
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.selection.policy import Uniform, Weights, make_rule
 
 CLOSED: Final = -1
 """The `open_index` of an account that cannot take a job."""
+_NEW: Final = object.__new__
 
 
 class AccountSlots:
@@ -138,9 +140,6 @@ def unavailability_of(candidates: Iterable[AccountSlots], channel: str | None) -
     else:
         message = f"no account has {subject}; name a configured one"
     return Unavailability("never", None, message)
-
-
-_NEW: Final = object.__new__
 
 
 class Selector:
@@ -266,11 +265,7 @@ class Selector:
         known = self._adopted.get(key)
         if known is not None:
             if known.channel != channel:
-                raise InvalidArgument(
-                    f"{key!r} is already adopted on channel {known.channel!r}; release that lease first",
-                    field="key",
-                    channel=channel,
-                )
+                raise adopted_elsewhere(key, known.channel, channel)
             return known
         slots = self._find(channel) or self._begin(Account(channel))
         self._free[slots.row] -= 1
@@ -350,7 +345,6 @@ class Selector:
         self.next_wake = min((b.cooldown_until for b in self._slots if b.cooling_down), default=math.inf)
 
     def __len__(self) -> int:
-        """Return the number of accounts in the map."""
         return len(self._map)
 
     def in_flight(self, channel: str | None = None) -> int:
@@ -373,7 +367,7 @@ class Selector:
         """
         if now is not None:
             self.wake(now)
-        candidates = self._ordered()
+        candidates = [slots for slots in self._map if slots.open_index >= 0]
         odds = self._rule.odds(candidates) if candidates else []
         probability = {slots.channel: p for slots, p in zip(candidates, odds, strict=True)}
         explanations: dict[str, Explanation] = {}
@@ -420,32 +414,23 @@ class Selector:
     def _known(self, channel: str) -> AccountSlots:
         slots = self._find(channel)
         if slots is None or (slots.removed and not slots.matters):
-            raise self._unknown(channel)
+            raise unknown_channel(channel)
         return slots
-
-    @staticmethod
-    def _unknown(channel: str) -> UnknownChannel:
-        return UnknownChannel(
-            f"no account has channel {channel!r}; fetch the account map again or name a configured one",
-            field="channel",
-            channel=channel,
-        )
 
     def _choose(self, channel: str | None) -> AccountSlots | None:
         if channel is not None:
             slots = self._find(channel)
             if slots is None or slots.removed:
-                raise self._unknown(channel)
+                raise unknown_channel(channel)
             return slots if slots.open_index >= 0 else None
-        rows = [slots.row for slots in self._ordered()] if self._rule.ordered else self._open
+        rows: Sequence[int] = self._open
+        if self._rule.ordered:
+            rows = [slots.row for slots in self._map if slots.open_index >= 0]
         return self._rule.pick(self._slots, rows, self._chance) if rows else None
 
     def _shown(self) -> list[AccountSlots]:
         """Return the slots of the map in its order, then those of removed accounts that still matter."""
         return self._map + [slots for slots in self._slots if slots.removed and slots.matters]
-
-    def _ordered(self) -> list[AccountSlots]:
-        return [slots for slots in self._map if slots.open_index >= 0]
 
     def _begin(self, account: Account) -> AccountSlots:
         """Return the slots of a channel never seen before, marked as removed."""

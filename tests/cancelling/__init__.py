@@ -1,12 +1,12 @@
 """Every public coroutine, cancelled at every await.
 
-surface     what coroutines there are, found from the package itself
-turn        one run, in which a coroutine is cancelled at one of its awaits, and what may not be left of it
+surface       finds the coroutines of the package
+cancel_point  one run of a scenario in which a coroutine is cancelled, and the checks after it
 client, balancer, dispatcher, stores, servers, load
-            a scenario for each coroutine: what has to hold after it was cancelled
+              a scenario for each coroutine, with what must hold after it was cancelled
 """
 
 from tests.cancelling import balancer, client, dispatcher, load, servers, stores
-from tests.cancelling.turn import SCENARIOS
+from tests.cancelling.cancel_point import SCENARIOS
 
 __all__ = ["SCENARIOS", "balancer", "client", "dispatcher", "load", "servers", "stores"]

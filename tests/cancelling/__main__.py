@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 
 from tests.cancelling import SCENARIOS
-from tests.cancelling.turn import HOWS, How, at_every_await, every_way
+from tests.cancelling.cancel_point import HOWS, How, at_every_await, every_way
 from tests.redis_servers import running
 
 
@@ -17,7 +17,7 @@ def main(wanted: list[str]) -> int:
     scenarios = {scenario: None for registered in SCENARIOS.values() for scenario in registered}
     total: Counter[How] = Counter()
     failures = 0
-    print(f"{'':40}", *(f"{how:>10}" for how in HOWS))  # noqa: T201 - its output
+    print(f"{'':40}", *(f"{how:>10}" for how in HOWS))
     with running() as servers:
         for scenario in scenarios:
             name = scenario.__name__
@@ -29,13 +29,13 @@ def main(wanted: list[str]) -> int:
             except Exception as error:  # noqa: BLE001 - the others are still to be seen
                 failures += 1
                 traceback.print_exception(error, chain=False)
-                print(f"{name:40} FAILED")  # noqa: T201 - its output
+                print(f"{name:40} FAILED")
                 continue
             total += struck
             took = time.process_time() - began
-            print(f"{name:40}", *(f"{struck[how]:>10}" for how in HOWS), f"{took:6.2f} s")  # noqa: T201 - its output
+            print(f"{name:40}", *(f"{struck[how]:>10}" for how in HOWS), f"{took:6.2f} s")
     seen = f"{len(SCENARIOS)} coroutines, {len(scenarios)} scenarios"
-    print(f"{seen}, {total.total()} cancellations, {failures} failures")  # noqa: T201 - its output
+    print(f"{seen}, {total.total()} cancellations, {failures} failures")
     return failures
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pika_balancer import PikaClient
-from tests.cancelling.turn import Scenario, Turn, about
+from tests.cancelling.cancel_point import CancelledRun, Scenario, about
 from tests.raw_server import Connection, RawServer, reply
 
 JOB: Final = b'{"jobid": "job:1", "status": "started", "channel": "100000000000000001"}'
@@ -59,9 +59,9 @@ CALLS: Final[dict[str, Call]] = {
 
 
 def call(name: str) -> Scenario:
-    async def scenario(turn: Turn) -> None:
+    async def scenario(run: CancelledRun) -> None:
         async with service() as server, client_of(server) as client:
-            await turn.through(CALLS[name](client))
+            await run.through(CALLS[name](client))
             posts = server.methods.count("POST")
             assert posts <= 1
             assert await client.jobs() == []
@@ -74,29 +74,29 @@ for name in CALLS:
 
 
 @about("PikaClient.send")
-async def send(turn: Turn) -> None:
+async def send(run: CancelledRun) -> None:
     async with service() as server, client_of(server) as client:
         prepared = await client.prepare("create", prompt="a cat")
-        await turn.through(client.send(prepared, reply_ref="mine"))
+        await run.through(client.send(prepared, reply_ref="mine"))
         assert server.methods.count("POST") <= 1
         # It is a value: what was prepared can be sent after that, on the same client.
         assert (await client.send(prepared, reply_ref="another")).jobid == "job:1"
 
 
 @about("PikaClient.close")
-async def close(turn: Turn) -> None:
+async def close(run: CancelledRun) -> None:
     async with service() as server:
         client = client_of(server)
         await client.jobs()
-        await turn.through(client.close())
-        if turn.point:
+        await run.through(client.close())
+        if run.point:
             assert "closed" in repr(client)
         await client.close()
         assert "closed" in repr(client)
 
 
 @about("PikaClient.__aenter__", "PikaClient.__aexit__")
-async def context(turn: Turn) -> None:
+async def context(run: CancelledRun) -> None:
     async with service() as server:
         client = client_of(server)
 
@@ -104,6 +104,6 @@ async def context(turn: Turn) -> None:
             async with client:
                 await client.jobs()
 
-        await turn.through(use())
-        assert ("closed" in repr(client)) == (turn.point > 0)
+        await run.through(use())
+        assert ("closed" in repr(client)) == (run.point > 0)
         await client.close()

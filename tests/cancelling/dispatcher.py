@@ -10,7 +10,7 @@ from pika_balancer import Account, Balancer, Closed, Dispatcher, JobHandle, Pika
 from pika_balancer.store import Store
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import in_memory, on_server
-from tests.cancelling.turn import Turn, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE, Answer, Service
 
 RECORD = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
@@ -37,7 +37,7 @@ class Desk:
     async def calm(self) -> None:
         """Return once everything that was sent has its answer."""
         await settle(5)
-        await patiently(
+        await eventually(
             lambda: (
                 not self.balancer.statistics().waiters
                 and all(handle.jobid is not None for handle in self.dispatcher.handles)
@@ -50,27 +50,27 @@ class Desk:
         """Assert that every job that was sent is followed, with its slot, and that another one can be run."""
         dispatcher = dispatcher or self.dispatcher
         running = self.service.executing
-        await patiently(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
-        await patiently(lambda: self.in_flight == len(running))
+        await eventually(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
+        await eventually(lambda: self.in_flight == len(running))
         self.service.end_all()
-        await patiently(lambda: not dispatcher.handles)
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: not dispatcher.handles)
+        await eventually(lambda: self.in_flight == 0)
         sent = len(self.service.posts)
         handle = await dispatcher.submit("create", prompt="a cat", timeout=60)
         self.service.end_all()
         assert (await handle).status == "completed"
         assert len(self.service.posts) == sent + 1
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: self.in_flight == 0)
 
 
 @asynccontextmanager
-async def desk(turn: Turn, *, shared: bool) -> AsyncGenerator[Desk]:
+async def desk(run: CancelledRun, *, shared: bool) -> AsyncGenerator[Desk]:
     """Open everything but the dispatcher; the caller enters and leaves it."""
     service = Service()
     async with (
         service.run() as url,
         PikaClient("user:canary", base_url=url, retries=0) as client,
-        (on_server if shared else in_memory)(turn) as store,
+        (on_server if shared else in_memory)(run) as store,
     ):
         desk = Desk(service, client, store)
         async with desk.balancer:
@@ -78,7 +78,7 @@ async def desk(turn: Turn, *, shared: bool) -> AsyncGenerator[Desk]:
             await desk.dispatcher.close()
 
 
-Steps = Callable[[Turn, Desk], Awaitable[None]]
+Steps = Callable[[CancelledRun, Desk], Awaitable[None]]
 
 
 def at_each_desk(*names: str) -> Callable[[Steps], Steps]:
@@ -86,9 +86,9 @@ def at_each_desk(*names: str) -> Callable[[Steps], Steps]:
 
     def register(steps: Steps) -> Steps:
         def at(where: str) -> None:
-            async def scenario(turn: Turn) -> None:
-                async with desk(turn, shared=where == "shared") as opened:
-                    await steps(turn, opened)
+            async def scenario(run: CancelledRun) -> None:
+                async with desk(run, shared=where == "shared") as opened:
+                    await steps(run, opened)
 
             scenario.__name__ = f"{steps.__name__}_{where}"
             about(*names, again=where == "shared")(scenario)
@@ -101,9 +101,9 @@ def at_each_desk(*names: str) -> Callable[[Steps], Steps]:
 
 
 @at_each_desk("Dispatcher.submit")
-async def submit(turn: Turn, desk: Desk) -> None:
+async def submit(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
-        if await turn.through(desk.dispatcher.submit("create", prompt="a cat")):
+        if await run.through(desk.dispatcher.submit("create", prompt="a cat")):
             assert len(desk.service.posts) == 1
         await desk.calm()
         assert len(desk.service.posts) <= 1
@@ -111,22 +111,22 @@ async def submit(turn: Turn, desk: Desk) -> None:
 
 
 @at_each_desk("Dispatcher.submit")
-async def submit_in_line(turn: Turn, desk: Desk) -> None:
+async def submit_in_line(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         held = [await desk.balancer.acquire() for _ in range(2)]
-        turn.begin(desk.dispatcher.submit("button", jobid=desk.service.take(), timeout=30))
-        await patiently(lambda: turn.is_over or bool(desk.balancer.statistics().waiters))
+        run.begin(desk.dispatcher.submit("button", jobid=desk.service.take(), timeout=30))
+        await eventually(lambda: run.is_over or bool(desk.balancer.statistics().waiters))
         desk.service.end_all()
         for lease in held:
             await desk.balancer.release(lease)
-        await turn.end()
+        await run.end()
         await desk.calm()
         assert len(desk.service.posts) <= 1
         await desk.works()
 
 
 @at_each_desk("Dispatcher.submit")
-async def submit_that_is_refused(turn: Turn, desk: Desk) -> None:
+async def submit_that_is_refused(run: CancelledRun, desk: Desk) -> None:
     # First not at all, then the answer is lost: it is looked for, found, and not sent again.
     desk.service.script += [
         Answer(429, {"error": "full", "executingJobs": []}, {"Retry-After": "0"}),
@@ -134,7 +134,7 @@ async def submit_that_is_refused(turn: Turn, desk: Desk) -> None:
     ]
     async with desk.dispatcher:
         await desk.balancer.update([Account(ONE, max_jobs=2), Account(str(int(ONE) + 1), max_jobs=2)])
-        await turn.through(desk.dispatcher.submit("create", prompt="a cat", timeout=60))
+        await run.through(desk.dispatcher.submit("create", prompt="a cat", timeout=60))
         await desk.calm()
         assert len(desk.service.posts) <= 2
         desk.service.script.clear()
@@ -144,67 +144,67 @@ async def submit_that_is_refused(turn: Turn, desk: Desk) -> None:
 
 
 @at_each_desk("Dispatcher.run")
-async def run(turn: Turn, desk: Desk) -> None:
+async def run(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
-        turn.begin(desk.dispatcher.run("create", prompt="a cat"))
-        await patiently(lambda: turn.is_over or bool(desk.dispatcher.handles))
+        run.begin(desk.dispatcher.run("create", prompt="a cat"))
+        await eventually(lambda: run.is_over or bool(desk.dispatcher.handles))
         await desk.calm()
         if desk.dispatcher.handles:
             desk.service.end_all()
-        if await turn.end():
-            assert turn.result.status == "completed"
+        if await run.end():
+            assert run.result.status == "completed"
         await desk.calm()
         assert len(desk.service.posts) <= 1
         await desk.works()
 
 
 @at_each_desk("JobHandle.__await__")
-async def handle_awaited(turn: Turn, desk: Desk) -> None:
+async def handle_awaited(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         handle = await desk.dispatcher.submit("create", prompt="a cat")
-        turn.begin(handle)
+        run.begin(handle)
         await settle(3)
         desk.service.end_all()
-        await turn.end()
+        await run.end()
         assert (await handle).status == "completed"
         await desk.works()
 
 
 @at_each_desk("JobHandle.__aiter__")
-async def handle_read(turn: Turn, desk: Desk) -> None:
+async def handle_read(run: CancelledRun, desk: Desk) -> None:
     async def read(handle: JobHandle) -> list[str]:
         return [job.status async for job in handle]
 
     async with desk.dispatcher:
         handle = await desk.dispatcher.submit("create", prompt="a cat")
-        turn.begin(read(handle))
+        run.begin(read(handle))
         await settle(3)
         desk.service.end_all()
-        await turn.end()
+        await run.end()
         assert (await read(handle))[-1] == "completed"
         await desk.works()
 
 
 @at_each_desk("Batch.__anext__")
-async def batch(turn: Turn, desk: Desk) -> None:
+async def batch(run: CancelledRun, desk: Desk) -> None:
     async def consume() -> int:
         async with aclosing(desk.dispatcher.map({"prompt": str(number)} for number in range(3))) as outcomes:
             return len([outcome async for outcome in outcomes])
 
     async with desk.dispatcher:
-        turn.begin(consume())
-        while not turn.is_over:
+        run.begin(consume())
+        while not run.is_over:
             desk.service.end_all()
             await asyncio.sleep(0.001)
-        if await turn.end():
-            assert turn.result == len(desk.service.posts) == 3
+        if await run.end():
+            assert run.result == len(desk.service.posts) == 3
         await desk.calm()
         assert len(desk.service.refs) == len(set(desk.service.refs)) <= 3
         await desk.works()
 
 
 @at_each_desk("Batch.aclose")
-async def batch_closed(turn: Turn, desk: Desk) -> None:
+async def batch_closed(run: CancelledRun, desk: Desk) -> None:
     async def source() -> AsyncGenerator[dict[str, Any]]:
         yield {"prompt": "first"}
         yield {"prompt": "second"}
@@ -213,22 +213,22 @@ async def batch_closed(turn: Turn, desk: Desk) -> None:
     async with desk.dispatcher:
         outcomes = desk.dispatcher.map(source(), concurrency=3)
         first = asyncio.ensure_future(anext(outcomes))
-        await patiently(lambda: len(desk.dispatcher.handles) == 2)
+        await eventually(lambda: len(desk.dispatcher.handles) == 2)
         await desk.calm()
         desk.service.end(desk.service.executing[0])
         await first
-        await turn.through(outcomes.aclose())
+        await run.through(outcomes.aclose())
         await outcomes.aclose()
         assert len(desk.service.posts) == 2
         await desk.works()
 
 
 @at_each_desk("Dispatcher.reconcile")
-async def reconcile(turn: Turn, desk: Desk) -> None:
+async def reconcile(run: CancelledRun, desk: Desk) -> None:
     theirs, ours = desk.service.take(), desk.service.take(ref="w.1")
     told = []
-    if await turn.through(desk.dispatcher.reconcile()):
-        told += turn.result
+    if await run.through(desk.dispatcher.reconcile()):
+        told += run.result
     # What was found by one that was cancelled is told by the next.
     told += await desk.dispatcher.reconcile()
     assert [handle.jobid for handle in told] == [ours]
@@ -239,41 +239,41 @@ async def reconcile(turn: Turn, desk: Desk) -> None:
 
 
 @at_each_desk("Dispatcher.resume")
-async def resume(turn: Turn, desk: Desk) -> None:
+async def resume(run: CancelledRun, desk: Desk) -> None:
     records = [
         RECORD | {"jobid": desk.service.take(ref="w.1")},
         RECORD | {"jobid": None, "reply_ref": "w.2"},
     ]
     second = desk.service.take(ref="w.2")
-    await turn.through(desk.dispatcher.resume(records))
+    await run.through(desk.dispatcher.resume(records))
     handles = await desk.dispatcher.resume(records)
     assert [handle.reply_ref for handle in handles] == ["w.1", "w.2"]
-    await patiently(lambda: handles[1].jobid == second)
+    await eventually(lambda: handles[1].jobid == second)
     assert set(handles) == set(desk.dispatcher.handles)
     await desk.works()
 
 
 @at_each_desk("Dispatcher.drain")
-async def drain(turn: Turn, desk: Desk) -> None:
+async def drain(run: CancelledRun, desk: Desk) -> None:
     await desk.dispatcher.submit("create", prompt="a cat")
-    turn.begin(desk.dispatcher.drain())
+    run.begin(desk.dispatcher.drain())
     await settle(5)
     desk.service.end_all()
-    await turn.end()
+    await run.end()
     assert await desk.dispatcher.drain() == []
-    await patiently(lambda: desk.in_flight == 0)
+    await eventually(lambda: desk.in_flight == 0)
 
 
 @at_each_desk("Dispatcher.drain")
-async def drain_of_what_runs_on(turn: Turn, desk: Desk) -> None:
+async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
     handle = await desk.dispatcher.submit("create", prompt="a cat")
     waiting = asyncio.create_task(_outcome(handle))
-    await turn.through(desk.dispatcher.drain(timeout=0))
+    await run.through(desk.dispatcher.drain(timeout=0))
     records = await desk.dispatcher.drain(timeout=0)
     assert [record["jobid"] for record in records] == desk.service.executing
     assert isinstance(await waiting, Closed)
     # A name that the slot was about to get may be on its way back.
-    await patiently(lambda: desk.in_flight == 1)
+    await eventually(lambda: desk.in_flight == 1)
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
         await desk.dispatcher.resume(records)
@@ -281,7 +281,7 @@ async def drain_of_what_runs_on(turn: Turn, desk: Desk) -> None:
 
 
 @at_each_desk("Dispatcher.close")
-async def close(turn: Turn, desk: Desk) -> None:
+async def close(run: CancelledRun, desk: Desk) -> None:
     handle = await desk.dispatcher.submit("create", prompt="a cat")
     waiting = asyncio.create_task(_outcome(handle))
     # Theirs is looked after, and a job of unknown fate is looked for.
@@ -289,23 +289,23 @@ async def close(turn: Turn, desk: Desk) -> None:
     await desk.dispatcher.reconcile()
     await desk.dispatcher.resume([RECORD | {"jobid": None}])
     polls = len(desk.service.gets)
-    await turn.through(desk.dispatcher.close())
-    if turn.point:
+    await run.through(desk.dispatcher.close())
+    if run.point:
         # A close that is cancelled leaves no task that asks or waits.
-        await patiently(waiting.done)
+        await eventually(waiting.done)
         await desk.client.close()
         await settle(5)
         assert not desk.dispatcher.handles
         assert len(desk.service.gets) <= polls + 2
     await desk.dispatcher.close()
     assert isinstance(await waiting, Closed)
-    await patiently(lambda: desk.in_flight == 3)
+    await eventually(lambda: desk.in_flight == 3)
     for lease in desk.balancer.adopted().values():
         await desk.balancer.release(lease)
 
 
 @at_each_desk("Dispatcher.__aenter__", "Dispatcher.__aexit__")
-async def context(turn: Turn, desk: Desk) -> None:
+async def context(run: CancelledRun, desk: Desk) -> None:
     desk.service.take()
 
     async def use() -> None:
@@ -313,12 +313,12 @@ async def context(turn: Turn, desk: Desk) -> None:
             await dispatcher.submit("create", prompt="a cat")
             desk.service.end_all()
 
-    await turn.through(use())
+    await run.through(use())
     await desk.dispatcher.close()
     desk.service.end_all()
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
-        await patiently(lambda: desk.in_flight == 0)
+        await eventually(lambda: desk.in_flight == 0)
         await desk.works()
 
 

@@ -6,12 +6,12 @@ import random
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Secret
 from pika_balancer.clock import SystemClock
-from pika_balancer.loadtest.driver import Load, LoadPlan
+from pika_balancer.loadtest.driver import Driver, LoadPlan
 from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import Server, ServerSettings, server_apart
+from pika_balancer.loadtest.server_process import ServerProcess, ServerSettings
 from pika_balancer.testing import LocalServer, settle
-from tests.cancelling.turn import Turn, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE
 
 TICK = 0.002
@@ -33,26 +33,26 @@ class Jobs:
 
 
 @about("open_loop")
-async def opened(turn: Turn) -> None:
+async def opened(run: CancelledRun) -> None:
     jobs = Jobs()
     arrivals = (TICK * number for number in itertools.count())
     work = open_loop(arrivals, jobs, seconds=1, most=2, clock=SystemClock(), offered=lambda _: None)
-    done = await turn.through(work)
+    done = await run.through(work)
     assert jobs.running == 0
     assert jobs.begun == 2 or not done
 
 
 @about("closed_loop")
-async def closed(turn: Turn) -> None:
+async def closed(run: CancelledRun) -> None:
     jobs = Jobs()
     work = closed_loop(2, jobs, seconds=1, most=4, clock=SystemClock(), offered=lambda _: None)
-    done = await turn.through(work)
+    done = await run.through(work)
     assert jobs.running == 0
     assert jobs.begun == 4 or not done
 
 
 @about("together")
-async def grouped(turn: Turn) -> None:
+async def grouped(run: CancelledRun) -> None:
     jobs = Jobs()
 
     async def two() -> None:
@@ -61,28 +61,29 @@ async def grouped(turn: Turn) -> None:
             group.create_task(jobs(0))
             await asyncio.sleep(0)
 
-    await turn.through(two())
+    await run.through(two())
     assert jobs.running == 0
 
 
-@about("Load.run")
-async def stretch(turn: Turn) -> None:
+@about("Driver.run")
+async def stretch(run: CancelledRun) -> None:
     server = LocalServer({ONE: 2}, service="fixed:1ms")
-    load = Load(SystemClock())
+    driver = Driver(SystemClock())
     plan = LoadPlan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
 
     async with server.run() as url, PikaClient("canary", base_url=url) as client:
-        balancer = Balancer([Account(ONE, max_jobs=2)], observer=load.observe)
+        balancer = Balancer([Account(ONE, max_jobs=2)], observer=driver.observe)
         async with balancer, Dispatcher(client, balancer, poll_every=0.01, reconcile=False) as dispatcher:
-            load.dispatcher = dispatcher
 
             async def once() -> str:
-                tally = Recorder(seconds=plan.seconds)
-                return await load.run(plan, tally, rng=random.Random(1), watch=lambda: None, interval=TICK)
+                recorder = Recorder(seconds=plan.seconds)
+                return await driver.run(
+                    dispatcher, plan, recorder, rng=random.Random(1), watch=lambda: None, interval=TICK
+                )
 
-            await turn.through(once())
+            await run.through(once())
             # What was under way stays in the dispatcher's care, and ends there.
-            await patiently(lambda: not dispatcher.handles)
+            await eventually(lambda: not dispatcher.handles)
             assert await once() == "jobs"
 
 
@@ -101,10 +102,10 @@ class Process:
         await asyncio.sleep(0)
 
 
-@about("Server.ask", "Server.statistics")
-async def asking(turn: Turn) -> None:
+@about("ServerProcess.ask", "ServerProcess.statistics")
+async def asking(run: CancelledRun) -> None:
     process = Process()
-    server = Server(process)  # type: ignore[arg-type]  # as much of a process as it uses
+    server = ServerProcess(process)  # type: ignore[arg-type]  # as much of a process as it uses
 
     async def answer() -> None:
         await settle(3)
@@ -112,22 +113,22 @@ async def asking(turn: Turn) -> None:
             process.stdout.feed_data(b"%d\n" % (number + 1))
 
     answered = 0
-    turn.begin(server.statistics())
+    run.begin(server.statistics())
     await answer()
     answered = len(process.asked)
-    await turn.end()
+    await run.end()
     again = asyncio.create_task(server.ask("statistics"))
     await answer()
     # An answer that was not read is not the answer to the next question.
     assert await again == len(process.asked)
 
 
-@about("server_apart")
-async def apart(turn: Turn) -> None:
+@about("ServerProcess.run")
+async def apart(run: CancelledRun) -> None:
     settings = ServerSettings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
 
     async def use() -> None:
-        async with server_apart(settings) as server:
+        async with ServerProcess.run(settings) as server:
             assert server.url.startswith("http://127.0.0.1")
 
-    await turn.through(use())
+    await run.through(use())

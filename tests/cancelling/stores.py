@@ -11,9 +11,9 @@ from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
-from tests.cancelling.turn import Turn, about
+from tests.cancelling.cancel_point import CancelledRun, about
 
-Steps = Callable[[Turn, Store], Awaitable[None]]
+Steps = Callable[[CancelledRun, Store], Awaitable[None]]
 SOON = 60.0
 now = SystemClock().now
 
@@ -22,13 +22,13 @@ def on_each_store(name: str) -> Callable[[Steps], Steps]:
     """Register a scenario for the method of that name of both stores."""
 
     def register(steps: Steps) -> Steps:
-        async def memory(turn: Turn) -> None:
-            async with in_memory(turn) as store:
-                await steps(turn, store)
+        async def memory(run: CancelledRun) -> None:
+            async with in_memory(run) as store:
+                await steps(run, store)
 
-        async def shared(turn: Turn) -> None:
-            async with on_server(turn) as store:
-                await steps(turn, store)
+        async def shared(run: CancelledRun) -> None:
+            async with on_server(run) as store:
+                await steps(run, store)
 
         memory.__name__, shared.__name__ = f"memory_{name}", f"redis_{name}"
         if hasattr(MemoryStore, name) and name != "release":
@@ -56,127 +56,127 @@ async def both_free(store: Store) -> None:
 
 
 @on_each_store("acquire")
-async def acquire(turn: Turn, store: Store) -> None:
+async def acquire(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     held = [await store.acquire(None, None) for _ in ACCOUNTS]
-    turn.begin(store.acquire(None, now() + 30))
+    run.begin(store.acquire(None, now() + 30))
     await settle(3)
     for lease in held:
         await give_back(store, lease)
-    if await turn.end():
-        await give_back(store, turn.result)
+    if await run.end():
+        await give_back(store, run.result)
     await both_free(store)
 
 
 @on_each_store("release")
-async def release(turn: Turn, store: Store) -> None:
+async def release(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     lease = await store.acquire(None, None)
     owed = store.release(lease)
     assert owed is not None
-    await turn.through(owed)
+    await run.through(owed)
     assert not lease.held
     await both_free(store)
 
 
 @on_each_store("adopt")
-async def adopt(turn: Turn, store: Store) -> None:
+async def adopt(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
-    if await turn.through(store.adopt("0", "job:9")):
-        await give_back(store, turn.result)
+    if await run.through(store.adopt("0", "job:9")):
+        await give_back(store, run.result)
     await both_free(store)
     await give_back(store, await store.adopt("0", "job:9"))
 
 
 @on_each_store("update")
-async def update(turn: Turn, store: Store) -> None:
-    await turn.through(store.update(ACCOUNTS))
+async def update(run: CancelledRun, store: Store) -> None:
+    await run.through(store.update(ACCOUNTS))
     await both_free(store)
 
 
 @on_each_store("pause")
-async def pause(turn: Turn, store: Store) -> None:
+async def pause(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
-    await turn.through(store.pause("0"))
+    await run.through(store.pause("0"))
     await store.resume("0")
     await both_free(store)
 
 
 @on_each_store("cool_down")
-async def cool_down(turn: Turn, store: Store) -> None:
+async def cool_down(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
-    await turn.through(store.cool_down("0", now() + 3600))
+    await run.through(store.cool_down("0", now() + 3600))
     await store.resume("0")
     await both_free(store)
 
 
 @on_each_store("resume")
-async def resume(turn: Turn, store: Store) -> None:
+async def resume(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     await store.pause("0")
-    await turn.through(store.resume("0"))
+    await run.through(store.resume("0"))
     await store.resume("0")
     await both_free(store)
 
 
 @on_each_store("orphans")
-async def orphans(turn: Turn, store: Store) -> None:
-    await turn.through(store.orphans())
+async def orphans(run: CancelledRun, store: Store) -> None:
+    await run.through(store.orphans())
     assert tuple(await store.orphans()) == ()
     await both_free(store)
 
 
 @on_each_store("give_up")
-async def give_up(turn: Turn, store: Store) -> None:
-    await turn.through(store.give_up(()))
+async def give_up(run: CancelledRun, store: Store) -> None:
+    await run.through(store.give_up(()))
     await both_free(store)
 
 
 @on_each_store("close")
-async def close(turn: Turn, store: Store) -> None:
+async def close(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     lease = await store.acquire(None, None)
     # It is on its way when the store begins to close, and arrives.
     store.release(lease)
-    await turn.through(store.close())
-    if turn.point:
-        await turn.nothing_runs()
+    await run.through(store.close())
+    if run.point:
+        await run.nothing_runs()
     await store.close()
     await both_free(store)
 
 
 @about("RedisStore.pool_status")
-async def pool_status(turn: Turn) -> None:
-    async with on_server(turn) as store:
+async def pool_status(run: CancelledRun) -> None:
+    async with on_server(run) as store:
         assert isinstance(store, RedisStore)
-        await turn.through(store.pool_status())
+        await run.through(store.pool_status())
         assert (await store.pool_status()).holders == ()
         await both_free(store)
 
 
 @about("RedisStore.repair")
-async def repair(turn: Turn) -> None:
-    async with on_server(turn) as store:
+async def repair(run: CancelledRun) -> None:
+    async with on_server(run) as store:
         assert isinstance(store, RedisStore)
-        await turn.through(store.repair())
+        await run.through(store.repair())
         assert (await store.repair()).mended == ()
         await both_free(store)
 
 
-async def connecting(turn: Turn) -> None:
+async def connecting(run: CancelledRun) -> None:
     """A connection of a program that ends while it is made."""
-    endpoint = Endpoint(Secret(turn.server.url), "empty", timeout=SOON)
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
     connection = Connection(endpoint)
-    await turn.through(connection.connect(refresh=True))
+    await run.through(connection.connect(refresh=True))
     await connection.disconnect()
     await connection.connect(refresh=True)
     await connection.disconnect()
     await endpoint.close()
 
 
-async def listening(turn: Turn) -> None:
+async def listening(run: CancelledRun) -> None:
     """The same for the connection on which messages arrive."""
-    endpoint = Endpoint(Secret(turn.server.url), "empty", timeout=SOON)
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
     connection = Connection(endpoint)
 
     async def listen() -> None:
@@ -184,7 +184,7 @@ async def listening(turn: Turn) -> None:
         connection.send("SUBSCRIBE", "empty")
         await connection.receive()
 
-    await turn.through(listen())
+    await run.through(listen())
     await connection.disconnect()
     await endpoint.close()
 

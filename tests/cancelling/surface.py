@@ -1,38 +1,35 @@
-"""The public coroutines of the package, found in the package itself: no list of them is kept by hand."""
+"""Find the public coroutines of the package."""
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules, walk_packages
 from typing import Any, Final
 
 import pika_balancer
 
 ASYNC_PROTOCOLS: Final = {"__aenter__", "__aexit__", "__anext__", "__await__"}
-README: Final = Path(__file__).parents[2] / "README.md"
-COMMANDS: Final = {"cli", "__main__"}
-"""Doors for people, not for programs: what they do when interrupted is tested as commands."""
+NOT_FOR_PROGRAMS: Final = {"cli", "__main__", "_util"}
+"""Rooms that programs do not import: commands, whose interrupts have tests of their own, and helpers."""
+MODULES: Final = ("clock", "testing", "dispatch.webhook")
+"""Public modules that are no packages."""
 
 
 def fronts() -> dict[str, types.ModuleType]:
     """Return the modules that users import from, by name.
 
-    Every package that states its public names, every module that the README imports from, and what the
-    parameters of those are made of: clocks, and the measured load with its modules.
+    Every package that states its public names, all modules of one that does not, and `MODULES`.
     """
-    names = {"pika_balancer", "pika_balancer.clock"}
-    names |= set(re.findall(r"^\s*from (pika_balancer[\w.]*) import", README.read_text(), re.MULTILINE))
-    for found in iter_modules(pika_balancer.__path__, "pika_balancer."):
-        if found.ispkg and found.name.split(".")[1] not in COMMANDS:
+    names = {"pika_balancer", *(f"pika_balancer.{module}" for module in MODULES)}
+    for found in walk_packages(pika_balancer.__path__, "pika_balancer."):
+        if found.ispkg and found.name.split(".")[1] not in NOT_FOR_PROGRAMS:
             package = import_module(found.name)
             if hasattr(package, "__all__"):
                 names.add(found.name)
             else:
-                names |= {module.name for module in walk_packages(package.__path__, f"{found.name}.")}
+                names |= {module.name for module in iter_modules(package.__path__, f"{found.name}.")}
     return {name: import_module(name) for name in sorted(names)}
 
 
@@ -49,7 +46,7 @@ def public_things() -> Iterator[Any]:
 def public_coroutines() -> set[str]:
     """Return the qualified names of all public coroutines: methods, functions, async contexts and iterators.
 
-    What a public method returns is public, too, whatever room it comes from.
+    What a public method returns is public, too, wherever it is defined.
     """
     found: dict[str, str] = {}
     seen: set[type] = set()
@@ -102,7 +99,7 @@ def _returned(function: types.FunctionType) -> Any:
     alone = types.SimpleNamespace(__annotations__={"return": inner.__annotations__.get("return")})
     try:
         return typing.get_type_hints(alone, inner.__globals__)["return"]
-    except NameError:  # a type of an extra, which only type checkers see
+    except (NameError, TypeError):  # a type of an extra, or `array[float]`: only type checkers read these
         return None
 
 

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None, *, now: Callable[[], float] = time.monot
     args = parser.parse_args(argv)
     guided = not args.blind and find_spec("atheris") is not None
     if not guided and not args.blind:
-        print("Atheris is missing (pip install atheris): inputs are changed blindly")  # noqa: T201 - a script
+        print("Atheris is missing (pip install atheris): inputs are changed blindly")
     held = True
     for name in args.target or TARGETS:
         began = now()
@@ -56,8 +56,8 @@ def feed(name: str, data: Iterable[bytes], until: float, now: Callable[[], float
             TARGETS[name](case)
         except Exception as error:  # noqa: BLE001 - whatever it is, it got through
             got_through += 1
-            print(f"{name}: {type(error).__name__}: {error!s:.300}\n  {case!r:.{_SHOWN}}")  # noqa: T201 - a script
-    print(f"{name}: {count:,} inputs, {got_through} got through")  # noqa: T201 - a script
+            print(f"{name}: {type(error).__name__}: {error!s:.300}\n  {case!r:.{_SHOWN}}")
+    print(f"{name}: {count:,} inputs, {got_through} got through")
     return not got_through
 
 
@@ -73,9 +73,9 @@ def _guided(name: str, seed: int, until: float, now: Callable[[], float]) -> boo
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     lines = done.stderr.splitlines()
     if done.returncode:
-        print("\n".join(lines[-60:]))  # noqa: T201 - a script
+        print("\n".join(lines[-60:]))
     told = [line for line in lines if line.startswith(("Done ", "#")) and ("Done" in line or "DONE" in line)]
-    print(f"{name}: guided, exit code {done.returncode}: {'; '.join(told[-2:])}")  # noqa: T201 - a script
+    print(f"{name}: guided, exit code {done.returncode}: {'; '.join(told[-2:])}")
     return not done.returncode
 
 

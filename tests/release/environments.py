@@ -19,7 +19,7 @@ from tests.release.findings import Findings, Workshop, environment, run
 IMPORTS: Final = "import pika_balancer; print(pika_balancer.__version__)"
 DEMO: Final = ("demo", "--jobs", "20", "--json")
 QUICK: Final = (
-    "tests/test_wire.py",
+    "tests/test_requests.py",
     "tests/test_selector.py",
     "tests/store/test_scripts.py",
     "tests/simulate/test_trace.py",
@@ -27,26 +27,27 @@ QUICK: Final = (
 """Tests that read samples, scripts and the like beside the code."""
 CORE: Final = (
     "tests/test_balancer.py",
-    "tests/test_callbacks.py",
+    "tests/test_webhook.py",
     "tests/test_client.py",
     "tests/test_client_sockets.py",
     "tests/test_events.py",
-    "tests/test_line.py",
+    "tests/test_held.py",
     "tests/test_models.py",
-    "tests/test_parse.py",
     "tests/test_policy.py",
+    "tests/test_requests.py",
+    "tests/test_responses.py",
     "tests/test_selector.py",
     "tests/test_surface.py",
-    "tests/test_wire.py",
+    "tests/test_wait_queue.py",
     "tests/dispatch",
 )
 ROOMS: Final = {
     "cli": ("tests/cli/test_output.py", "tests/cli/test_progress.py", "tests/cli/test_watch.py"),
     "redis": ("tests/store",),
     "sim": ("tests/simulate/test_run.py", "tests/simulate/test_differential.py"),
-    "plot": ("tests/simulate/test_report.py", "tests/cli/test_bench.py"),
+    "plot": ("tests/simulate/test_report.py",),
     "parquet": ("tests/simulate/test_trace.py",),
-    "load": ("tests/load",),
+    "load": ("tests/loadtest",),
     "metrics": ("tests/test_metrics.py",),
 }
 """The tests of what an extra is for."""

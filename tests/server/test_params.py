@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pika_balancer.server.errors import Refusal
+from pika_balancer.server.answers import Refusal
 from pika_balancer.server.form import ReceivedFile as PikaUpload
 from pika_balancer.server.form import _multipart
 from tests.server.conftest import FIRST, PNG, Rig, Upload, form, running

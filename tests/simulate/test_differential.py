@@ -29,9 +29,9 @@ from pika_balancer.simulate import (
     SimulatedAccount,
     Slowdown,
     Trace,
+    collector,
     simulate,
 )
-from pika_balancer.simulate import collector as tallies
 from tests.depth import examples, sized
 
 pytestmark = pytest.mark.no_cover  # scenario after scenario; other tests run the same lines
@@ -185,7 +185,7 @@ def test_they_do_where_slots_form_a_heap(policy: str) -> None:
 
 
 def test_they_count_alike_where_durations_are_no_longer_kept() -> None:
-    jobs = tallies.EXACT + 5000
+    jobs = collector.EXACT + 5000
     scenario = Scenario("2x2", Poisson(5.0), Exponential(1.0), Queue(limit=3), warm_up=0.01)
     fast, slow = (
         simulate(scenario, jobs=jobs, seed=3, records=True, engine=e) for e in ("numba", "reference")
@@ -199,9 +199,9 @@ def test_both_see_the_same_classes_and_draw_the_same_numbers() -> None:
 
     rng = random.Random(1)
     durations = [math.exp(rng.uniform(-13, 22)) for _ in range(2000)] + [1.0, 2.0, 2.0**-20, 1e-300, 1e300]
-    assert [steps.class_of(d) for d in durations] == [tallies.class_of(d) for d in durations]
+    assert [steps.class_of(d) for d in durations] == [collector.class_of(d) for d in durations]
     for duration in durations[:2000]:
-        low, high = tallies.class_bounds(tallies.class_of(duration))
+        low, high = collector.class_bounds(collector.class_of(duration))
         assert low <= duration < high
     import numpy as np  # noqa: PLC0415 - only here
 

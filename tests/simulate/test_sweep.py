@@ -1,4 +1,4 @@
-"""Many runs say the same whoever does them, and say it with the right confidence."""
+"""Results of many runs do not depend on the executor, and their intervals cover the truth."""
 
 import json
 import math
@@ -10,7 +10,8 @@ import pytest
 
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import Exponential, Poisson, Queue, Scenario, simulate, theory
-from pika_balancer.simulate.replicate import Pooled, RunProgress, pool, replicate, seed_of, student, sweep
+from pika_balancer.simulate.estimate import student
+from pika_balancer.simulate.replicate import Pooled, RunProgress, pool, replicate, seed_of, sweep
 from tests.depth import sized
 
 SCENARIO = Scenario("5x6", Poisson(25 / 180), Exponential(180))
@@ -22,7 +23,7 @@ def figures(pooled: Pooled) -> object:
     return repr(pooled.estimates), pooled.counts, runs
 
 
-def test_the_same_whoever_works_and_however_many() -> None:
+def test_results_do_not_depend_on_the_executor() -> None:
     def ask(*, executor: Executor | None = None, workers: int | None = None) -> object:
         return figures(replicate(SCENARIO, runs=5, jobs=3000, seed=7, executor=executor, workers=workers))
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pika_balancer import PikaClient
-from pika_balancer.cli.fetch_jobs import ask
+from pika_balancer.cli.jobs import running_jobs
 from pika_balancer.cli.store import Findings
 from pika_balancer.server import LocalServer
 from tests.children import default_signals
@@ -133,7 +133,7 @@ async def test_with_half_of_its_processes_killed_a_fleet_passes_no_cap_and_loses
         assert len({holder.process for holder in state.orphans}) <= killed
 
         # The service runs no job any more, so all orphans have ended.
-        running = await ask(client, await client.jobs())
+        running = await running_jobs(client)
         over = Findings.of(state, running, all_orphans=False).over
         assert over == state.orphans
         repair = await observer.repair(over)

@@ -11,7 +11,8 @@ from pika_balancer import events
 from pika_balancer.clock import Timer
 from pika_balancer.errors import NoCapacity, PikaError, StoreUnavailable, WrongLoop
 from pika_balancer.models import Grantor
-from pika_balancer.store.errors import adopted_elsewhere, no_capacity, unavailable, unknown_channel
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
+from pika_balancer.store.errors import no_capacity, unavailable
 from pika_balancer.store.redis.commands import (
     Acquire,
     Call,
