@@ -1,4 +1,4 @@
-"""Clients that speak to `Callbacks` and the local server as badly as they can, and what must hold.
+"""Clients that break HTTP towards `Webhook` and the local server, and what must hold.
 
 Whatever comes in, there is an answer below 500 or an end, soon; nothing shows a token or the address; the
 very next caller is served well, and when the client has gone nothing of it is left.
@@ -44,18 +44,18 @@ class Victim:
 
     port: int
     asks: dict[str, Ask]
-    """Good requests, by what they ask for."""
+    """Good requests by name."""
     secrets: tuple[bytes, ...]
-    """What no answer may show."""
+    """Secrets that no answer may show."""
     check: Callable[[], Awaitable[str]]
-    """Calls it as a good client does, and says what was wrong; nothing if all is well."""
+    """Makes a good call; returns what was wrong, or nothing."""
     kept: Callable[[], int] = lambda: 0
-    """How many connections the good client keeps."""
+    """Number of connections that the good client keeps."""
 
 
 @asynccontextmanager
 async def receiver() -> AsyncGenerator[Victim]:
-    """Run `Callbacks` under attack. Its address has a canary as its secret."""
+    """Run a `Webhook` with a canary as the secret of its address."""
     secret = re.sub(r"[^\w-]", "-", TOKEN)
     told: list[str] = []
     receiver = Webhook(secret=secret, body_limit=BODY_LIMIT, clock=ManualClock())
@@ -135,7 +135,7 @@ async def service() -> AsyncGenerator[Victim]:
 
 
 async def send(victim: Victim, raw: Raw) -> tuple[bytes, bool]:
-    """Send what a client of the bad kind sends; return what came back, and whether the connection ended."""
+    """Send a bad request; return the answer, and whether the connection ended."""
     reader, writer = await asyncio.open_connection("127.0.0.1", victim.port)
     answer = bytearray()
     ended = False
@@ -180,7 +180,7 @@ async def _flood(writer: asyncio.StreamWriter, raw: Raw) -> None:
 
 
 def judged(victim: Victim, answer: bytes, *, ended: bool) -> Iterable[str]:
-    """Yield what is wrong with what came back."""
+    """Yield what is wrong with the answer."""
     if not ended:
         yield "the connection stays open"
     if any(status >= b"500" for status in _STATUS.findall(answer)):
@@ -197,7 +197,7 @@ def judged(victim: Victim, answer: bytes, *, ended: bool) -> Iterable[str]:
 async def attack(
     victim: Victim, requests: Iterable[tuple[str, Raw]], tally: Tally, *, group: str, at_once: int = 24
 ) -> None:
-    """Send all requests, so many at once, and count what comes of them."""
+    """Send all requests, several at once, and count the outcomes."""
     left = iter(requests)
 
     async def work() -> None:
@@ -223,7 +223,7 @@ async def _checked(victim: Victim) -> str:
     try:
         async with asyncio.timeout(_HANGS):
             return await victim.check()
-    except Exception as error:  # noqa: BLE001 - whatever a good client meets is the attack's doing
+    except Exception as error:  # noqa: BLE001 - any error of a good client is a failure
         return f"a good client fails with {error!r:.200}"
 
 

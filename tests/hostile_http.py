@@ -1,7 +1,7 @@
-"""Bad input without an end: servers that answer badly, clients that ask badly, by name and then by chance.
+"""Endless bad input: servers and clients that break HTTP, first the named cases, then random ones.
 
-`python -m tests.hostile_http --seconds 300 --seed 7` prints the number of cases, their outcomes and the failures:
-an error of another library, a hang, a token that shows, an answer accepted without a request.
+`python -m tests.hostile_http --seconds 300 --seed 7` prints the number of cases, their outcomes and the
+failures: an error of another library, a hang, a token that shows, an answer accepted without a request.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.raw_http import Bad, answer
 from tests.raw_json import SAMPLES
 
 TURN: Final = 400
-"""How many cases by chance are tried on one set of servers before the next has its turn."""
+"""Random cases per set of servers."""
 _SHOWN: Final = 40
 _FITTING: Final = {
     "account": "put_account",
@@ -34,7 +34,7 @@ _FITTING: Final = {
 
 
 def bodies(name: str, made: Iterable[tuple[str, bytes]], *calls: str) -> Iterator[Trial]:
-    """Yield trials of bodies in answers that are good in all else, with the status of the sample."""
+    """Yield trials with bad bodies in otherwise good answers, with the status of the sample."""
     status = b"HTTP/1.1 %s X" % name.split("-")[1].encode()
     for what, body in made:
         for call in calls:
@@ -42,7 +42,7 @@ def bodies(name: str, made: Iterable[tuple[str, bytes]], *calls: str) -> Iterato
 
 
 def named() -> Iterator[tuple[str, Iterable[Trial]]]:
-    """Yield all trials of the client that have names, by group."""
+    """Yield all named trials of the client, by group."""
     for call, made in CALLS.items():
         yield f"client, answers to {call}", each(raw_http.broken(made.good), call)
     for call in ("create", "accounts", "job", "jobs"):
@@ -54,7 +54,7 @@ def named() -> Iterator[tuple[str, Iterable[Trial]]]:
 
 
 def by_chance(rng: random.Random, count: int) -> Iterator[Trial]:
-    """Yield so many trials of the client, each of which its own seed brings back."""
+    """Yield random trials of the client; each has its own seed."""
     for _ in range(count):
         seed = rng.getrandbits(32)
         chance = random.Random(seed)
@@ -71,14 +71,14 @@ def by_chance(rng: random.Random, count: int) -> Iterator[Trial]:
 def asked_by_chance(
     rng: random.Random, ask: raw_requests.Ask, count: int
 ) -> Iterator[tuple[str, raw_requests.Raw]]:
-    """Yield so many requests like a good one, each of which its own seed brings back."""
+    """Yield random requests similar to a good one; each has its own seed."""
     for _ in range(count):
         seed = rng.getrandbits(32)
         yield f"seed {seed}", raw_requests.by_chance(random.Random(seed), ask)
 
 
 async def attack(tally: Tally, *, seconds: float, seed: int) -> None:
-    """Try all cases that have names, as far as they fit in, and go on by chance for the rest of the time."""
+    """Run the named cases, then random ones until the time is up."""
     until = time.monotonic() + seconds
     rng = random.Random(seed)
     for group, trials in named():
@@ -111,7 +111,7 @@ def _memory() -> int:
 
 
 def report(tally: Tally) -> str:
-    """Return a table of groups and what they ended in, and the escapes below it."""
+    """Return a table of the groups and their outcomes, followed by the failures."""
     lines: list[str] = []
     for group in sorted({group for group, _ in tally.outcomes}):
         ends = {kind: count for (each, kind), count in sorted(tally.outcomes.items()) if each == group}
@@ -123,7 +123,7 @@ def report(tally: Tally) -> str:
 
 
 def main() -> int:
-    """Attack as the command line says, print what came of it, and return 1 if anything escaped."""
+    """Run the command line, print the outcomes, and return 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile_http", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))

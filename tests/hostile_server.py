@@ -1,4 +1,4 @@
-"""Servers that answer `PikaClient` as badly as they can, many at once, and what must hold all the same.
+"""Servers that break HTTP towards `PikaClient`, many at once, and what must hold.
 
 Whatever comes back, a call returns a good value or raises one of our errors, within its deadline; nothing
 shows a token; a POST is sent once, and counts as refused only if the answer said so; the next call on the
@@ -33,7 +33,7 @@ MAX_BODY: Final = 65_536
 _HANGS: Final = 20.0
 _FLOOD: Final = 3 * 2**20
 _DEPTH: Final = 2
-"""Steps from a local variable for which tokens are looked for: of so many errors not all of memory can be."""
+"""Depth of the search for tokens from a local variable."""
 _FLOODED: Final = 0.2
 _DRIPPED: Final = 200
 _LONGEST_MESSAGE: Final = 1500
@@ -42,15 +42,15 @@ _UNDECIDED: Final = (SubmitOutcome.UNKNOWN, SubmitOutcome.LOST)
 
 @attrs.frozen
 class Call:
-    """A call of the client, and what it should have come back with."""
+    """A call of the client, and its expected value."""
 
     make: Callable[[PikaClient], Awaitable[Any]]
     good: bytes
     """The body of a good answer."""
     value: Any
-    """What that means."""
+    """The value for that body."""
     once: bool = attrs.field(default=False, kw_only=True)
-    """Whether it may never be sent a second time."""
+    """Whether it must not be sent twice."""
 
 
 JOB: Final = b'{"jobid": "job:good", "status": "started", "replyRef": "r"}'
@@ -88,7 +88,7 @@ class Trial:
 
 @attrs.frozen
 class Outcome:
-    """What a call ended in."""
+    """The outcome of a call."""
 
     trial: Trial
     kind: str
@@ -97,18 +97,18 @@ class Outcome:
 
 
 class Stage:
-    """A server that answers badly once whenever it is told to, and well at all other times."""
+    """A server that answers well, except once after each request to answer badly."""
 
     def __init__(self) -> None:
         self.server = RawServer(self._serve)
         self._bad: list[Bad] = []
         self._good = b""
         self._worst = asyncio.Event()
-        """Nothing worse comes until the call has ended."""
+        """Set until the call has ended: no further bytes come."""
         self._answered = asyncio.Event()
         """The call has ended."""
         self._told = asyncio.Event()
-        """Nothing bad comes any more."""
+        """No bad answers come any more."""
 
     async def __aenter__(self) -> Self:
         await self.server.__aenter__()
@@ -120,7 +120,7 @@ class Stage:
         await self.server.__aexit__(kind, error, trace)
 
     async def play(self, trial: Trial) -> Outcome:
-        """Have one call answered badly, and one more well; return what came of it."""
+        """Answer one call badly and the next one well; return the outcome."""
         call = CALLS[trial.call]
         self._bad[:], self._good = [trial.bad], call.good
         self._worst, self._answered, self._told = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -153,7 +153,7 @@ class Stage:
         return Outcome(trial, kind, complaints)
 
     async def _ending(self, call: Call, client: PikaClient, clock: ManualClock) -> Any:
-        """Return the value or the exception, moving the clock to the deadline where nothing else happens."""
+        """Return the value or the exception; move the clock to the deadline if nothing else happens."""
         task = asyncio.ensure_future(call.make(client))
         worst = asyncio.ensure_future(self._worst.wait())
         await asyncio.wait({task, worst}, timeout=_HANGS, return_when=asyncio.FIRST_COMPLETED)
@@ -179,7 +179,7 @@ class Stage:
             if not sound(result, call.value):
                 yield f"a value that is none: {result!r:.300}"
             if "rogue" in repr(result):
-                yield f"believes an answer that nobody asked for: {result!r:.300}"
+                yield f"accepts an answer without a request: {result!r:.300}"
             return
         if not isinstance(result, PikaError) or isinstance(result, InvalidArgument):
             yield f"a foreign error: {result!r:.300}"
@@ -214,7 +214,7 @@ class Stage:
             await connection.send(reply(200, self._good))
 
     async def _badly(self, bad: Bad, connection: Connection) -> bool:
-        """Answer badly; return whether the connection goes on."""
+        """Answer badly; return whether the connection continues."""
         worst, answered, told = self._worst, self._answered, self._told
         try:
             received: Received | None = None
@@ -243,7 +243,7 @@ class Stage:
 
 async def _flood(bad: Bad, connection: Connection, worst: asyncio.Event, answered: asyncio.Event) -> None:
     sent = 0
-    # A client that reads no more has had its worst as well.
+    # A client that has stopped reading has got its bad answer, too.
     asyncio.get_running_loop().call_later(_FLOODED, worst.set)
     while not answered.is_set():
         if bad.drip:
@@ -260,9 +260,9 @@ async def _flood(bad: Bad, connection: Connection, worst: asyncio.Event, answere
 
 
 def sound(value: Any, like: Any) -> bool:
-    """Return whether a value is what its type promises."""
+    """Return whether the fields of a value have their types."""
     if isinstance(like, Job):
-        # An empty status is a word that nobody knows: the job counts as running.
+        # An empty status is an unknown word: the job counts as running.
         return isinstance(value, Job) and _texts(value.jobid, value.status or "unknown")
     if isinstance(like, dict):
         return isinstance(value, dict) and all(
@@ -279,7 +279,7 @@ def _texts(*values: Any) -> bool:
 
 
 def _certainty(trial: Trial, error: PikaError, *, reached: bool) -> Iterator[str]:
-    """Yield why an error says too much of a submit that may have been accepted."""
+    """Yield why an error is wrong about a submit that may have been accepted."""
     meaning = submit_outcome(error)
     if meaning in _UNDECIDED:
         return
@@ -297,7 +297,7 @@ def _certainty(trial: Trial, error: PikaError, *, reached: bool) -> Iterator[str
 
 @attrs.define
 class Tally:
-    """What came of many trials."""
+    """Outcomes of many trials."""
 
     outcomes: Counter[tuple[str, str]] = attrs.Factory(Counter)
     """By group and kind."""
@@ -305,17 +305,17 @@ class Tally:
 
     @property
     def tried(self) -> int:
-        """All of them."""
+        """Number of trials."""
         return self.outcomes.total()
 
     def add(self, group: str, kind: str, label: str, complaints: Iterable[str]) -> None:
-        """Count one."""
+        """Count a trial."""
         self.outcomes[group, kind] += 1
         self.escapes += [f"{label}: {complaint}" for complaint in complaints]
 
 
 async def attack(trials: Iterable[Trial], tally: Tally, *, group: str, at_once: int = 16) -> None:
-    """Play all trials, so many at once, and count what comes of them."""
+    """Run all trials, several at once, and count the outcomes."""
     left = iter(trials)
 
     async def work() -> None:
@@ -338,7 +338,7 @@ def each(answers: Iterable[tuple[str, Bad]], *calls: str) -> Iterator[Trial]:
 
 @contextlib.asynccontextmanager
 async def listening(tally: Tally, *, names: tuple[str, ...] = ("pika_balancer",)) -> AsyncGenerator[None]:
-    """Count it as an escape if a log shows a token, or anything but our own notes at warning and above."""
+    """Count a failure if a log record shows a token, or is a warning of another library."""
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

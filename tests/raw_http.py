@@ -1,4 +1,4 @@
-"""Answers that break the rules of HTTP: a list by name, and as many more as one likes, by chance.
+"""Answers that break the rules of HTTP: a list with names, and any number of random ones.
 
 Every answer is good in all but what its name says. Wherever a server could repeat a token, it does.
 """
@@ -20,7 +20,7 @@ End = Literal["keep", "close", "reset"]
 
 ECHO: Final = f"Bearer {TOKEN}".encode()
 ROGUE: Final = b'{"jobid": "job:rogue", "status": "started", "rogue": {"maxJobs": 1}}'
-"""The body of an answer that nobody asked for: nothing in it may ever be believed."""
+"""The body of an answer without a request; it must never be accepted."""
 REPEATS: Final = json.dumps(
     {
         "error": f"refused {TOKEN} and {STORED}",
@@ -35,7 +35,7 @@ REPEATS: Final = json.dumps(
         TOKEN: {STORED: [TOKEN]},
     }
 ).encode()
-"""A body that repeats tokens wherever it can."""
+"""A body with tokens in every field."""
 
 
 @attrs.frozen
@@ -45,11 +45,11 @@ class Bad:
     start: bytes = attrs.field(repr=lambda data: repr(data[:200]))
     """What is sent first, at once."""
     more: bytes = b""
-    """What is sent after that, over and over, for as long as the client listens."""
+    """Sent after that, repeatedly, as long as the client reads."""
     drip: bool = False
     """Whether `more` comes byte by byte."""
     late: bytes = b""
-    """What comes once the client has its answer, on the same connection."""
+    """Sent on the same connection after the answer."""
     when: When = "after the request"
     """When it begins."""
     end: End = "keep"
@@ -71,7 +71,7 @@ def answer(
 
 
 def chunk(data: bytes, size: bytes | None = None, extension: bytes = b"", end: bytes = b"\r\n") -> bytes:
-    """Return a chunk; `size` lies about its length."""
+    """Return a chunk; `size` states another length."""
     return (b"%x" % len(data) if size is None else size) + extension + b"\r\n" + data + end
 
 
@@ -236,7 +236,7 @@ def _deflated(data: bytes, wbits: int) -> bytes:
 
 @functools.cache
 def bomb(wbits: int = 31, megabytes: int = 8) -> bytes:
-    """Return a list's begin and so many megabytes of spaces, compressed."""
+    """Return the start of a list and megabytes of spaces, compressed."""
     packer = zlib.compressobj(9, wbits=wbits)
     pieces = [packer.compress(b"[")] + [packer.compress(b" " * 2**20) for _ in range(megabytes)]
     return b"".join(pieces) + packer.flush()
@@ -446,7 +446,7 @@ def _endless(body: bytes) -> Iterator[tuple[str, Bad]]:
 
 
 def cuts(body: bytes) -> Iterator[tuple[str, Bad]]:
-    """Yield a good answer that is cut short behind every byte, by an end and by a reset."""
+    """Yield a good answer cut after every byte, by a close and by a reset."""
     whole = answer(body, status=b"HTTP/1.1 200 OK")
     whole = whole.replace(b"X-Echo: " + ECHO + b"\r\n", b"")
     for place in range(len(whole)):
@@ -491,7 +491,7 @@ _CODES: Final = (
 
 
 def by_chance(rng: random.Random, body: bytes) -> Bad:
-    """Return an answer in which several things are odd at once."""
+    """Return an answer with several defects."""
     if rng.random() < 0.2:
         return Bad(
             spoilt(rng, rng.choice([bad for _, bad in broken(body) if not bad.more]).start), end=_end(rng)
@@ -532,7 +532,7 @@ def _end(rng: random.Random) -> End:
 
 
 def spoilt(rng: random.Random, data: bytes) -> bytes:
-    """Return bytes of which a few are others, more, or gone."""
+    """Return the bytes with a few replaced, added or removed."""
     spoilt = bytearray(data)
     for _ in range(rng.randint(1, 5)):
         place = rng.randrange(len(spoilt) + 1)

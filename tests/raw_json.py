@@ -1,4 +1,4 @@
-"""Bodies that are no good: every sample, broken at every place of its tree in every way that there is."""
+"""Bad bodies: every sample, broken at every place of its tree."""
 
 import json
 import random
@@ -90,7 +90,7 @@ def _changed(tree: Any, where: Path_, value: Any) -> Any:
 
 
 def mutants(sample: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the sample with each value replaced by each of `VALUES`, each key gone, doubled or strange."""
+    """Yield the sample with each value replaced by each of `VALUES`, and each key changed or removed."""
     tree = json.loads(sample)
     for where in places(tree):
         path = "$" + "".join(f"[{step!r}]" for step in where)
@@ -139,7 +139,7 @@ def _keys(tree: Any, where: Path_) -> Iterator[tuple[str, bytes]]:
 
 
 def wholes(sample: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the sample spoilt as a whole: encoded otherwise, cut, doubled, or something else altogether."""
+    """Yield the sample broken as a whole: in another encoding, cut, repeated, or replaced."""
     text = sample.decode()
     yield "nothing", b""
     yield "spaces", b" \r\n\t " * 99
@@ -166,7 +166,7 @@ def wholes(sample: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def by_chance(rng: random.Random, sample: bytes) -> bytes:
-    """Return the sample with something wrong in it."""
+    """Return the sample with one random defect."""
     match rng.randrange(4):
         case 0:
             tree = json.loads(sample)

@@ -1,4 +1,4 @@
-"""Requests that break the rules of HTTP: a list by name, and as many more as one likes, by chance."""
+"""Requests that break the rules of HTTP: a list with names, and any number of random ones."""
 
 import gzip
 import random
@@ -20,7 +20,7 @@ class Raw:
     start: bytes = attrs.field(repr=lambda data: repr(data[:200]))
     """What is sent first, at once."""
     more: bytes = b""
-    """What is sent after that, over and over, for as long as the server listens."""
+    """Sent after that, repeatedly, as long as the server reads."""
     drip: bool = False
     """Whether `more` comes byte by byte."""
     reset: bool = False
@@ -29,7 +29,7 @@ class Raw:
 
 @attrs.frozen
 class Ask:
-    """A good request, to be spoilt."""
+    """A good request to derive bad ones from."""
 
     method: bytes
     path: bytes
@@ -352,7 +352,7 @@ def _slow(ask: Ask) -> Iterator[tuple[str, Raw]]:
 
 
 def by_chance(rng: random.Random, ask: Ask) -> Raw:
-    """Return a request in which several things are odd at once."""
+    """Return a request with several defects."""
     if rng.random() < 0.2:
         named = rng.choice([raw for _, raw in broken(ask) if not raw.more and len(raw.start) < 50_000])
         return Raw(spoilt(rng, named.start), reset=rng.random() < 0.1)

@@ -1,4 +1,4 @@
-"""A short turn of `python -m tests.hostile_http`: hundreds of bad servers, and hundreds of bad clients."""
+"""A short run of `python -m tests.hostile_http`: hundreds of bad servers and bad clients."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 SEED = 7
 PEAK = 48 * MAX_BODY
-"""Bytes that may be in use at once for one answer, the server's own among them."""
+"""Maximum memory for one answer in bytes, including the server's."""
 
 
 def heavy(trial: Trial) -> bool:
@@ -26,7 +26,7 @@ def heavy(trial: Trial) -> bool:
 
 
 def some(trials: Iterable[Trial], share: int) -> Iterator[Trial]:
-    """Yield each so-many-th, another share of the names with each call."""
+    """Yield every n-th case, another share on each call."""
     return itertools.islice(trials, SEED % share, None, share)
 
 
@@ -38,14 +38,14 @@ async def played(trials: Iterable[Trial]) -> Tally:
     return tally
 
 
-async def test_whatever_a_server_answers_a_submit_is_sent_once_and_ends_as_promised() -> None:
+async def test_a_submit_is_sent_once_and_ends_as_documented_whatever_the_answer() -> None:
     tally = await played(each(raw_http.broken(CALLS["create"].good), "create"))
     kinds = {kind for _, kind in tally.outcomes}
     assert kinds >= {"value", "InvalidResponse", "ConnectionLost", "RequestTimeout", "UnexpectedStatus"}
 
 
 @pytest.mark.parametrize("call", ["accounts", "job", "jobs", "put_account", "animate"])
-async def test_whatever_a_server_answers_the_other_calls_end_as_promised(call: str) -> None:
+async def test_the_other_calls_end_as_documented_whatever_the_answer(call: str) -> None:
     trials = [trial for trial in each(raw_http.broken(CALLS[call].good), call) if not heavy(trial)]
     await played(some(trials, 4))
 
@@ -69,7 +69,7 @@ async def test_a_body_may_be_broken_anywhere() -> None:
     )
 
 
-async def test_answers_made_by_chance_are_no_worse() -> None:
+async def test_random_answers_end_as_documented() -> None:
     await played(by_chance(random.Random(SEED), 200))
 
 
@@ -88,7 +88,7 @@ async def test_no_answer_takes_much_memory() -> None:
 
 
 @pytest.mark.parametrize("of", [receiver, service])
-async def test_whatever_clients_send_there_is_an_answer_and_the_next_one_is_served(of: object) -> None:
+async def test_every_request_is_answered_and_the_next_one_is_served(of: object) -> None:
     tally = Tally()
     async with (receiver if of is receiver else service)() as victim:
         for share, (group, ask) in zip((3, 13, 13, 13), victim.asks.items(), strict=False):
