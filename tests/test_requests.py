@@ -241,6 +241,30 @@ def test_the_services_words_are_shown_without_any_token(secret: str, look: Any) 
     assert (error.channel, error.jobid) == (None, None)
 
 
+SHAPE = "MTAwMDAwMDAwMDAwMDAwMDAw.GsAmPl.canary-of-a-token-that-no-field-names"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f"cannot log in with {SHAPE}.", "cannot log in with ***."),
+        (f"token={SHAPE},{SHAPE}", "token=***,***"),
+        (f'"{SHAPE.lower()}"', '"***"'),
+        (f"x{SHAPE}x/y", "***/y"),
+        ("see https://api.useapi.net/v1/pika/create.", "see https://api.useapi.net/v1/pika/create."),
+        (SHAPE[:-20], SHAPE[:-20]),
+    ],
+)
+def test_what_has_the_shape_of_a_discord_token_is_hidden(said: str, shown: str) -> None:
+    error = failure(400, json.dumps({"error": said, "jobid": said, "channel": said}).encode())
+    assert error.message.endswith(f"the service says: {shown}")
+    assert error.jobid == (said if shown == said else None)
+    job = read_job(json.dumps({"jobid": "j", "error": said, "errorDetails": said}).encode())
+    assert (job.error, job.error_details) == (shown, shown)
+    long = json.dumps({"jobid": "j", "error": "a-" * 500_000 + ".b" * 500_000}).encode()
+    assert len(read_job(long).error or "") == 2_000_000
+
+
 def test_the_services_words_are_escaped_and_cut() -> None:
     words = failure(400, json.dumps({"error": "\x1b[31mred\r\n\u202e" + "x" * 1000}).encode()).message
     assert words.isprintable()
