@@ -22,7 +22,7 @@ attribute or repr holds an API or Discord token.
     └── InvalidResponse        an answer that breaks the contract; `faults` lists each by path
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict, Unpack
 
 import attrs
 
@@ -33,49 +33,51 @@ Reason = Literal["full", "cooling_down", "never"]
 _LONGEST: Final = 2000
 
 
+class Facts(TypedDict, total=False):
+    """Facts that any error can have."""
+
+    status: int | None
+    """HTTP status of the answer."""
+    code: int | None
+    """The `code` of the service's error body; usually equal to `status`."""
+    channel: str | None
+    """The channel that the call was about."""
+    jobid: str | None
+    """Id of the job concerned, even if the rest of the answer was broken."""
+    retry_after: float | None
+    """Seconds to wait before the next attempt, as the service said."""
+    executing_jobs: tuple[str, ...]
+    """Ids of the jobs that hold the channel's slots, as the service said."""
+
+
 class PikaError(Exception):
     """The root of every error that this library raises on purpose.
 
-    Attributes: message: One sentence that says what to do next. Safe to print: unprintable characters are
-        escaped, and
-            it is at most 2000 characters long.
-        status: HTTP status of the answer, if any.
-        code: The `code` of the service's error body; usually equal to `status`.
-        channel: The channel that the call was about.
-        retry_after: Seconds to wait before the next attempt, if the service said so.
-        executing_jobs: Ids of the jobs that hold the channel's slots, if the service said so.
-        jobid: Id of the job concerned, if known, even if the rest of the answer was broken.
+    The `Facts` are attributes, None or empty if unknown.
+
+    Attributes:
+        message: One sentence that says what to do next; at most 2000 characters, unprintable ones escaped.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        status: int | None = None,
-        code: int | None = None,
-        channel: str | None = None,
-        jobid: str | None = None,
-        retry_after: float | None = None,
-        executing_jobs: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, message: str = "", **facts: Unpack[Facts]) -> None:
         # A message may quote anything: a file name, an option, a header.
         message = printable(message, _LONGEST)
         # Only the message goes to `args`: an error then survives pickle and copy with its attributes.
         super().__init__(message)
         self.message = message
-        self.status = status
-        self.code = code
-        self.channel = channel
-        self.jobid = jobid
-        self.retry_after = retry_after
-        self.executing_jobs = executing_jobs
+        self.status = facts.get("status")
+        self.code = facts.get("code")
+        self.channel = facts.get("channel")
+        self.jobid = facts.get("jobid")
+        self.retry_after = facts.get("retry_after")
+        self.executing_jobs = facts.get("executing_jobs", ())
 
 
 class InvalidArgument(PikaError, ValueError):
     """An argument cannot work; `field` names it."""
 
-    def __init__(self, message: str = "", *, field: str | None = None, channel: str | None = None) -> None:
-        super().__init__(message, channel=channel)
+    def __init__(self, message: str = "", *, field: str | None = None, **facts: Unpack[Facts]) -> None:
+        super().__init__(message, **facts)
         self.field = field
 
 
@@ -97,9 +99,9 @@ class NoCapacity(PikaError):
         *,
         reason: Reason = "full",
         until: float | None = None,
-        channel: str | None = None,
+        **facts: Unpack[Facts],
     ) -> None:
-        super().__init__(message, channel=channel)
+        super().__init__(message, **facts)
         self.reason: Reason = reason
         self.until = until
 
@@ -120,9 +122,9 @@ class StoreUnavailable(PikaError):
         address: str | None = None,
         why: str | None = None,
         away: float | None = None,
-        channel: str | None = None,
+        **facts: Unpack[Facts],
     ) -> None:
-        super().__init__(message, channel=channel)
+        super().__init__(message, **facts)
         self.address = address
         self.why = why
         self.away = away
@@ -146,11 +148,9 @@ class SubmissionUnknown(PikaError):
         verb: str | None = None,
         reply_ref: str | None = None,
         slot_held: bool = False,
-        status: int | None = None,
-        channel: str | None = None,
-        jobid: str | None = None,
+        **facts: Unpack[Facts],
     ) -> None:
-        super().__init__(message, status=status, channel=channel, jobid=jobid)
+        super().__init__(message, **facts)
         self.verb = verb
         self.reply_ref = reply_ref
         self.slot_held = slot_held
@@ -223,16 +223,8 @@ class TransportError(PikaError):
         maybe_sent: Whether the request may have reached the service.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        status: int | None = None,
-        channel: str | None = None,
-        jobid: str | None = None,
-        maybe_sent: bool = True,
-    ) -> None:
-        super().__init__(message, status=status, channel=channel, jobid=jobid)
+    def __init__(self, message: str = "", *, maybe_sent: bool = True, **facts: Unpack[Facts]) -> None:
+        super().__init__(message, **facts)
         self.maybe_sent = maybe_sent
 
 
@@ -265,17 +257,9 @@ class InvalidResponse(PikaError):
     """The service's answer breaks the contract.
 
     Attributes:
-        faults: Every violation found, in the order of the body.
+        faults: The violations, in the order of the body; at most 1000.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        faults: tuple[Fault, ...] = (),
-        jobid: str | None = None,
-        status: int | None = None,
-        channel: str | None = None,
-    ) -> None:
-        super().__init__(message, status=status, channel=channel, jobid=jobid)
+    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **facts: Unpack[Facts]) -> None:
+        super().__init__(message, **facts)
         self.faults = faults

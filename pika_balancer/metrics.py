@@ -18,9 +18,9 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -43,7 +43,11 @@ from pika_balancer.events import (
     Uncertain,
     Unserved,
 )
-from pika_balancer.models import AccountState, JobStatus, Snapshot
+from pika_balancer.models import AccountState, JobStatus
+
+if TYPE_CHECKING:
+    from pika_balancer.balancer.balancer import Balancer
+    from pika_balancer.balancer.held import Statistics
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -57,25 +61,8 @@ _PREFIX: Final = "pika_balancer"
 _LOOP_ANSWERS_WITHIN: Final = 1.0
 _OTHER: Final = "other"
 
-_WAITS: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
-_RUNS: Final = (
-    5.0,
-    10.0,
-    20.0,
-    30.0,
-    45.0,
-    60.0,
-    90.0,
-    120.0,
-    180.0,
-    240.0,
-    300.0,
-    420.0,
-    600.0,
-    900.0,
-    1800.0,
-    3600.0,
-)
+_WAITS: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+_RUNS: Final = (5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600, 900, 1800, 3600)
 
 _ERRORS: Final = frozenset(
     {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, PikaError)}
@@ -88,26 +75,6 @@ _WORDS: Final[Mapping[str, frozenset[str]]] = {
     "why": _ERRORS,
 }
 """The known values of each label; foreign error classes could be any number."""
-
-
-class SnapshotSource(Protocol):
-    """The part of `Balancer.statistics()` that the gauges read."""
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The in-flight counts."""
-        ...
-
-    @property
-    def waiters(self) -> Sized:
-        """The waiters."""
-        ...
-
-
-class Watchable(Protocol):
-    """Object with such statistics, such as `Balancer`."""
-
-    def statistics(self) -> SnapshotSource: ...
 
 
 @attrs.frozen
@@ -183,7 +150,7 @@ class Metrics:
             buckets=_RUNS,
             registry=None,
         )
-        self._watched: tuple[asyncio.AbstractEventLoop, Callable[[], Watchable | None]] | None = None
+        self._watched: tuple[asyncio.AbstractEventLoop, Callable[[], Balancer | None]] | None = None
         try:
             (REGISTRY if registry is None else registry).register(self)
         except ValueError:
@@ -192,7 +159,7 @@ class Metrics:
                 field="registry",
             ) from None
 
-    def watch(self, balancer: Watchable) -> None:
+    def watch(self, balancer: "Balancer") -> None:
         """Read the gauges from this balancer, and from no other.
 
         Does not keep the balancer alive. Call it in the balancer's event loop.
@@ -249,7 +216,7 @@ def _label(name: str, value: Any) -> str:
     return str(value) if value in _WORDS[name] else _OTHER
 
 
-def _gauges(statistics: SnapshotSource | None) -> Iterator[Metric]:
+def _gauges(statistics: "Statistics | None") -> Iterator[Metric]:
     yield _gauge("up", "Whether the event loop of the balancer answered this scrape.", statistics is not None)
     yield _gauge(
         "waiting", "Callers that wait for a slot.", None if statistics is None else len(statistics.waiters)
@@ -270,10 +237,10 @@ def _gauge(
     return GaugeMetricFamily(f"{_PREFIX}_{name}", words, value=value, labels=labels)
 
 
-def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | None]) -> SnapshotSource | None:
+def _read(loop: asyncio.AbstractEventLoop, balancer: "Callable[[], Balancer | None]") -> "Statistics | None":
     """Return the statistics, read in the loop's thread; None if it does not answer in time."""
 
-    def read() -> SnapshotSource | None:
+    def read() -> "Statistics | None":
         try:
             found = balancer()
             return None if found is None else found.statistics()
@@ -285,7 +252,7 @@ def _read(loop: asyncio.AbstractEventLoop, balancer: Callable[[], Watchable | No
         return read()
     if not loop.is_running():
         return None
-    answer: Future[SnapshotSource | None] = Future()
+    answer: Future[Statistics | None] = Future()
 
     def tell() -> None:
         # The scrape may have timed out meanwhile.

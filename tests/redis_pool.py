@@ -1,4 +1,4 @@
-"""Pools of the shared store, made for one test each, and examined when it is over."""
+"""Pools of the shared store for tests, checked for leaks when a test ends."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class _Alarm:
-    """A call that an `OwnClock` owes."""
+    """A scheduled call of an `OwnClock`."""
 
     timer: Timer
 
@@ -114,7 +114,7 @@ class Pool:
         self._names: dict[RedisStore, str] = {}
 
     def open(self, source: object = None, **options: Any) -> RedisStore:
-        """Return a store on the pool, which is closed at the end; another process, as it were."""
+        """Return a store on the pool, which is closed at the end; it stands for another process."""
         clock = self.clock
         if clock is not None:
             options = {"server_time": lambda: round(clock.now() * 1000)} | options
@@ -133,12 +133,12 @@ class Pool:
         self._names[store] = name
         return store
 
-    def hush(self, store: RedisStore) -> None:
-        """Have the store's process send no sign of life."""
+    def silence(self, store: RedisStore) -> None:
+        """Stop the heartbeats of the store."""
         _clocks[store].stop()
 
     def wake(self, store: RedisStore) -> None:
-        """Have it go on: it connects again if need be, and states what it holds."""
+        """Let the store go on: it connects again if needed, and states what it holds."""
         _clocks[store].go_on()
 
     def disconnect(self, store: RedisStore) -> None:
@@ -149,12 +149,12 @@ class Pool:
                 client.client_kill_filter(_id=connection["id"])
 
     def kill(self, store: RedisStore) -> None:
-        """Have the server hear and the store do nothing any more, as if its process had been killed."""
-        self.hush(store)
+        """Stop the store and its connections, as if its process had been killed."""
+        self.silence(store)
         self.disconnect(store)
 
     def listeners(self) -> int:
-        """Return how many stores hear what the server publishes."""
+        """Return how many stores receive messages."""
         channel = f"{self._prefix}news"
         if isinstance(self.server, Cluster):
             client: Any = self.server.watch
@@ -163,7 +163,7 @@ class Pool:
         return int(self.server.watch.pubsub_numsub(channel)[0][1])
 
     def waiters(self) -> int:
-        """Return how many have a place in line."""
+        """Return how many requests wait in the queue."""
         return int(self.server.watch.zcard(f"{self._prefix}queue"))
 
     def keys(self) -> dict[str, int]:
@@ -199,15 +199,15 @@ class Pool:
 
 
 def is_away(store: RedisStore) -> bool:
-    """Return whether the store says that it cannot reach its server."""
+    """Return whether the store reports that it cannot reach its server."""
     return ", away," in repr(store)
 
 
 async def quiet(*stores: object) -> None:
-    """Return once everything that was under way between the stores and their server has arrived."""
+    """Return once nothing is under way between the stores and their server."""
     shared = [store for store in stores if isinstance(store, RedisStore)]
     await settle(5)
-    # What one hears may make another speak.
+    # A message to one store may make it send a command.
     for _ in range(2):
         for store in shared:
             await _settled(store)
@@ -226,7 +226,7 @@ async def _settled(store: RedisStore) -> None:
 
 
 async def advance(clock: ManualClock, seconds: float, *stores: object) -> None:
-    """Move the clock on from alarm to alarm of the stores, and wait for what each of them brings about."""
+    """Move the clock on from alarm to alarm of the stores, and wait for the effects of each."""
     target = clock.now() + seconds
     clocks = [_clocks[store] for store in stores if isinstance(store, RedisStore)]
     await quiet(*stores)
@@ -242,7 +242,7 @@ async def advance(clock: ManualClock, seconds: float, *stores: object) -> None:
 
 
 async def give_back(*leases: Lease) -> None:
-    """Release leases of shared stores, and wait until the server knows."""
+    """Release leases of shared stores, and wait until the server has them."""
     for lease in leases:
         store = lease.grantor
         assert isinstance(store, RedisStore)

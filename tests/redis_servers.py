@@ -24,14 +24,14 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PATIENCE = 60.0
 
 BY_URL = "PIKA_TEST_REDIS_URL"
-"""Names a server in the environment that is used beside the ones that are started here."""
+"""Environment variable with the URL of one more server to test with."""
 
 
 def free_port() -> int:
     """Return a port that is free now, and whose cluster bus port is not above what there is.
 
-    It is none of those that the system gives to whoever asks for any port, so that only another call of this
-    function may return it too; who cannot bind it takes another one.
+    It lies outside the range of ephemeral ports, so only another call of this function may return it, too; a
+    server that cannot bind it takes another one.
     """
     while True:
         port = _chance.randrange(10_000, 32_768)
@@ -70,7 +70,7 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> "redis.Redis":
-        """Return a client to look into it with."""
+        """Return a client of the server."""
         return redis.Redis(port=self.port, decode_responses=True, **options)
 
     def command(self) -> list[str]:
@@ -120,7 +120,7 @@ class Server:
 
     @property
     def watch(self) -> Any:
-        """A client to look into it with, which stays connected until it is ended."""
+        """A client of the server, connected until it is killed."""
         if self._watch is None:
             self._watch = self.client()
         return self._watch
@@ -218,7 +218,7 @@ def _clustered() -> dict[str, str]:
 
 
 class Elsewhere(Server):
-    """A server that somebody else runs."""
+    """A server that was not started here."""
 
     def __init__(self, url: str) -> None:
         super().__init__("")
@@ -230,7 +230,7 @@ class Elsewhere(Server):
         return self._url
 
     def client(self, **options: Any) -> "redis.Redis":
-        """Return a client to look into it with."""
+        """Return a client of the server."""
         return redis.Redis.from_url(self._url, decode_responses=True, **options)
 
     def start(self) -> "Elsewhere":
@@ -285,7 +285,8 @@ class Servers:
 
     def __getitem__(self, kind: str) -> Server:
         if kind not in self._running:
-            self._running[kind] = make(kind).start()
+            self._running[kind] = server = make(kind).start()
+            server.watch.ping()  # connected before a test counts open sockets
         return self._running[kind]
 
     def remove(self) -> None:

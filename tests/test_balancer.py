@@ -1,4 +1,4 @@
-"""What a balancer adds to its store: leases, time limits, refresh, drain, and an eye on what is dropped."""
+"""What a balancer adds to its store: leases, time limits, refresh, drain and leak detection."""
 
 import asyncio
 import gc
@@ -83,7 +83,7 @@ async def test_a_timeout_that_is_none_is_refused_even_while_slots_are_free(timeo
         assert lease.held
 
 
-async def test_a_policy_beside_a_store_of_ones_own_is_refused() -> None:
+async def test_a_policy_is_refused_if_a_store_is_passed() -> None:
     either: list[dict[str, Any]] = [{"policy": "weighted"}, {"rng": random.Random(1)}]
     for options in either:
         with pytest.raises(InvalidArgument) as caught:
@@ -91,7 +91,7 @@ async def test_a_policy_beside_a_store_of_ones_own_is_refused() -> None:
         assert caught.value.field == "store"
 
 
-async def test_a_balancer_over_a_client_is_made_of_what_it_was_given() -> None:
+async def test_from_client_passes_every_argument_on() -> None:
     clock, told, source = ManualClock(50.0), list[events.Event](), Source(5, 1)
 
     async def picks(**options: Any) -> str:
@@ -176,7 +176,7 @@ async def test_a_lease_goes_back_to_the_balancer_that_granted_it_even_on_a_share
     assert (store.snapshot().in_flight, first.statistics().leaked) == (0, 0)
 
 
-async def test_a_release_passes_over_who_left_in_that_tick_or_failed_and_serves_one() -> None:
+async def test_a_release_skips_waiters_that_left_or_failed_in_that_tick() -> None:
     failing = False
 
     def policy(candidates: Sequence[object]) -> list[float]:
@@ -214,13 +214,13 @@ async def test_adopting_again_does_not_make_a_job_younger() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-async def test_a_rest_without_a_length_is_refused(seconds: float) -> None:
+async def test_a_cooldown_without_a_length_is_refused(seconds: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await Balancer(accounts(1)).cool_down("0", seconds)
     assert caught.value.field == "seconds"
 
 
-async def test_forty_workers_never_pass_a_cap_and_all_get_their_turn() -> None:
+async def test_forty_workers_never_exceed_a_cap_and_all_are_served() -> None:
     balancer = Balancer(accounts(1, 2, 3), rng=random.Random(4))
     peak = dict.fromkeys("012", 0)
     running = dict.fromkeys("012", 0)
@@ -239,7 +239,7 @@ async def test_forty_workers_never_pass_a_cap_and_all_get_their_turn() -> None:
     assert order == list(range(400))
 
 
-async def test_statistics_tell_who_holds_what_since_when_and_who_waits() -> None:
+async def test_statistics_list_leases_and_waiters_with_their_ages() -> None:
     clock = ManualClock(100)
     balancer = Balancer(accounts(1, 1), clock=clock)
     first = await balancer.acquire("0")
@@ -252,7 +252,7 @@ async def test_statistics_tell_who_holds_what_since_when_and_who_waits() -> None
         assert [(w.channel, w.age) for w in told.waiters] == [("0", 2.0)]
         for place in (*(h.place for h in told.holders), *(w.place for w in told.waiters)):
             assert "test_balancer.py:" in place
-            assert "test_statistics_tell" in place
+            assert "test_statistics_list" in place
         assert (told.snapshot.in_flight, told.leaked, told.refresh_failures) == (2, 0, 0)
         assert repr(balancer) == "<Balancer of 2 accounts, 2 of 2 in flight, 1 waiting>"
     await balancer.release(first)
@@ -312,7 +312,7 @@ async def test_an_abandoned_block_gives_its_slot_back() -> None:
     assert balancer.snapshot().in_flight == 0
 
 
-async def test_a_strangers_lease_is_refused() -> None:
+async def test_a_lease_of_another_balancer_is_refused() -> None:
     ours, theirs = Balancer(accounts(1)), Balancer(accounts(1))
     lease = await theirs.acquire()
     with pytest.raises(ForeignLease) as caught:
@@ -322,7 +322,7 @@ async def test_a_strangers_lease_is_refused() -> None:
     await theirs.release(lease)
 
 
-async def test_pause_rest_resume_adopt_and_update_reach_the_store() -> None:
+async def test_pause_cool_down_resume_adopt_and_update_reach_the_store() -> None:
     clock = ManualClock()
     balancer = Balancer(accounts(1), clock=clock)
     await balancer.cool_down("0", seconds=10)
@@ -343,7 +343,7 @@ async def test_pause_rest_resume_adopt_and_update_reach_the_store() -> None:
     assert balancer.snapshot().capacity == 2
 
 
-async def test_a_store_of_ones_own_gets_the_accounts_before_the_first_lease() -> None:
+async def test_a_store_that_is_passed_gets_the_accounts_before_the_first_lease() -> None:
     store = MemoryStore()
     balancer = Balancer(accounts(1), store=store)
     async with balancer.lease("0") as lease:
@@ -352,7 +352,7 @@ async def test_a_store_of_ones_own_gets_the_accounts_before_the_first_lease() ->
 
 
 class FarStore(MemoryStore):
-    """A store whose releases take a while, as over a network."""
+    """A store whose releases take I/O."""
 
     def __init__(self, *caps: int) -> None:
         super().__init__(accounts(*caps))
@@ -389,7 +389,7 @@ async def test_a_cancelled_release_still_reaches_the_store() -> None:
     assert (releasing.cancelled(), store.snapshot().in_flight) == (True, 0)
 
 
-async def test_a_lease_dropped_on_a_far_store_comes_back_too() -> None:
+async def test_a_lease_dropped_on_a_shared_store_is_released_too() -> None:
     store = FarStore(1)
     balancer = Balancer(accounts(1), store=store)
     for times in (1, 2):
@@ -399,7 +399,7 @@ async def test_a_lease_dropped_on_a_far_store_comes_back_too() -> None:
         assert (balancer.statistics().leaked, store.snapshot().in_flight) == (times, 0)
 
 
-async def test_refresh_keeps_counts_and_serves_the_line() -> None:
+async def test_refresh_keeps_counts_and_serves_waiters() -> None:
     clock, source = ManualClock(), Source(1)
     balancer = await Balancer.from_client(source, refresh_every=60, clock=clock)
     lease = await balancer.acquire()
@@ -451,7 +451,7 @@ async def test_refresh_without_a_source_and_impossible_intervals_are_refused() -
         assert caught.value.field == "refresh_every"
 
 
-async def test_drain_waits_for_the_held_and_grants_nothing_more() -> None:
+async def test_drain_waits_for_held_leases_and_grants_nothing_more() -> None:
     balancer = Balancer(accounts(2))
     lease, other = await balancer.acquire(), await balancer.acquire()
     waiter = asyncio.create_task(balancer.acquire())
@@ -485,7 +485,7 @@ async def test_drain_waits_for_a_grant_that_its_waiter_has_not_received() -> Non
     await giving_back
 
 
-async def test_drain_looks_again_after_every_release() -> None:
+async def test_drain_checks_again_after_every_release() -> None:
     balancer = Balancer(accounts(2))
     one, two = await balancer.acquire(), await balancer.acquire()
     waiter = asyncio.create_task(balancer.acquire())
@@ -499,7 +499,7 @@ async def test_drain_looks_again_after_every_release() -> None:
     assert await drained is True
 
 
-async def test_drain_waits_until_the_store_has_heard() -> None:
+async def test_drain_waits_until_the_store_has_confirmed_the_releases() -> None:
     store = FarStore(1)
     balancer = Balancer(accounts(1), store=store)
     lease = await balancer.acquire()
@@ -510,7 +510,7 @@ async def test_drain_waits_until_the_store_has_heard() -> None:
     await releasing
 
 
-async def test_a_drained_balancer_reads_the_map_no_more(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_drained_balancer_does_not_read_the_map(caplog: pytest.LogCaptureFixture) -> None:
     clock, source = ManualClock(), Source(1)
     balancer = await Balancer.from_client(source, refresh_every=60, clock=clock)
     await balancer.drain()
@@ -518,7 +518,7 @@ async def test_a_drained_balancer_reads_the_map_no_more(caplog: pytest.LogCaptur
     assert (source.reads, balancer.statistics().refresh_failures, caplog.text) == (1, 0, "")
 
 
-async def test_a_source_that_was_cancelled_inside_is_a_failed_refresh_and_no_end() -> None:
+async def test_a_cancellation_inside_the_source_is_a_failed_refresh() -> None:
     clock, source = ManualClock(), Source(1)
     async with await Balancer.from_client(source, refresh_every=60, clock=clock) as balancer:
         source.failure = asyncio.CancelledError()
@@ -561,7 +561,7 @@ async def test_a_balancer_closed_while_it_opens_grants_nothing() -> None:
     assert store.snapshot().in_flight == 0
 
 
-async def test_an_abandoned_block_on_a_far_store_gives_its_slot_back() -> None:
+async def test_an_abandoned_block_on_a_shared_store_gives_its_slot_back() -> None:
     store = FarStore(1)
     balancer = Balancer(accounts(1), store=store)
     await balancer.update(accounts(1))
@@ -591,7 +591,7 @@ async def test_drain_gives_up_after_its_timeout() -> None:
     assert clock.sleeping == 0
 
 
-async def test_close_fails_the_line_lets_leases_come_back_and_may_be_repeated() -> None:
+async def test_close_fails_waiters_accepts_releases_and_can_be_repeated() -> None:
     async with Balancer(accounts(1)) as balancer:
         lease = await balancer.acquire()
         waiter = asyncio.create_task(balancer.acquire(timeout=30))

@@ -1,4 +1,4 @@
-"""Cancelled at any moment, the tick of the grant included, a slot is never lost and never doubled."""
+"""No cancellation loses or doubles a slot, not even in the tick of the grant."""
 
 import asyncio
 import random
@@ -58,7 +58,7 @@ async def test_a_waiter_cancelled_around_its_grant_gives_the_slot_on(
 
 
 @pytest.mark.parametrize("victim", range(3))
-async def test_two_cancelled_in_one_tick_leave_the_third_its_turn(victim: int) -> None:
+async def test_two_cancelled_in_one_tick_do_not_keep_the_third_from_its_slot(victim: int) -> None:
     balancer = make(1)
     holder = await balancer.acquire()
     waiters = [asyncio.create_task(balancer.acquire()) for _ in range(3)]
@@ -102,7 +102,7 @@ async def test_a_storm_of_cancellations_loses_no_slot() -> None:
 
 
 @pytest.mark.deep
-async def test_a_patient_waiter_survives_a_storm_of_newcomers() -> None:
+async def test_a_waiter_without_a_limit_is_served_among_many_newcomers() -> None:
     balancer = make(1)
     served_before = 0
     holder = await balancer.acquire()

@@ -1,4 +1,4 @@
-"""Events: what a balancer tells, to whom, in which order, and what it costs who does not listen."""
+"""The events of a balancer: their order and facts, their log records, and their cost without an observer."""
 
 import asyncio
 import gc
@@ -18,7 +18,7 @@ def words(told: list[Event]) -> list[str]:
     return [type(event).__name__ for event in told]
 
 
-async def test_every_step_is_told_in_order_with_its_facts() -> None:
+async def test_every_step_is_reported_in_order_with_its_facts() -> None:
     clock, told = ManualClock(100.0), list[Event]()
     async with Balancer([Account("a", 1)], clock=clock, observer=told.append) as balancer:
         async with balancer.lease() as lease:
@@ -63,7 +63,7 @@ async def test_every_step_is_told_in_order_with_its_facts() -> None:
     assert facts[10] == {"at": 105.0, "channel": None, "accounts": 2}
 
 
-async def test_a_waiter_that_is_cancelled_is_told_as_unserved() -> None:
+async def test_a_cancelled_waiter_is_reported_as_unserved() -> None:
     told = list[Event]()
     async with Balancer([Account("a", 1)], observer=told.append) as balancer, balancer.lease():
         waiting = asyncio.ensure_future(balancer.acquire("a"))
@@ -74,7 +74,9 @@ async def test_a_waiter_that_is_cancelled_is_told_as_unserved() -> None:
     assert told[1].channel == "a"
 
 
-async def test_a_leak_is_told_with_its_place_and_then_as_released(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_leak_is_reported_with_its_place_and_then_as_released(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told = list[Event]()
     async with Balancer([Account("a", 1)], observer=told.append) as balancer:
         await balancer.acquire()
@@ -91,7 +93,7 @@ async def test_a_leak_is_told_with_its_place_and_then_as_released(caplog: pytest
     assert vars(record)["channel"] == "a"
 
 
-async def test_a_failed_refresh_is_told() -> None:
+async def test_a_failed_refresh_is_reported() -> None:
     clock, told = ManualClock(), list[Event]()
 
     class Source:
@@ -123,7 +125,7 @@ async def test_an_observer_that_fails_stops_nothing(caplog: pytest.LogCaptureFix
     assert "secret" not in caplog.text
 
 
-async def test_nothing_is_told_at_a_grant_that_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_grant_without_an_observer_creates_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError
 
@@ -161,14 +163,14 @@ def test_every_event_can_be_logged_with_all_its_facts(
         assert vars(record)[name] == value
 
 
-async def test_a_rest_is_logged_at_info_only(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cooldown_is_logged_at_info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pika_balancer")
     async with Balancer([Account("a", 1)]) as balancer, balancer.lease():
         await balancer.cool_down("a", 3)
     assert [record.levelno for record in caplog.records] == [CoolingDown.level]
 
 
-async def test_what_two_balancers_adopted_is_freed_once_and_leaks_nowhere() -> None:
+async def test_a_job_that_two_balancers_adopted_is_released_once() -> None:
     store = MemoryStore([Account("a", 2)])
     told = list[Event]()
     async with Balancer(store=store, observer=told.append) as one, Balancer(store=store) as two:
@@ -188,7 +190,7 @@ async def test_what_two_balancers_adopted_is_freed_once_and_leaks_nowhere() -> N
         assert await one.drain(0)
 
 
-async def test_what_runs_can_be_counted_while_the_balancer_drains() -> None:
+async def test_a_draining_balancer_can_adopt() -> None:
     async with Balancer([Account("a", 1)]) as balancer:
         assert await balancer.drain(0)
         lease = await balancer.adopt("a", "job:1")

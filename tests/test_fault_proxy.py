@@ -1,4 +1,4 @@
-"""The fault proxy: what each fault looks like to a client that sees bytes alone, and that nothing is left."""
+"""The fault proxy: the effect of each fault on a client, and that no socket or task is left."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ wait_until = partial(wait, timeout=LIMIT)
 
 @attrs.define
 class Echo:
-    """A server that answers each line with the same in capitals, and what it has seen."""
+    """A server that echoes each line in capitals and records it."""
 
     port: int = 0
     lines: list[bytes] = attrs.Factory(list[bytes])
@@ -383,7 +383,7 @@ async def test_reorder_lets_in_the_last_first(proxy: FaultProxy, dial: Dial, ech
     assert echo.lines == [b"three\n", b"two\n", b"one\n"]
 
 
-async def test_reorder_that_is_withdrawn_lets_everybody_in(proxy: FaultProxy, dial: Dial) -> None:
+async def test_reorder_that_is_withdrawn_releases_all(proxy: FaultProxy, dial: Dial) -> None:
     reorder = proxy.inject(Reorder(5))
     one, two = await dial(), await dial()
     await wait_until(lambda: reorder.hits == 2)

@@ -1,4 +1,4 @@
-"""Other event loops, two of them, none any more: what works everywhere works, and what cannot says so."""
+"""Other event loops, two at once, and the end of one: everything works there, or is refused with a reason."""
 
 import asyncio
 import gc
@@ -44,10 +44,9 @@ REPRESENTATIVE = {
     "RedisStore.acquire",
     "Webhook.run",
     "LocalServer.run",
-    "FaultProxy.outage",
     "Load.run",
 }
-"""Together they run every part that knows an event loop."""
+"""Together they run every module that uses an event loop."""
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
@@ -58,7 +57,7 @@ def eager_loop() -> asyncio.AbstractEventLoop:
 
 def patient_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    # In debug mode whatever holds up the loop for longer is logged; a busy machine holds up everything.
+    # Debug mode logs callbacks that take longer; on a busy machine any callback may.
     loop.slow_callback_duration = 30.0
     return loop
 
@@ -74,7 +73,7 @@ KINDS: dict[str, tuple[Callable[[], asyncio.AbstractEventLoop], bool, bool]] = {
     "uvloop": (other_loop, False, importlib.util.find_spec("uvloop") is not None),
     "eager": (eager_loop, False, sys.version_info >= (3, 12)),
 }
-"""How to make the loop, whether in debug mode, and whether it can be had here."""
+"""Factory of the loop, whether in debug mode, and whether it is available."""
 
 
 @pytest.mark.deep
@@ -86,7 +85,7 @@ def test_everything_works_on_another_kind_of_loop(
     if not is_there:
         pytest.skip("not to be had with this Python, or on this system")
     named = [SCENARIOS[name] for name in sorted(REPRESENTATIVE)]
-    # In short one scenario of each, now in memory and now on a server.
+    # The short form runs one scenario of each, alternately in memory and on a server.
     wanted: dict[Scenario, None] = sized(
         {scenarios[place % len(scenarios)]: None for place, scenarios in enumerate(named)},
         {scenario: None for scenarios in named for scenario in scenarios},
@@ -127,7 +126,7 @@ def test_what_belongs_to_one_loop_says_so_in_another(servers: Servers) -> None:
         await settle()
 
     async def second() -> None:
-        # What is only in memory goes on in the next loop.
+        # Objects without I/O work in the next loop.
         await balancer.release(await balancer.acquire(timeout=60))
         with pytest.raises(WrongLoop, match="make one per loop"):
             await client.jobs()
@@ -138,7 +137,7 @@ def test_what_belongs_to_one_loop_says_so_in_another(servers: Servers) -> None:
                 await use
 
     async def first_again() -> None:
-        # Nothing that happened there has done any harm here.
+        # The refused calls changed nothing.
         for lease in held:
             store.release(lease)
         store.release(await waiting[0])
@@ -159,7 +158,7 @@ async def _enter(balancer: Balancer) -> None:
         pass
 
 
-async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(servers: Servers) -> None:
+async def test_a_loop_in_another_thread_gets_no_slot_of_the_waiters_here(servers: Servers) -> None:
     pool = Pool(servers["valkey"])
     ours, shared = MemoryStore(ACCOUNTS), pool.open()
     held = [await ours.acquire(None, None) for _ in range(2)]
@@ -171,7 +170,7 @@ async def test_a_loop_in_another_thread_gets_nothing_that_others_wait_for_here(s
         for store in (ours, shared):
             with pytest.raises(WrongLoop):
                 await store.acquire(None, None)
-        # One of its own, on the same pool, is another process as it were.
+        # Another store of the same pool counts as another process.
         own = RedisStore(pool.server.url, pool.name)
         async with Balancer(store=own) as balancer, balancer.lease(timeout=60) as lease:
             assert lease.channel == ACCOUNTS[0].channel
@@ -244,7 +243,7 @@ def test_a_program_that_ends_with_everything_held_ends(
     pool.delete()
     noise = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
     if how == "interrupt":
-        # Python's own traceback of the interrupt, and nothing after it.
+        # Only Python's own traceback of the interrupt.
         assert noise[0].startswith("Traceback")
         assert noise[-1] == "KeyboardInterrupt"
         assert not [line for line in noise if "never" in line or "pending" in line or "Unclosed" in line]
@@ -253,7 +252,7 @@ def test_a_program_that_ends_with_everything_held_ends(
     assert (done.returncode, done.stdout) == (code, "the end\n" if how == "return" else "")
 
 
-async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers) -> None:
+async def test_dropped_objects_free_their_slots_without_a_warning(servers: Servers) -> None:
     """Cycles included: leases, a balancer with waiters, a dispatcher, a handle without an awaiter."""
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
@@ -293,7 +292,7 @@ async def test_what_is_dropped_goes_quietly_and_frees_its_slots(servers: Servers
 
 
 class EndingClock:
-    """A clock moved by hand, which cancels all tasks, as `asyncio.run` does, in the tick of one alarm."""
+    """A manual clock that cancels all tasks in the tick of one alarm, as `asyncio.run` does at its end."""
 
     def __init__(self, ends_at: float) -> None:
         self.hand = ManualClock()
@@ -313,8 +312,8 @@ class EndingClock:
         return self.hand.call_later(seconds, ring)
 
 
-async def test_a_store_whose_call_is_given_up_as_its_program_ends_ends_too(servers: Servers) -> None:
-    """Two cancellations in one tick are one exception: the second must not get lost with the first."""
+async def test_a_store_ends_though_its_call_times_out_while_the_program_ends(servers: Servers) -> None:
+    """Two cancellations in one tick arrive as one exception; the second must not be lost."""
     clock = EndingClock(ends_at=15)
     pool = Pool(servers["valkey"])
     store = pool.open(lease_ttl=60, clock=clock)
@@ -323,7 +322,7 @@ async def test_a_store_whose_call_is_given_up_as_its_program_ends_ends_too(serve
     try:
         asyncio.create_task(store.pool_status())  # noqa: RUF006 - the clock cancels it
         await settle()
-        # The alarm after a third of `lease_ttl` gives up the call, which nothing has answered.
+        # The alarm after a third of `lease_ttl` times out the unanswered call.
         await clock.hand.advance(25)
         assert clock.cancelled
         await asyncio.wait(clock.cancelled, timeout=60)

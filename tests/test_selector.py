@@ -1,4 +1,4 @@
-"""The selector's promises one by one, and all of them under a random walk."""
+"""Each promise of the selector by itself, and all of them under a random walk."""
 
 import copy
 import math
@@ -182,7 +182,7 @@ def test_a_removed_account_is_forgotten_once_drained() -> None:
     assert selector.in_flight("0") == 0
 
 
-def test_a_map_that_flickers_does_not_lift_a_pause() -> None:
+def test_a_pause_outlives_the_removal_of_its_account() -> None:
     selector = Selector(accounts(1, 1))
     selector.pause("0")
     selector.update([Account("1", 1)])
@@ -432,7 +432,7 @@ CHANNELS = st.sampled_from("abcd")
 
 
 class Walk(RuleBasedStateMachine):
-    """A random walk over every operation, beside plain dictionaries."""
+    """Random operations on a selector and on dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualClock) -> AsyncGenerator[Make]:
-    """Return how to make a store over accounts 0, 1, … with the given caps; each is a pool of its own."""
+    """Return a factory of stores over accounts 0, 1, … with the given caps; each store has its own pool."""
     pools: list[Pool] = []
 
     async def make_store(*caps: int) -> Store:
@@ -79,7 +79,7 @@ async def released(store: Store, lease: Lease) -> None:
 
 
 async def take(store: Store, clock: ManualClock, channel: str | None = None) -> Lease | None:
-    """Return a lease of what is free now."""
+    """Return a lease of a free slot."""
     try:
         return await store.acquire(channel, clock.now())
     except NoCapacity:
@@ -101,7 +101,7 @@ async def test_a_free_slot_is_granted_at_once(make: Make, clock: ManualClock) ->
 
 
 @everywhere
-async def test_a_released_slot_goes_to_who_came_first(make: Make) -> None:
+async def test_a_released_slot_goes_to_the_first_waiter(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     waiters: list[asyncio.Task[Lease]] = []
@@ -117,19 +117,21 @@ async def test_a_released_slot_goes_to_who_came_first(make: Make) -> None:
         lease = waiter.result()
 
 
-async def test_a_newcomer_passes_nobody_between_release_and_wake_up(make: Make, clock: ManualClock) -> None:
+async def test_a_newcomer_passes_no_waiter_between_release_and_wake_up(
+    make: Make, clock: ManualClock
+) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     waiter = wait(store)
     await quiet(store)
     await released(store, lease)
-    # Fairness: the slot is the waiter's from the release on, though its task has not run yet.
+    # The slot belongs to the waiter from the release on, though its task has not run yet.
     assert await take(store, clock) is None
     assert (await waiter).held
 
 
 @everywhere
-async def test_a_pinned_waiter_blocks_nobody_and_is_not_overtaken_on_its_channel(make: Make) -> None:
+async def test_a_pinned_waiter_blocks_no_other_and_is_not_overtaken_on_its_channel(make: Make) -> None:
     store = await make(1, 1)
     held = {lease.channel: lease for lease in [await store.acquire(c, None) for c in "01"]}
     pinned = wait(store, "0")
@@ -148,7 +150,7 @@ async def test_a_pinned_waiter_blocks_nobody_and_is_not_overtaken_on_its_channel
     assert (await late).channel == "0"
 
 
-async def test_who_came_before_a_pinned_waiter_is_served_before_it(make: Make) -> None:
+async def test_a_waiter_before_a_pinned_waiter_is_served_first(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     anyone = wait(store)
@@ -203,7 +205,7 @@ async def test_a_deadline_in_the_past_takes_what_is_free_or_fails(make: Make, cl
 
 
 @everywhere
-async def test_resting_accounts_come_back_by_themselves(make: Make, clock: ManualClock) -> None:
+async def test_a_cooldown_ends_by_itself(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
@@ -217,7 +219,7 @@ async def test_resting_accounts_come_back_by_themselves(make: Make, clock: Manua
     assert (await waiter).channel == "0"
 
 
-async def test_a_second_rest_never_shortens_the_first_and_resume_lifts_both(
+async def test_a_second_cooldown_never_shortens_the_first_and_resume_ends_both(
     make: Make, clock: ManualClock
 ) -> None:
     store = await make(1, 1)
@@ -237,7 +239,7 @@ async def test_a_second_rest_never_shortens_the_first_and_resume_lifts_both(
 
 
 @everywhere
-async def test_a_pause_holds_the_line_and_resume_serves_it(make: Make) -> None:
+async def test_a_pause_holds_the_queue_and_resume_serves_it(make: Make) -> None:
     store = await make(2)
     await store.pause("0")
     waiters = [wait(store) for _ in range(3)]
@@ -251,7 +253,7 @@ async def test_a_pause_holds_the_line_and_resume_serves_it(make: Make) -> None:
 
 
 @everywhere
-async def test_an_update_serves_the_line_by_what_is_free_not_by_what_changed(make: Make) -> None:
+async def test_an_update_serves_the_queue_by_what_is_free_not_by_what_changed(make: Make) -> None:
     store = await make(3)
     held = [await store.acquire(None, None) for _ in range(3)]
     waiters = [wait(store) for _ in range(3)]
@@ -268,7 +270,7 @@ async def test_an_update_serves_the_line_by_what_is_free_not_by_what_changed(mak
 
 
 @everywhere
-async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
+async def test_a_request_for_a_removed_account_fails(make: Make) -> None:
     store = await make(1, 1)
     for channel in "01":
         await store.acquire(channel, None)
@@ -287,7 +289,7 @@ async def test_who_waits_for_what_is_gone_is_told(make: Make) -> None:
         await store.acquire(None, None)
 
 
-async def test_an_account_that_rested_comes_back_though_nobody_waits(make: Make, clock: ManualClock) -> None:
+async def test_a_cooldown_ends_without_waiters(make: Make, clock: ManualClock) -> None:
     store = await make(1, 5)
     await store.cool_down("0", clock.now() + 10)
     await advance(clock, 10, store)
@@ -295,11 +297,11 @@ async def test_an_account_that_rested_comes_back_though_nobody_waits(make: Make,
 
 
 @pytest.mark.parametrize("read", ["snapshot", "explain", "why_unavailable"])
-async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
+async def test_reading_the_counts_when_a_cooldown_ends_passes_no_waiter(
     make: Make, clock: ManualClock, read: str
 ) -> None:
     store = await make(1)
-    # In the moment in which the rest is due, and before the store's own alarm rings.
+    # At the moment of the cooldown's end, before the store's own alarm.
     clock.call_later(10, getattr(store, read))
     await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
@@ -309,7 +311,7 @@ async def test_reading_the_books_when_a_rest_is_due_lets_nobody_pass(
     assert (await waiter).channel == "0"
 
 
-async def test_a_rest_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
+async def test_a_cooldown_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     await store.cool_down("0", clock.now() + 10)
     await store.close()
@@ -318,7 +320,7 @@ async def test_a_rest_ends_though_its_balancer_has_been_closed(make: Make, clock
     assert (await waiter).channel == "0"
 
 
-def test_a_rest_ends_in_a_second_event_loop() -> None:
+def test_a_cooldown_ends_in_a_second_event_loop() -> None:
     store = MemoryStore([Account("0", 1)])
 
     async def acquire_in_time() -> Lease:
@@ -342,11 +344,11 @@ async def test_a_time_out_in_the_tick_of_a_cancellation_stays_a_cancellation(
 
 
 def never_zero(candidates: Sequence[Candidate]) -> list[float]:
-    """A user's rule that leaves one account out, and so fails where it is the only one."""
+    """A user's rule that gives one account no weight, and so fails if it is the only one."""
     return [float(candidate.channel != "0") for candidate in candidates]
 
 
-async def test_a_policy_that_fails_hits_its_asker_and_never_the_releaser() -> None:
+async def test_a_failing_policy_fails_the_waiter_and_not_the_releaser() -> None:
     store = MemoryStore([Account("0", 1), Account("1", 1)], policy=never_zero)
     anyone, pinned = await store.acquire(None, None), await store.acquire("0", None)
     asker = wait(store)
@@ -362,7 +364,7 @@ async def test_a_policy_that_fails_hits_its_asker_and_never_the_releaser() -> No
 
 
 @everywhere
-async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> None:
+async def test_unknown_channels_and_foreign_leases_are_refused(make: Make) -> None:
     store, other = await make(1), await make(1)
     with pytest.raises(UnknownChannel):
         await store.acquire("9", None)
@@ -375,7 +377,7 @@ async def test_unknown_channels_and_strangers_leases_are_refused(make: Make) -> 
 
 
 @everywhere
-async def test_a_double_release_serves_the_line_once(make: Make) -> None:
+async def test_a_double_release_serves_the_queue_once(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     first, second = wait(store), wait(store)
@@ -388,7 +390,7 @@ async def test_a_double_release_serves_the_line_once(make: Make) -> None:
 
 
 @everywhere
-async def test_adopted_jobs_hold_the_line_until_released(make: Make) -> None:
+async def test_adopted_jobs_hold_the_queue_until_released(make: Make) -> None:
     store = await make(1)
     first, second = await store.adopt("0", "job:a"), await store.adopt("0", "job:b")
     waiter = wait(store)
@@ -400,13 +402,13 @@ async def test_adopted_jobs_hold_the_line_until_released(make: Make) -> None:
     assert (await waiter).channel == "0"
 
 
-async def test_dismissing_fails_everybody_with_an_error_of_their_own(make: Make) -> None:
+async def test_fail_waiters_gives_each_waiter_its_own_error(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     waiters = [wait(store), wait(store, "0")]
     await quiet(store)
     store.fail_waiters(lambda: Closed("over"))
-    if isinstance(store, MemoryStore):  # the line is empty at once, before their tasks know of it
+    if isinstance(store, MemoryStore):  # the queue is empty at once, before the waiters' tasks run
         store.release(lease)
         assert store.try_acquire() is not None
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
@@ -426,8 +428,8 @@ async def test_waiters_of_another_event_loop_are_not_mixed_up(make: Make) -> Non
     await quiet(store)
 
 
-class Line(RuleBasedStateMachine):
-    """A random walk: nobody waits who could be served, nobody is passed, nothing is lost."""
+class Queue(RuleBasedStateMachine):
+    """Random operations: no request waits that could be served, none is passed, no slot is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,20 +461,20 @@ class Line(RuleBasedStateMachine):
                 ]
                 assert not passed, f"{lease} passed {passed}"
                 self.held.append(lease)
-        self.waiting = [(wish, task) for wish, task in self.waiting if not task.done()]
+        self.waiting = [(wanted, task) for wanted, task in self.waiting if not task.done()]
 
     @rule(
-        wish=st.none() | st.sampled_from("012"),
-        patience=st.none() | st.integers(1, 3),
+        wanted=st.none() | st.sampled_from("012"),
+        limit=st.none() | st.integers(1, 3),
         turns=st.integers(0, 3),
     )
-    def join(self, wish: str | None, patience: int | None, turns: int) -> None:
-        if wish is not None and wish not in self.caps:
+    def join(self, wanted: str | None, limit: int | None, turns: int) -> None:
+        if wanted is not None and wanted not in self.caps:
             return
-        deadline = None if patience is None else self.clock.now() + patience
+        deadline = None if limit is None else self.clock.now() + limit
 
         async def start() -> None:
-            self.waiting.append((wish, wait(self.store, wish, deadline)))
+            self.waiting.append((wanted, wait(self.store, wanted, deadline)))
             await settle(turns)
 
         self.run(start())
@@ -512,12 +514,12 @@ class Line(RuleBasedStateMachine):
         self.run(self.clock.advance(1))
 
     @invariant()
-    def nobody_waits_who_could_be_served(self) -> None:
+    def no_request_waits_that_could_be_served(self) -> None:
         if not hasattr(self, "store"):
             return
         roomy = {channel for channel, e in self.store.explain().items() if e.eligible}
-        for wish, _ in self.waiting:
-            assert not (roomy if wish is None else roomy & {wish})
+        for wanted, _ in self.waiting:
+            assert not (roomy if wanted is None else roomy & {wanted})
         assert self.store.snapshot().in_flight == len(self.held)
 
     def teardown(self) -> None:
@@ -530,10 +532,10 @@ class Line(RuleBasedStateMachine):
                 self.store.release(lease)
             assert self.store.snapshot().in_flight == 0
             self.run(self.store.update([Account("0", 1)]), self.store.resume("0"))
-            # Nobody is left in line whom this would pass.
+            # The queue is empty, so this passes no waiter.
             assert self.store.try_acquire() is not None
         self.runner.close()
 
 
-Line.TestCase.settings = examples(30, 300, stateful_step_count=30)
-TestLine = pytest.mark.deep(Line.TestCase)
+Queue.TestCase.settings = examples(30, 300, stateful_step_count=30)
+TestQueue = pytest.mark.deep(Queue.TestCase)

@@ -89,7 +89,7 @@ def test_wrong_texts_name_the_field_and_the_nearest_right_form(
     ("seconds", "text"),
     [
         (0.0, "0 s"),
-        (9.73e-7, "0.973 µs"),
+        (9.73e-8, "0 s"),
         (0.00041, "410 µs"),
         (0.00412, "4.12 ms"),
         (0.9994, "999 ms"),

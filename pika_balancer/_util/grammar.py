@@ -5,19 +5,8 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer._util.units import (
-    format_duration,
-    format_number,
-    format_rate,
-    format_share,
-    nearest,
-    parse_count,
-    parse_duration,
-    parse_number,
-    parse_rate,
-    parse_share,
-    wrong,
-)
+from pika_balancer._util import units
+from pika_balancer._util.units import nearest, wrong
 from pika_balancer.errors import InvalidArgument
 
 
@@ -32,11 +21,11 @@ class Unit:
     """Whether the text may contain commas; the field is the only one of its kind then."""
 
 
-RATE: Final = Unit(parse_rate, format_rate)
-DURATION: Final = Unit(parse_duration, format_duration)
-SHARE: Final = Unit(parse_share, format_share)
-NUMBER: Final = Unit(parse_number, format_number)
-COUNT: Final = Unit(parse_count, lambda value: str(int(value)))
+RATE: Final = Unit(units.parse_rate, units.format_rate)
+DURATION: Final = Unit(units.parse_duration, units.format_duration)
+SHARE: Final = Unit(units.parse_share, units.format_share)
+NUMBER: Final = Unit(units.parse_number, units.format_number)
+COUNT: Final = Unit(units.parse_count, lambda value: str(int(value)))
 
 
 def _present(_text: str, **_field: str) -> bool:

@@ -34,15 +34,10 @@ _ALIKE: Final = {
     for other in others.split()
 }
 """Units that people write, and the one to suggest: `m` could be a metre, a month or a million."""
-_READABLE: Final = (
-    (2 * 86400.0, 86400.0, "d"),
-    (7200.0, 3600.0, "h"),
-    (120.0, 60.0, "min"),
-    (0.9995, 1.0, "s"),
-    (0.9995e-3, 1e-3, "ms"),
-    (1e-12, 1e-6, "µs"),
-)
-"""From how many seconds on a unit is used, its length in seconds, and its name."""
+_READABLE: Final = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6}
+"""Units in which a duration is shown, in seconds."""
+_SHORTEST: Final = 0.9995e-6
+"""Shorter durations are shown as 0."""
 
 
 def parse_duration(text: str, *, field: str = "duration") -> float:
@@ -77,15 +72,20 @@ def readable_duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "∞" if seconds > 0 else "-"
     length, name = unit_of(seconds)
-    value = seconds / length
+    value = seconds / length if seconds > _SHORTEST else 0.0
     # From where three digits would make `1e+03`.
     return f"{value:,.0f} {name}" if value >= 999.5 else f"{value:.3g} {name}"  # noqa: PLR2004
 
 
 def unit_of(seconds: float) -> tuple[float, str]:
-    """Return the unit that suits so many seconds: its length in seconds, and its name."""
-    known = seconds if math.isfinite(seconds) else 0.0
-    return next(((length, name) for least, length, name in _READABLE if known >= least), (1.0, "s"))
+    """Return the unit that suits so many seconds: its length in seconds, and its name.
+
+    From 2 min, 2 h and 2 d on it is the longer unit; below a second, the shorter one.
+    """
+    for name, length in _READABLE.items():
+        if seconds >= (2 * length if length > 1 else 0.9995 * length) and seconds < math.inf:
+            return length, name
+    return 1.0, "s"
 
 
 def parse_rate(text: str, *, field: str = "rate") -> float:

@@ -8,9 +8,8 @@ import secrets
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.bench_report import BenchReport, Progress, Side
+from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side
 from pika_balancer.cli.bench_setting import SETTINGS, Setting, arrivals, change, policy
 from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.cli.options import (
@@ -21,9 +20,11 @@ from pika_balancer.cli.options import (
     duration,
     rate,
     reads,
+    share,
     whole,
 )
 from pika_balancer.cli.output import Output
+from pika_balancer.cli.progress import LiveLine
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
@@ -77,7 +78,7 @@ def register(subparsers: Subparsers) -> None:
     local.add_argument(
         "--service",
         type=reads(parse_distribution),
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times of its jobs: {DISTRIBUTION_FORMS} (default: {_SERVICE})",
     )
     local.add_argument(
@@ -116,13 +117,13 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--arrivals",
         type=arrivals,
-        metavar="LAW",
+        metavar="ARRIVALS",
         help="schedule of the open loop: poisson, regular, bursty:cv=3 at --rate, or any other --arrivals of "
         "`simulate` (default: poisson)",
     )
     load.add_argument(
         "--warm-up",
-        type=reads(parse_share),
+        type=share,
         default=0.1,
         metavar="SHARE",
         help="share of the duration, at its beginning, that is not measured (default: 10%%)",
@@ -248,7 +249,8 @@ async def _perform(
             side = await stack.enter_async_context(_open(args, setting, report.seed))
             report.sides.append(side)
         report.greet(out)
-        with Progress(out, report) as progress:
+        with LiveLine(out) as line:
+            progress = BenchProgress(line, report, often=out.console.is_interactive)
             for pair, turn in turns() if compared else [(0, 0)]:
                 side = report.sides[turn]
                 plan = _plan(args, side.setting, report.seconds / pairs, pair, pairs)
@@ -279,6 +281,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
     driver = Driver(clock)
     async with contextlib.AsyncExitStack() as stack:
         server, callbacks = None, None
+        url: str = args.base_url
         if args.base_url is None:
             token = Secret(secrets.token_urlsafe(24))
             settings = ServerSettings(
@@ -289,7 +292,8 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
                 token=token,
             )
             server = await stack.enter_async_context(ServerProcess.run(settings))
-            client = await stack.enter_async_context(PikaClient(token, base_url=server.url, clock=clock))
+            url = server.url
+            client = await stack.enter_async_context(PikaClient(token, base_url=url, clock=clock))
             if setting.poll is None:
                 callbacks = Webhook(clock=clock)
                 await stack.enter_async_context(callbacks.run())
@@ -311,7 +315,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
             yield Side(
                 setting=setting,
                 label=setting.told(dict(args.vs)),
-                url=args.base_url if server is None else server.url,
+                url=url,
                 accounts=balancer.snapshot().accounts,
                 driver=driver,
                 dispatcher=dispatcher,

@@ -3,8 +3,7 @@
 import contextlib
 import random
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import attrs
 
@@ -43,9 +42,9 @@ class Side:
     dispatcher: Dispatcher
     server: ServerProcess | None
     """Its local server; None with `--base-url`."""
-    turns: list[Recorder] = attrs.Factory(list)
+    turns: list[Recorder] = attrs.Factory(list[Recorder])
     """Its turns, including the current one and one that was cut short."""
-    complete: list[Recorder] = attrs.Factory(list)
+    complete: list[Recorder] = attrs.Factory(list[Recorder])
     """Its turns that were not cut short."""
     ended_by: Reason | None = None
     """Why the last turn started no more jobs."""
@@ -290,40 +289,30 @@ class BenchReport:
         out.table(("figure", "ratio", "lowest–highest", "verdict"), rows)
 
 
-class Progress:
-    """Shows the progress: one live line on a terminal, a few lines elsewhere.
+class BenchProgress:
+    """Prints the progress: often to a live line on a terminal, seldom elsewhere.
 
     Args:
-        out: Prints.
+        line: Prints.
         report: What to show; its sides are open.
+        often: Whether `line` replaces its text.
         clock: Measures.
     """
 
-    def __init__(self, out: Output, report: BenchReport, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(
+        self, line: LiveLine, report: BenchReport, *, often: bool, clock: Clock | None = None
+    ) -> None:
+        self._line = line
         self._report = report
-        self._say: Callable[[str], object] = out.say
-        self._live = LiveLine(out) if out.console.is_interactive else None
+        self._clock = clock or SystemClock()
         turns = PAIRS if report.compared else 1
         self._total = report.seconds * len(report.sides)
         self.interval = min(0.25, max(0.02, report.seconds / turns / 100))
-        self._pause = self.interval if self._live else max(1.0, self._total / _LINES)
+        self._pause = self.interval if often else max(1.0, self._total / _LINES)
         self._next = self._clock.now()
 
     interval: float
     """Seconds between two calls of `show`."""
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.__enter__()
-            self._say = self._live.show
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.__exit__(kind, error, trace)
 
     def show(self) -> None:
         """Print a line if the last one is old enough."""
@@ -339,7 +328,7 @@ class Progress:
         label = f"{side.label}  " if side.label else ""
         loaded = (len(turns) - 1) * turn.seconds + min(turn.seconds, now - turn.begun)
         last = "" if turn.last is None else f"  last {span(turn.last)}"
-        self._say(
+        self._line.show(
             f"{loaded:5.1f} of {self._total:g} s  {label}{sum(each.jobs for each in turns)} started  "
             f"in flight {turn.in_flight}  waiting {turn.waiting}  "
             f"{sum(each.statuses.total() for each in turns)} ended{last}  "

@@ -15,7 +15,7 @@ import attrs
 from pika_balancer.balancer.balancer import Balancer
 from pika_balancer.cli.demo_report import AccountCounts, DemoMeter, DemoReport, DemoView
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, MissingExtra
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, reads, store_url, whole
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, reads, seed, store_url, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.valkey import embedded_server
 from pika_balancer.cli.workers import Processes, Workers
@@ -76,7 +76,7 @@ def register(subparsers: Subparsers) -> None:
         "--service",
         type=reads(parse_distribution),
         default=_SERVICE,
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add(
@@ -87,7 +87,7 @@ def register(subparsers: Subparsers) -> None:
         help="divide all service times by this (default: %(default)g)",
     )
     add("--policy", choices=POLICIES, default="random", help="how to choose accounts (default: %(default)s)")
-    add("--seed", type=int, metavar="N", help="make chance repeatable (default: a new seed, which is shown)")
+    add("--seed", type=seed, metavar="N", help="make chance repeatable (default: a new seed, which is shown)")
     group = parser.add_argument_group("several processes")
     group.add_argument(
         "--processes",
@@ -131,7 +131,7 @@ class Assignment:
             return whole // parts + (number < whole % parts)
 
         workers = max(1, part(self.workers))
-        return attrs.evolve(self, jobs=part(self.jobs), workers=workers, seed=self.seed + number)
+        return attrs.evolve(self, jobs=part(self.jobs), workers=workers, seed=abs(self.seed - number))
 
     def options(self) -> list[str]:
         """Return the load as options of this command."""
@@ -146,14 +146,14 @@ async def run(args: argparse.Namespace) -> int:
     if args.worker_of is not None:
         return await _run_worker(args)
     out = Output(as_json=args.json)
-    seed: int = secrets.randbelow(1_000_000) if args.seed is None else args.seed
+    chosen: int = secrets.randbelow(1_000_000) if args.seed is None else args.seed
     slots = sum(account.max_jobs for account in args.accounts)
     load = Assignment(
         jobs=args.jobs or _JOBS_PER_SLOT * slots,
         workers=args.workers or slots + (slots + 1) // 2,
         poll=poll_period(args.service.mean / args.speed, slots),
         policy=args.policy,
-        seed=seed,
+        seed=chosen,
     )
     token = Secret(secrets.token_urlsafe(24))
     server = LocalServer(
@@ -162,11 +162,11 @@ async def run(args: argparse.Namespace) -> int:
         service=args.service,
         speed=args.speed,
         # Its chance is its own, so that what the workers draw does not shift it.
-        rng=random.Random(f"server {seed}"),  # noqa: S311 - service times, not cryptography
+        rng=random.Random(f"server {chosen}"),  # noqa: S311 - service times, not cryptography
     )
     out.say(
         f"{len(args.accounts)} accounts with {slots} slots, {load.jobs} jobs, {load.workers} workers; "
-        f"policy {args.policy}, seed {seed}; Ctrl-C stops"
+        f"policy {args.policy}, seed {chosen}; Ctrl-C stops"
     )
     try:
         if args.processes is None and args.store is None:
@@ -175,7 +175,7 @@ async def run(args: argparse.Namespace) -> int:
             report = await _run_processes(args, out, server, token, load)
     except asyncio.CancelledError:
         raise Interrupted("interrupted") from None
-    out.document(report.document() | {"seed": seed, "policy": args.policy})
+    out.document(report.document() | {"seed": chosen, "policy": args.policy})
     if not args.json:
         report.show(out)
     return report.exit_code

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -29,6 +29,10 @@ from pika_balancer.errors import (
 )
 from pika_balancer.events import Event, Refused, Submitted, Uncertain
 from pika_balancer.models import Job, JobStatus, Secret
+
+if TYPE_CHECKING:
+    from pika_balancer.cli.submit_batch import SubmitBatch
+    from pika_balancer.cli.submit_one import SubmitOne
 
 _DOWNLOADS_AT_ONCE: Final = 4
 _SLOT_TIMEOUT: Final = 10.0
@@ -58,28 +62,21 @@ class BatchRun:
     Args:
         journal: What happened to each job; every step is in it before the next is taken.
         settings: How to run them.
-        told: Called for each job that is done in this run, with the job if this run has seen it.
-        errors: Filled, by key, with what goes wrong with a job in this run.
+        reporter: Told of each job that is done in this run; its `errors` take what goes wrong.
 
     Attributes:
-        errors: The same.
         ended_by: What ended the run before all jobs were done.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        settings: BatchSettings,
-        *,
-        told: Callable[[JobLine, Job | None], None],
-        errors: dict[str, PikaError] | None = None,
+        self, journal: Journal, settings: BatchSettings, reporter: "SubmitOne | SubmitBatch"
     ) -> None:
-        self.errors = {} if errors is None else errors
         self.ended_by: PikaError | None = None
         self._client: PikaClient
         self._journal = journal
         self._settings = settings
-        self._told = told
+        self._reporter = reporter
+        self._errors = reporter.errors
         self._dispatcher: Dispatcher
         self._keys: dict[str, str] = {}
         self._pending_submits: set[str] = set()
@@ -130,7 +127,6 @@ class BatchRun:
         lines: Sequence[JobLine],
         *,
         concurrency: int,
-        drain_seconds: Callable[[], float],
         timeout: float | None = None,
     ) -> None:
         """Run the jobs until all are done, or until something ends the run, which `ended_by` then names.
@@ -141,7 +137,6 @@ class BatchRun:
         Args:
             lines: The jobs that were taken over.
             concurrency: How many jobs to run or wait for at once.
-            drain_seconds: Returns, if the run ends early, for how many seconds to follow running jobs.
             timeout: Seconds after which to end; None for never.
         """
         # Running jobs come first, so that their ends are noticed in time.
@@ -152,12 +147,12 @@ class BatchRun:
             await asyncio.wait([all_done, self._halted], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not all_done.done():
                 self._end(StillRunning("time is up"))
-                await self._drain(drain_seconds)
+                await self._drain()
             while self._tasks and not self._halted.done():
                 await asyncio.wait([*self._tasks, self._halted], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._end(Interrupted("interrupted"))
-            await self._drain(drain_seconds)
+            await self._drain()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -175,9 +170,9 @@ class BatchRun:
         if not self._halted.done():
             self._halted.set_result(None)
 
-    async def _drain(self, drain_seconds: Callable[[], float]) -> None:
+    async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + (0.0 if self._halted.done() else drain_seconds())
+        until = loop.time() + (0.0 if self._halted.done() else self._reporter.drain_seconds())
         try:
             # Only its answer tells whether the service has accepted a job.
             with contextlib.suppress(TimeoutError):
@@ -209,14 +204,15 @@ class BatchRun:
                 return
             entry = self._journal[line.key]
             if entry.state in {"ended", "saved"}:
-                if self._is_missing(entry):
-                    self._task(self._fetch(line, entry.jobid or ""))
+                output = self._settings.output
+                if output is not None and _lacks_files(entry, output):
+                    self._task(self._save(line, entry.jobid or "", output))
                 else:
-                    self._told(line, None)
+                    self._reporter.told(line, None)
             elif entry.state == "refused" or (
                 entry.state == "unknown" and not self._settings.resubmit_unknown
             ):
-                self._told(line, None)
+                self._reporter.told(line, None)
             else:
                 await self._run_job(line)
 
@@ -233,7 +229,7 @@ class BatchRun:
         if self._settings.output is not None and job.status == JobStatus.COMPLETED:
             self._task(self._save(line, job, self._settings.output))
         else:
-            self._told(line, job)
+            self._reporter.told(line, job)
 
     async def _job(self, line: JobLine) -> Job:
         """Return the ended job, or the accepted one if `to_the_end` is false."""
@@ -303,36 +299,24 @@ class BatchRun:
                 isinstance(error, NotFound) and line.verb == "button"
             )
             self._note(line.key, "refused" if own else "unsent", error=error.message)
-        self.errors[line.key] = error
-        self._told(line, None)
+        self._errors[line.key] = error
+        self._reporter.told(line, None)
 
-    def _is_missing(self, entry: Entry) -> bool:
-        output = self._settings.output
-        if output is None or entry.status != JobStatus.COMPLETED:
-            return False
-        return entry.state == "ended" or not all((output / name).exists() for name in entry.files)
-
-    async def _fetch(self, line: JobLine, jobid: str) -> None:
-        # Asked for again: the URLs of results expire.
+    async def _save(self, line: JobLine, job: Job | str, directory: Path) -> None:
+        """Save the results of a job; one that is given by its id is asked for, since the URLs expire."""
         try:
-            job = await self._client.job(jobid)
-        except PikaError as error:
-            self.errors[line.key] = error
-            self._told(line, None)
-            return
-        if self._settings.output is not None:
-            await self._save(line, job, self._settings.output)
-
-    async def _save(self, line: JobLine, job: Job, directory: Path) -> None:
-        service = self._client.base_url
-        try:
+            if isinstance(job, str):
+                job = await self._client.job(job)
             async with self._gate:
-                files = [(await download(job, one, directory, service)).name for one in job.attachments]
+                files = [
+                    (await download(job, one, directory, self._client.base_url)).name
+                    for one in job.attachments
+                ]
         except PikaError as error:
-            self.errors[line.key] = error
+            self._errors[line.key] = error
         else:
             self._note(line.key, "saved", files=tuple(files))
-        self._told(line, job)
+        self._reporter.told(line, None if isinstance(job, str) else job)
 
     def _note(self, key: str, state: State, **facts: Any) -> None:
         try:
@@ -340,6 +324,11 @@ class BatchRun:
         except JournalError as error:
             self._journal.remember(key, state, **facts)
             self._halt(error)
+
+
+def _lacks_files(entry: Entry, directory: Path) -> bool:
+    saved = entry.state == "saved" and all((directory / name).exists() for name in entry.files)
+    return entry.status == JobStatus.COMPLETED and not saved
 
 
 def _stops_all(line: JobLine, error: PikaError) -> bool:

@@ -110,7 +110,7 @@ def read_lines(source: Source) -> list[JobLine]:
             continue
         line, problems = _line(number, values, source.directory, equals)
         if line.id is not None and ids.setdefault(line.id, number) != number:
-            problems.append(f"id {printable(line.id, 40)!r} is used in line {ids[line.id]} already")
+            problems.append(f"id {printable(line.id, 40)!r} is also that of line {ids[line.id]}")
         faults += [Fault(f"line {number}", problem) for problem in problems]
         lines.append(line)
     if faults:
@@ -218,7 +218,12 @@ def _kind(value: object) -> str:
     """Return the name of a JSON value's type, with article."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    names = {str: "a string", int: "a whole number", float: "a number with a point", list: "a list"}
+    names: dict[type, str] = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number with a point",
+        list: "a list",
+    }
     return names.get(type(value), "an object")
 
 

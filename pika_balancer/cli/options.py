@@ -73,7 +73,7 @@ def add_service(parser: argparse.ArgumentParser, *, otherwise: str | None = None
     group.add_argument(
         "--token-file",
         dest="token",
-        type=_read_token,
+        type=read_token,
         metavar="FILE",
         help="read the API token from this file, - for stdin (default: USEAPI_TOKEN)",
     )
@@ -176,7 +176,7 @@ def open_store(args: argparse.Namespace) -> "RedisStore":
         raise Usage(str(error)) from None
 
 
-def _read_token(name: str) -> Secret:
+def read_token(name: str) -> Secret:
     # Read with the options: in the event loop, a read of stdin would block Ctrl-C. No message quotes the
     # name, which may be a token given by mistake.
     try:

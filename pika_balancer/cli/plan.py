@@ -6,6 +6,7 @@ from typing import Final, get_args
 
 import attrs
 
+from pika_balancer._util.units import parse_count
 from pika_balancer.cli.exit_codes import INTERRUPTED, NO_CAPACITY, OK
 from pika_balancer.cli.options import Subparsers, add_command, reads, whole
 from pika_balancer.cli.output import Output
@@ -22,8 +23,7 @@ from pika_balancer.cli.scenario_options import (
 from pika_balancer.cli.simulate import show_table
 from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, notation, simulate
 from pika_balancer.simulate.report import plan_page
-from pika_balancer.simulate.sizing import Find, Plan, SizePoint, plan
-from pika_balancer.simulate.variants import with_accounts, with_rate, with_slots
+from pika_balancer.simulate.sizing import Find, Plan, SizePoint, at_size, plan
 
 _MOST: Final = 1000
 _JOBS: Final = 50_000
@@ -68,7 +68,7 @@ def register(subparsers: Subparsers) -> None:
     add_jobs(parser)
     add_trouble(parser, by_account=False)
     add = add_run(parser).add_argument
-    count = reads(notation.parse_count)
+    count = reads(parse_count)
     add(
         "--most",
         type=whole(1),
@@ -141,10 +141,7 @@ def simulated(found: Plan, scenario: Scenario, seed: int) -> Result | None:
     """Return a simulation of the answer, None if there is none."""
     if found.answer is None:
         return None
-    if found.find == "rate":
-        sized = with_rate(scenario, found.answer / scenario.arrivals.rate)
-    else:
-        sized = (with_accounts if found.find == "accounts" else with_slots)(scenario, int(found.answer))
+    sized = at_size(scenario, found.find, found.answer)
     return simulate(sized, jobs=None if isinstance(sized.arrivals, Trace) else _JOBS, seed=seed)
 
 

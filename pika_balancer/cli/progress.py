@@ -19,47 +19,6 @@ if TYPE_CHECKING:
 _DELAY: Final = 0.7
 
 
-class JobProgress:
-    """Progress of a run of jobs: on a terminal a bar with lines above it, elsewhere lines alone.
-
-    Args:
-        out: Prints results.
-        total: How many jobs there are.
-    """
-
-    def __init__(self, out: Output, total: int) -> None:
-        self._out = out
-        self._console = Output(as_json=True).console
-        self._bar = _bar(self._console, total)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, done: int) -> None:
-        """Move the bar."""
-        self._bar.update(self._bar.task_ids[0], completed=done)
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(clean(text), soft_wrap=True)
-
-    def mention(self, text: str) -> None:
-        """Print a line that is needed only where there is no bar."""
-        if not self._console.is_interactive:
-            self.say(text)
-
-    def result(self, text: str) -> None:
-        """Print a result on stdout; above the bar where both are on one terminal."""
-        if self._console.is_interactive and sys.stdout.isatty() and not self._out.as_json:
-            self.say(text)
-        else:
-            self._out.result(text)
-
-
 class Gauge:
     """A bar with the time left, on stderr if that is a terminal; nothing for work under 0.7 s.
 
@@ -68,27 +27,64 @@ class Gauge:
         now: Seconds since an arbitrary moment.
     """
 
+    delay = _DELAY
+
     def __init__(self, total: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._total = total
         self._now = now
         self._begun = now()
-        self._bar: Progress | None = None
+        self._console = Output(as_json=True).console
+        self._bar = _bar(self._console, total)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        if not self._bar.disable:  # else older versions of rich print a blank line
             self._bar.stop()
 
     def show(self, done: int) -> None:
         """Show that so much is done."""
-        if self._bar is None:
-            if self._now() - self._begun < _DELAY:
-                return
-            self._bar = _bar(Output(as_json=True).console, self._total)
+        if self._now() - self._begun >= self.delay:
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+
+class JobProgress(Gauge):
+    """Progress of a run of jobs: on a terminal a bar with lines above it, elsewhere lines alone.
+
+    Args:
+        out: Prints results.
+        total: How many jobs there are.
+    """
+
+    delay = 0.0
+
+    def __init__(self, out: Output, total: int) -> None:
+        super().__init__(total)
+        self._out = out
+
+    def __enter__(self) -> Self:
+        self.show(0)
+        return self
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self._console.is_interactive:
+            self._console.print(clean(text), soft_wrap=True)
+        else:
+            self._out.note(text)
+
+    def mention(self, text: str) -> None:
+        """Print a line that is needed only where there is no bar."""
+        if not self._console.is_interactive:
+            self._out.note(text)
+
+    def result(self, text: str) -> None:
+        """Print a result on stdout; above the bar where both are on one terminal."""
+        if self._console.is_interactive and sys.stdout.isatty() and not self._out.as_json:
+            self.say(text)
+        else:
+            self._out.result(text)
 
 
 def _bar(console: "Console", total: int | None) -> "Progress":

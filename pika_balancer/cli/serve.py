@@ -12,7 +12,7 @@ import attrs
 
 from pika_balancer._util.units import parse_duration
 from pika_balancer.cli.exit_codes import FAILURE, Usage, error_document
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, reads, whole
+from pika_balancer.cli.options import Subparsers, above_zero, add_command, read_token, reads, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.distributions import DISTRIBUTION_FORMS, parse_distribution
 from pika_balancer.errors import InvalidArgument, PikaError
@@ -81,7 +81,7 @@ def register(subparsers: Subparsers) -> None:
         "--service",
         type=reads(parse_distribution),
         default="exp:30s",
-        metavar="LAW",
+        metavar="DISTRIBUTION",
         help=f"service times of jobs: {DISTRIBUTION_FORMS} (default: %(default)s)",
     )
     add("--speed", type=above_zero, default=1.0, help="divide all times by this (default: 1)")
@@ -98,7 +98,7 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME:PROB[:PARAM]",
-        help="let submits fail, see below; may be repeated",
+        help="let a share of submits fail, 10%% or 0.1, see below; may be repeated",
     )
     add("--seed", type=int, help="seed of all chance (default: random)")
     token = parser.add_mutually_exclusive_group()
@@ -109,7 +109,7 @@ def register(subparsers: Subparsers) -> None:
         "(default: any bearer token is accepted)",
     )
     token.add_argument(
-        "--token-file", dest="token", type=_token_file, metavar="FILE", help="read that token from a file"
+        "--token-file", dest="token", type=read_token, metavar="FILE", help="read that token from a file"
     )
     parser.set_defaults(run=run)
 
@@ -197,12 +197,3 @@ def _token(text: str) -> Secret:
     if not (text.isascii() and text.isprintable() and text) or " " in text:
         raise argparse.ArgumentTypeError("a token is one word of printable ASCII characters")
     return Secret(text)
-
-
-def _token_file(name: str) -> Secret:
-    try:
-        return _token(Path(name).read_text(encoding="utf-8").strip())
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"that file cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError("that file must hold one token, printable ASCII") from None

@@ -16,7 +16,6 @@ from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_batch import SubmitBatch
 from pika_balancer.cli.submit_journal import Journal
 from pika_balancer.cli.submit_one import SubmitOne
-from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.events import Event
 from pika_balancer.models import Secret
@@ -119,9 +118,19 @@ async def run(args: argparse.Namespace) -> int:
         reply_ref=args.reply_ref,
     )
     with _journal(source, args.output, lines[0]) as journal:
+        reporter: SubmitOne | SubmitBatch
         if source is None:
-            return await _run_one(args, lines[0], journal, settings, out)
-        return await _run_many(args, lines, journal, settings, out)
+            reporter = SubmitOne(lines[0], journal, out, args.output)
+        else:
+            reporter = SubmitBatch(lines, journal, out, args.output)
+        batch = BatchRun(journal, settings, reporter)
+        try:
+            with reporter.progress, _listing(out):
+                await _perform(args, lines, batch, reporter)
+            return reporter.finish(batch.ended_by, to_the_end=settings.to_the_end)
+        finally:
+            if source is None and journal[lines[0].key].is_over:
+                journal.discard()
 
 
 def _one(args: argparse.Namespace) -> JobLine:
@@ -177,30 +186,6 @@ def _journal(source: Source | None, directory: Path | None, line: JobLine) -> Jo
         journal.discard()  # the job was done, and its run was killed before it could do this
 
 
-async def _run_one(
-    args: argparse.Namespace, line: JobLine, journal: Journal, settings: BatchSettings, out: Output
-) -> int:
-    one = SubmitOne(line, journal, out, args.output)
-    batch = BatchRun(journal, settings, told=one.told)
-    try:
-        await _perform(args, [line], batch, one)
-        interrupted = isinstance(batch.ended_by, Interrupted)
-        return one.finish(batch.ended_by if interrupted else batch.errors.get(line.key) or batch.ended_by)
-    finally:
-        if journal[line.key].is_over:
-            journal.discard()
-
-
-async def _run_many(
-    args: argparse.Namespace, lines: list[JobLine], journal: Journal, settings: BatchSettings, out: Output
-) -> int:
-    many = SubmitBatch(lines, journal, out, output=args.output, clock=SystemClock())
-    batch = BatchRun(journal, settings, told=many.told, errors=many.errors)
-    with many.progress, _listing(out):
-        await _perform(args, lines, batch, many)
-    return many.finish(batch.ended_by, to_the_end=settings.to_the_end)
-
-
 async def _perform(
     args: argparse.Namespace, lines: list[JobLine], batch: BatchRun, reporter: SubmitOne | SubmitBatch
 ) -> None:
@@ -230,7 +215,6 @@ async def _perform(
             await batch.run(
                 lines,
                 concurrency=args.concurrency or max(1, balancer.snapshot().capacity),
-                drain_seconds=reporter.drain_seconds,
                 timeout=args.timeout,
             )
             await dispatcher.close()  # jobs that were not to be followed run on

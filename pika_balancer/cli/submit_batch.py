@@ -1,5 +1,6 @@
 """Terminal output for a file of jobs: progress, and the status of each job at the end."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from pika_balancer.cli.job_file import JobLine
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import JobProgress
 from pika_balancer.cli.submit_journal import Entry, Journal
-from pika_balancer.clock import Clock
 from pika_balancer.errors import Fault, PikaError
 from pika_balancer.events import Event, Paused, RefreshFailed
 from pika_balancer.models import Job, JobStatus
@@ -48,22 +48,18 @@ class SubmitBatch:
         journal: What happened to them.
         out: Prints results, and the document.
         output: The directory of the results; None if they are not fetched.
-        clock: Measures the run.
 
     Attributes:
         errors: By key, what goes wrong with them in this run; the `BatchRun` fills it.
         progress: Shows how far the run is, while it is entered.
     """
 
-    def __init__(
-        self, lines: Sequence[JobLine], journal: Journal, out: Output, *, output: Path | None, clock: Clock
-    ) -> None:
+    def __init__(self, lines: Sequence[JobLine], journal: Journal, out: Output, output: Path | None) -> None:
         self._lines = lines
         self._journal = journal
         self._out = out
         self._output = output
-        self._clock = clock
-        self._begun = clock.now()
+        self._begun = time.monotonic()
         self._done = 0
         self.errors: dict[str, PikaError] = {}
         self.progress = JobProgress(out, len(lines))
@@ -140,7 +136,7 @@ class SubmitBatch:
             ended_by: What ended the run before all jobs were done.
             to_the_end: Whether jobs were to be followed to their end.
         """
-        elapsed = self._clock.now() - self._begun
+        elapsed = time.monotonic() - self._begun
         counts = self._counts()
         summary = {"jobs": len(self._lines)} | {word: counts[word] for word in (*_ALWAYS, *_SOMETIMES)}
         document = {

@@ -1,5 +1,6 @@
 """Terminal output for one job: its events line by line, and its result."""
 
+import contextlib
 from pathlib import Path
 
 from pika_balancer.balancer.balancer import Balancer
@@ -21,6 +22,9 @@ class SubmitOne:
         journal: What happened to it.
         out: Prints.
         output: The directory of its results; None if they are not fetched.
+
+    Attributes:
+        errors: What goes wrong with it in this run, by its key; the `BatchRun` fills it.
     """
 
     def __init__(self, line: JobLine, journal: Journal, out: Output, output: Path | None) -> None:
@@ -29,6 +33,8 @@ class SubmitOne:
         self._out = out
         self._output = output
         self._job: Job | None = None
+        self.errors: dict[str, PikaError] = {}
+        self.progress = contextlib.nullcontext()
 
     @property
     def _entry(self) -> Entry:
@@ -78,13 +84,11 @@ class SubmitOne:
         """Return the seconds for which to follow the job after a signal: 0, since its id is enough."""
         return 0.0
 
-    def finish(self, error: PikaError | None) -> int:
-        """Print the document and return the exit code, or raise the error.
-
-        Args:
-            error: What went wrong with the job, or ended the run.
-        """
+    def finish(self, ended_by: PikaError | None, *, to_the_end: bool) -> int:  # noqa: ARG002 - as of a batch
+        """Print the document and return the exit code, or raise what went wrong or ended the run."""
         entry, job = self._entry, self._job
+        interrupted = isinstance(ended_by, Interrupted)
+        error = ended_by if interrupted else self.errors.get(self._line.key) or ended_by
         if isinstance(error, Interrupted):
             raise Interrupted(self._interrupted(entry), jobid=entry.jobid)
         if isinstance(error, StillRunning):

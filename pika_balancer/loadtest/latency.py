@@ -5,10 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-MICROSECONDS: Final = 1_000_000
+import attrs
+
+_MICROSECONDS: Final = 1_000_000
 """Microseconds per second; the histogram counts in microseconds."""
 
-_HIGHEST: Final = 24 * 3600 * MICROSECONDS
+_HIGHEST: Final = 24 * 3600 * _MICROSECONDS
 _DIGITS: Final = 3
 _ROUNDING: Final = 1e-6
 
@@ -26,29 +28,28 @@ def histogram(digits: int = _DIGITS) -> Any:
     return module.HdrHistogram(1, _HIGHEST, digits)
 
 
+@attrs.define(eq=False)
 class Latencies:
     """Quantiles of durations in seconds, in G. Tene's HdrHistogram.
 
     A duration above a day counts as a day, one below 0 as 0.
 
-    Args:
-        digits: Significant decimal digits of quantiles, 1 to 5.
-
     Raises:
         ImportError: The extra is missing.
     """
 
-    def __init__(self, digits: int = _DIGITS) -> None:
-        self.histogram = histogram(digits)
-        self.total = 0.0
-        self.max = 0.0
-
-    histogram: Any
+    digits: int = _DIGITS
+    """Significant decimal digits of quantiles, 1 to 5."""
+    histogram: Any = attrs.field(init=False)
     """The HdrHistogram, of microseconds."""
-    total: float
+    total: float = attrs.field(default=0.0, init=False)
     """The exact sum of all durations."""
-    max: float
+    max: float = attrs.field(default=0.0, init=False)
     """The longest duration, exactly; 0 without any."""
+
+    @histogram.default
+    def _empty(self) -> Any:
+        return histogram(self.digits)
 
     @property
     def count(self) -> int:
@@ -64,7 +65,7 @@ class Latencies:
         """Count one duration."""
         seconds = max(0.0, seconds)
         # Rounded up, so that no quantile is below the exact one.
-        self.histogram.record_value(min(math.ceil(seconds * MICROSECONDS), _HIGHEST))
+        self.histogram.record_value(min(math.ceil(seconds * _MICROSECONDS), _HIGHEST))
         self.total += seconds
         self.max = max(self.max, seconds)
 
@@ -87,7 +88,7 @@ class Latencies:
         ranks = [max(1, math.ceil(share * self.count - _ROUNDING)) for share in shares]
         asked = [100 * rank / self.count for rank in ranks]
         found = self.histogram.get_percentile_to_value_dict(asked)
-        return [min(float(found[percentile]) / MICROSECONDS, self.max) for percentile in asked]
+        return [min(float(found[percentile]) / _MICROSECONDS, self.max) for percentile in asked]
 
     def add(self, other: "Latencies") -> None:
         """Add all durations of another object with the same number of digits."""

@@ -49,96 +49,75 @@ class JobTiming:
     """The channel on which it has a slot."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class Recorder:
-    """The measurements of one turn of load. Several of the same length can be added up.
+    """The measurements of one turn of load. Several of the same length can be added up."""
 
-    Args:
-        seconds: Longest time for which jobs are started.
-        warm_up: Seconds from the beginning in which jobs are counted, but not measured.
-    """
-
-    def __init__(self, *, seconds: float, warm_up: float = 0.0) -> None:
-        self.seconds = seconds
-        self.warm_up = warm_up
-        self.begin(0.0)
-        self.window = 0.0
-        self._closed = False
-        self.lag = Latencies()
-        self.accepted = Latencies()
-        self.ended = Latencies()
-        self.samples: list[tuple[float, int, int]] = []
-        self.jobs = 0
-        self.offered = 0
-        self.completed = 0
-        self.unfinished = 0
-        self.statuses: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.submit_errors: Counter[str] = Counter()
-        self.refused = 0
-        self.waiting = 0
-        self.in_flight = 0
-        self.peak = 0
-        self.on_channel: Counter[str] = Counter()
-        self.sent_to: Counter[str] = Counter()
-        self.peaks: Counter[str] = Counter()
-        self.last: float | None = None
-        self.bins: defaultdict[int, Latencies] = defaultdict(lambda: Latencies(_COARSE))
-
-    window: float
+    seconds: float
+    """Longest time for which jobs are started."""
+    warm_up: float = 0.0
+    """Seconds from the beginning in which jobs are counted, but not measured."""
+    begun: float = attrs.field(default=0, init=False)
+    """The beginning of the load."""
+    window: float = attrs.field(default=0, init=False)
     """Seconds in which jobs were started and measured; 0 before `close`."""
-    lag: Latencies
+    lag: Latencies = attrs.field(factory=Latencies, init=False)
     """How late measured jobs were started, because this process or machine was busy."""
-    accepted: Latencies
+    accepted: Latencies = attrs.field(factory=Latencies, init=False)
     """From the intended start to the acceptance by the service."""
-    ended: Latencies
+    ended: Latencies = attrs.field(factory=Latencies, init=False)
     """From the intended start to the end."""
-    samples: list[tuple[float, int, int]]
+    bins: defaultdict[int, Latencies] = attrs.field(
+        factory=lambda: defaultdict(lambda: Latencies(_COARSE)), init=False
+    )
+    """The same, by the interval of the load with the intended start."""
+    samples: list[tuple[float, int, int]] = attrs.field(factory=list[tuple[float, int, int]], init=False)
     """Seconds from the beginning, jobs with a slot, jobs without one."""
-    jobs: int
+    jobs: int = attrs.field(default=0, init=False)
     """Jobs started, including the warm-up, as in all counts but the next two."""
-    offered: int
+    offered: int = attrs.field(default=0, init=False)
     """Jobs with their intended start in the window."""
-    completed: int
+    completed: int = attrs.field(default=0, init=False)
     """Jobs that completed within the window, whenever they started."""
-    unfinished: int
+    unfinished: int = attrs.field(default=0, init=False)
     """Jobs that had not ended when the load was over. With any, quantiles are lower bounds."""
-    statuses: Counter[str]
+    statuses: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs that ended, by status."""
-    failures: Counter[str]
+    failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs that failed without a status, by the class of the error."""
-    submit_errors: Counter[str]
+    submit_errors: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Submits that were not answered with a job, by the class of the error, whether retried or not."""
-    refused: int
+    refused: int = attrs.field(default=0, init=False)
     """Submits answered with 429."""
-    waiting: int
+    waiting: int = attrs.field(default=0, init=False)
     """Jobs without a slot, now."""
-    in_flight: int
+    in_flight: int = attrs.field(default=0, init=False)
     """Jobs with a slot, now."""
-    peak: int
+    peak: int = attrs.field(default=0, init=False)
     """Most jobs with a slot at once."""
-    on_channel: Counter[str]
+    on_channel: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs with a slot now, by channel, as counted by the client."""
-    sent_to: Counter[str]
+    sent_to: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Submits sent, by channel."""
-    peaks: Counter[str]
+    peaks: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Most jobs with a slot at once, by channel, as counted by the client."""
-    bins: defaultdict[int, Latencies]
-    """From the intended start to the end, by the interval of the load with the intended start."""
-    last: float | None
+    last: float | None = attrs.field(default=None, init=False)
     """The duration of the job that completed last."""
+    _closed: float | None = attrs.field(default=None, init=False)
+
+    @property
+    def _window_ends(self) -> float:
+        return self.begun + self.seconds if self._closed is None else self._closed
 
     def begin(self, now: float) -> None:
         """Set the beginning of the load; call it before anything is measured."""
         self.begun = now
-        self.window_from = now + self.warm_up
-        self.window_to = now + self.seconds
 
     def close(self, now: float) -> None:
         """End the window: no more jobs are started. Later calls do nothing."""
-        if not self._closed:
-            self._closed = True
-            self.window_to = now
-            self.window = max(0.0, now - self.window_from)
+        if self._closed is None:
+            self._closed = now
+            self.window = max(0.0, now - self.begun - self.warm_up)
 
     def start(self, intended: float, now: float) -> JobTiming:
         """Count and return a job that was to start at `intended` and starts now."""
@@ -179,7 +158,7 @@ class Recorder:
         self.statuses[status] += 1
         if status == COMPLETED:
             self.last = now - job.intended
-            self.completed += self.window_from <= now <= self.window_to
+            self.completed += self.begun + self.warm_up <= now <= self._window_ends
         self._record_end(job, now)
 
     def job_failed(self, job: JobTiming, error: str) -> None:

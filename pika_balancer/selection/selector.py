@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer.errors import ForeignLease, InvalidArgument, UnknownChannel
+from pika_balancer.errors import ForeignLease, InvalidArgument
 from pika_balancer.models import Account, AccountState, Explanation, Lease, Snapshot, Unavailability
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.selection.policy import Uniform, Weights, make_rule
 
 CLOSED: Final = -1
@@ -264,11 +265,7 @@ class Selector:
         known = self._adopted.get(key)
         if known is not None:
             if known.channel != channel:
-                raise InvalidArgument(
-                    f"{key!r} is already adopted on channel {known.channel!r}; release that lease first",
-                    field="key",
-                    channel=channel,
-                )
+                raise adopted_elsewhere(key, known.channel, channel)
             return known
         slots = self._find(channel) or self._begin(Account(channel))
         self._free[slots.row] -= 1
@@ -417,22 +414,14 @@ class Selector:
     def _known(self, channel: str) -> AccountSlots:
         slots = self._find(channel)
         if slots is None or (slots.removed and not slots.matters):
-            raise self._unknown(channel)
+            raise unknown_channel(channel)
         return slots
-
-    @staticmethod
-    def _unknown(channel: str) -> UnknownChannel:
-        return UnknownChannel(
-            f"no account has channel {channel!r}; fetch the account map again or name a configured one",
-            field="channel",
-            channel=channel,
-        )
 
     def _choose(self, channel: str | None) -> AccountSlots | None:
         if channel is not None:
             slots = self._find(channel)
             if slots is None or slots.removed:
-                raise self._unknown(channel)
+                raise unknown_channel(channel)
             return slots if slots.open_index >= 0 else None
         rows: Sequence[int] = self._open
         if self._rule.ordered:

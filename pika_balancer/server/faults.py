@@ -1,4 +1,4 @@
-"""Scripted faults of job submits (`POST /create`, `/animate`, …), as texts such as `429:10%:15s`.
+"""Scripted faults of job submits (`POST /create`, `/animate`, …), as texts such as `429:0.1:15s`.
 
 A fault is drawn after the parameters have been checked. A submit has at most one, so the probabilities of a
 script add up to at most 1.
@@ -87,9 +87,7 @@ class ScriptedFault:
     def __attrs_post_init__(self) -> None:
         kind = FAULTS.get(self.name)
         if kind is None:
-            close = nearest(self.name, FAULTS)
-            hint = f"did you mean {close}?" if close else f"known faults: {', '.join(FAULTS)}"
-            problem = f"unknown; {hint}"
+            problem = f"unknown; known faults: {', '.join(FAULTS)}"
         elif not 0 <= self.probability <= 1:
             problem = "the probability must be from 0 to 1"
         elif self.param is not None and kind.param is None:
@@ -118,12 +116,16 @@ def parse_fault(text: str) -> ScriptedFault:
         InvalidArgument: `text` is no fault; names `faults` and the nearest right form.
     """
     name, *rest = text.strip().split(":", 2)
-    if name in FAULTS and not (rest and rest[0]):
+    if name not in FAULTS:
+        close = nearest(name, FAULTS)
+        hint = f"did you mean {close}?" if close else f"known faults: {', '.join(FAULTS)}"
+        raise InvalidArgument(f"fault {name!r:.60}: unknown; {hint}", field="faults")
+    if not rest or not rest[0]:
         raise InvalidArgument(
             f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:10%:15s", field="faults"
         )
-    probability = parse_share(rest[0], field="faults") if name in FAULTS else 0.0
-    return ScriptedFault(name, probability, parse_duration(rest[1], field="faults") if rest[1:] else None)
+    param = parse_duration(rest[1], field="faults") if rest[1:] else None
+    return ScriptedFault(name, parse_share(rest[0], field="faults"), param)
 
 
 @attrs.frozen

@@ -8,6 +8,8 @@ import attrs
 from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Weibull
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Bursty, Poisson, Trace
+from pika_balancer.simulate.estimate import LEVELS
+from pika_balancer.simulate.report.numbers import figure
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.theory import (
     Station,
@@ -23,7 +25,6 @@ from pika_balancer.simulate.theory import (
 
 _MOST_SLOTS = 20_000
 _MOST_PLACES = 10_000
-_LEVELS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 @attrs.frozen
@@ -43,10 +44,10 @@ def closed_form(scenario: Scenario) -> Theory | None:
 
     All need Poisson arrivals, slots freed at once, no outages, slowdown or faults. Beyond that:
 
-    - loss with accounts of one speed is Erlang B, for any distribution of service times (M/G/c/c); - loss
-    with unequal speeds under the policy `weighted` has a product form, likewise; - with exponential service
-    times and one speed a wait queue is Erlang C (M/M/c), with a limit M/M/c/K, with
-      exponential patience Erlang A (M/M/c+M), with constant patience M/M/c+D;
+    - loss with accounts of one speed is Erlang B, for any distribution of service times (M/G/c/c);
+    - loss with unequal speeds under the policy `weighted` has a product form, likewise;
+    - with exponential service times and one speed a wait queue is Erlang C (M/M/c), with a limit M/M/c/K,
+      with exponential patience Erlang A (M/M/c+M), with constant patience M/M/c+D;
     - with exponential delays, retries are the retrial queue, as long as no job runs out of tries.
 
     The choice of the account makes no difference to these figures, except for the product form.
@@ -84,8 +85,8 @@ def why_unstable(scenario: Scenario) -> str | None:
         return None
     what = "the wait queue grows without bound" if endless else "jobs leave only by running out of tries"
     return (
-        f"no steady state: {load:.4g} erlang offered to {rate:.4g} slots; {what}, and waits depend on "
-        "the length of the run"
+        f"no steady state: {figure(load)} erlang offered to {figure(rate)} slots; {what}, and waits depend "
+        "on the length of the run"
     )
 
 
@@ -148,7 +149,7 @@ def _queue(scenario: Scenario, full: Queue, load: float, service: float) -> Theo
             return None
         found = mmck(slots, load, line=places, service=service)
         name, waits = "M/M/c/K", {}
-        for level, share in _LEVELS.items():
+        for level, share in LEVELS.items():
             if places == math.inf:
                 name = "Erlang C"
                 waits[f"wait.{level}"] = erlang_c_quantile(slots, load, share, service=service)

@@ -92,10 +92,12 @@ def ratio(
 ) -> Estimate:
     """Return the estimate of a ratio of sums from its batches.
 
-    Args: above: Numerators by batch, at least 0. below: Denominators by batch, at least 0. most: The largest
-        possible ratio. cases: Whether the numerators count cases among the denominators: then an interval is
-        given even if none
-            was seen.
+    Args:
+        above: Numerators by batch, at least 0.
+        below: Denominators by batch, at least 0.
+        most: The largest possible ratio.
+        cases: Whether the numerators count cases among the denominators: then there is an interval even if
+            none was seen.
     """
     total = math.fsum(below)
     if total <= 0:

@@ -66,20 +66,19 @@ def run_all(
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[RunProgress], object] | None = None,
-    now: Callable[[], float] = time.monotonic,
 ) -> TaskResult[R]:
     """Return the result of `work` for each task, in the order of the tasks.
 
     Ctrl-C cancels the tasks that have not begun and returns what is done. An error in a task cancels the
     others and is raised.
 
-    Args: work: A function that the executor can import by name. tasks: Its arguments, one call each.
-        executor: Executes the calls; it is not shut down. By default a pool of processes for this batch
-        alone,
+    Args:
+        work: A function that the executor can import by name.
+        tasks: Its arguments, one call each.
+        executor: Executes the calls; it is not shut down. By default a pool of processes for this batch,
             which needs the usual `if __name__ == "__main__":` in the caller's script.
         workers: Processes of that pool; one for each processor by default. 1 works in this process.
         progress: Called in this thread when a task has ended, and once a second.
-        now: Seconds since an arbitrary moment, for the progress.
 
     Raises:
         InvalidArgument: `workers` is no whole number of at least 1, or is given with an executor.
@@ -87,11 +86,10 @@ def run_all(
     """
     if workers is not None and (executor is not None or isinstance(workers, bool) or workers < 1):
         raise InvalidArgument(
-            "workers must be a whole number, 1 or more, and needs no executor",
-            field="workers",
+            "workers must be 1 or more, and cannot be combined with an executor", field="workers"
         )
     count = min(workers or os.cpu_count() or 1, len(tasks))
-    batch = _Batch(work, tasks, progress, now)
+    batch = _Batch(work, tasks, progress)
     if executor is not None:
         batch.run_on(executor)
     elif count <= 1:
@@ -104,17 +102,12 @@ def run_all(
 
 class _Batch(Generic[T, R]):
     def __init__(
-        self,
-        work: Callable[[T], R],
-        tasks: Sequence[T],
-        progress: Callable[[RunProgress], object] | None,
-        now: Callable[[], float],
+        self, work: Callable[[T], R], tasks: Sequence[T], progress: Callable[[RunProgress], object] | None
     ) -> None:
         self._work = work
         self._tasks = tasks
         self._progress = progress
-        self._now = now
-        self._began = now()
+        self._began = time.monotonic()
         self._done = 0
         self.results: list[R | None] = [None] * len(tasks)
         self.interrupted = False
@@ -160,7 +153,7 @@ class _Batch(Generic[T, R]):
 
     def _report(self) -> None:
         if self._progress is not None:
-            elapsed, total = self._now() - self._began, len(self._tasks)
+            elapsed, total = time.monotonic() - self._began, len(self._tasks)
             left = elapsed / self._done * (total - self._done) if self._done else math.inf
             self._progress(RunProgress(self._done, total, elapsed, left))
 

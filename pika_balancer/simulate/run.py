@@ -33,7 +33,6 @@ def simulate(
     records: bool = False,
     engine: Engine = "auto",
     watch: Callable[[int], bool] | None = None,
-    timer: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Simulate the scenario and return its result; the same seed gives the same result.
 
@@ -51,7 +50,6 @@ def simulate(
             if the extra `sim` is installed, and otherwise warns.
         watch: Called now and then, in this thread, with the number of jobs so far. If it returns False, no
             more jobs arrive: the run ends with the present ones, and a note says so.
-        timer: Reads the real time, in seconds, for `elapsed_s`.
 
     Raises:
         InvalidArgument: An argument is out of range; `field` names it.
@@ -61,7 +59,7 @@ def simulate(
         raise InvalidArgument("scenario must be a Scenario", field="scenario")
     streams = Streams(seed)
     jobs = _length(scenario, jobs, duration)
-    began = timer()
+    began = time.perf_counter()
     start = start_of(scenario)
     warm_up = scenario.warm_up
     if warm_up is None:
@@ -92,7 +90,7 @@ def simulate(
         fast.run(scenario, workload, collector, written)
     else:
         Reference(scenario, workload, collector, written).run()
-    elapsed = timer() - began
+    elapsed = time.perf_counter() - began
     notes = [note] if note else []
     if ended_early:
         notes.append(f"ended early, after {collector.jobs:,} jobs; the figures are of those")

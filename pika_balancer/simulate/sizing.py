@@ -273,7 +273,7 @@ class _Search:
     ) -> None:
         self._evaluator = evaluator
         self._scenario = scenario
-        self._find = find
+        self._find: Find = find
         self._progress = progress
         self._low, self._high = (-_RATE_STEPS, _RATE_STEPS) if find == "rate" else (0, most)
         self.points: dict[int, SizePoint] = {}
@@ -331,9 +331,9 @@ class _Search:
         return self._at(index).verdict
 
     def _scenario_at(self, index: int) -> Scenario:
-        if self._find == "rate":
+        if self._find == "rate":  # exact, and defined for a trace whose jobs all arrive at once
             return with_rate(self._scenario, _RATE_STEP**-index)
-        return (with_accounts if self._find == "accounts" else with_slots)(self._scenario, index)
+        return at_size(self._scenario, self._find, index)
 
     def _start(self) -> int:
         if self._find == "rate":
@@ -379,6 +379,13 @@ def _check(targets: tuple[Target, ...], scenario: Scenario, find: Find, counts: 
     for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise InvalidArgument(f"{name} must be a whole number of at least 1, not {value!r}", field=name)
+
+
+def at_size(scenario: Scenario, find: Find, size: float) -> Scenario:
+    """Return the scenario with that many accounts or slots, or that rate of arrivals."""
+    if find == "rate":
+        return with_rate(scenario, size / scenario.arrivals.rate)
+    return (with_accounts if find == "accounts" else with_slots)(scenario, int(size))
 
 
 def size_text(find: Find, size: float) -> str:

@@ -1,8 +1,8 @@
-"""Separate random streams from one seed: a setting that changes leaves the draws for all else as they are.
+"""Separate random streams from one seed, so that scenarios that differ in one point share everything else.
 
-Arrivals, service times and patience are drawn in order, each from a stream of its own. Every later draw of a
-job (account, fault, delay until the next try) is a function of the seed, the job's number and the number of
-its earlier draws: it does not depend on other jobs.
+Arrivals, service times and patience are drawn in order, each from its own stream. Everything that happens to
+a job afterwards (its account, faults, delays between tries) is a function of the seed, the job's number and a
+counter: a job gets the same numbers whatever other jobs do.
 """
 
 import random
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 PICK: Final = 1
-"""The stream of picks among accounts; two draws per pick."""
+"""The stream of picks among accounts; two numbers per pick."""
 FAULT: Final = 2
-"""The stream of faults; one draw per submit."""
+"""The stream of faults; one number per submit."""
 DELAY: Final = 3
 """The stream of delays between tries."""
 
@@ -31,7 +31,7 @@ ULP: Final = 2.0**-53
 
 
 def mix(z: int) -> int:
-    """Return the low 64 bits, mixed by the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Return the 64 bits well mixed: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
     z &= MASK
     z = ((z ^ (z >> 30)) * FIRST) & MASK
     z = ((z ^ (z >> 27)) * SECOND) & MASK
@@ -39,7 +39,7 @@ def mix(z: int) -> int:
 
 
 def uniform(key: int, job: int, turn: int) -> float:
-    """Return the number in [0, 1) of the job's draw number `turn` on the stream of that key."""
+    """Return the number in [0, 1) of a job and a turn, on the stream of that key."""
     return (mix(key + (job + 1) * STEP + turn * TURN) >> 11) * ULP
 
 
@@ -48,7 +48,7 @@ class Streams:
     """All streams of one run."""
 
     seed: int = attrs.field(validator=whole(least=0))
-    """Determines every number that is drawn."""
+    """Fixes every random number."""
 
     def key(self, stream: int) -> int:
         """Return the key of a stream for `uniform`, 64 bits."""
@@ -61,11 +61,11 @@ class Streams:
                 return key
 
     def plain(self, name: str) -> random.Random:
-        """Return the generator of that name, from the standard library."""
+        """Return a generator of that name from the standard library."""
         return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not cryptography
 
     def vector(self, name: str) -> "np.random.Generator":
-        """Return the generator of that name that draws arrays; needs NumPy."""
+        """Return a generator of that name that draws arrays; needs NumPy."""
         import numpy as np  # noqa: PLC0415 - an extra
 
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *name.encode()])))

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -31,22 +30,24 @@ _COMPARED: Final = {
 def with_accounts(scenario: Scenario, count: int) -> Scenario:
     """Return the scenario with `count` accounts: its own first, then more like its last one."""
     own = scenario.accounts
-    more = [_another(own, place) for place in range(len(own), count)]
+    # Numbered channels continue with the next number.
+    numbered = all(account.channel == str(number) for number, account in enumerate(own, 1))
+    prefix = "" if numbered else f"{own[-1].channel}+"
+    more = (attrs.evolve(own[-1], channel=f"{prefix}{k + numbered}") for k in range(len(own), count))
     return attrs.evolve(scenario, accounts=(*own[:count], *more))
 
 
 def with_slots(scenario: Scenario, count: int) -> Scenario:
     """Return the scenario with `count` slots: the last account is cut to fit."""
+    missing = max(0, count - scenario.slots)
+    more = -(-missing // scenario.accounts[-1].max_jobs)
     accounts: list[SimulatedAccount] = []
     left = count
-    own = scenario.accounts
-    for place in itertools.count():
-        account = own[place] if place < len(own) else _another(own, place)
-        accounts.append(attrs.evolve(account, max_jobs=min(left, account.max_jobs)))
-        left -= account.max_jobs
-        if left <= 0:
-            return attrs.evolve(scenario, accounts=accounts)
-    raise AssertionError  # pragma: no cover - `itertools.count` is endless
+    for account in with_accounts(scenario, len(scenario.accounts) + more).accounts:
+        if left > 0:
+            accounts.append(attrs.evolve(account, max_jobs=min(left, account.max_jobs)))
+            left -= account.max_jobs
+    return attrs.evolve(scenario, accounts=accounts)
 
 
 def with_rate(scenario: Scenario, times: float) -> Scenario:
@@ -188,10 +189,3 @@ def monotone(scenario: Scenario) -> bool:
         and scenario.slowdown is None
         and len({account.speed for account in scenario.accounts}) == 1
     )
-
-
-def _another(own: Sequence[SimulatedAccount], place: int) -> SimulatedAccount:
-    last = own[-1]
-    # Numbered channels continue with the next number.
-    numbered = all(account.channel == str(number) for number, account in enumerate(own, 1))
-    return attrs.evolve(last, channel=str(place + 1) if numbered else f"{last.channel}+{place}")

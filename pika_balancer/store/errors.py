@@ -1,6 +1,6 @@
 """Constructors of the errors that stores raise."""
 
-from pika_balancer.errors import InvalidArgument, NoCapacity, StoreUnavailable, UnknownChannel
+from pika_balancer.errors import NoCapacity, StoreUnavailable
 from pika_balancer.models import Unavailability
 
 
@@ -14,22 +14,6 @@ def no_capacity(why_unavailable: Unavailability | None, channel: str | None, now
         f"no slot in time: {why_unavailable.message}{left}",
         reason=why_unavailable.reason,
         until=why_unavailable.until,
-        channel=channel,
-    )
-
-
-def unknown_channel(channel: str | None) -> UnknownChannel:
-    return UnknownChannel(
-        f"no account has channel {channel!r}; fetch the account map again or name a configured one",
-        field="channel",
-        channel=channel,
-    )
-
-
-def adopted_elsewhere(key: str, counted: str, channel: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{key!r} is already adopted on channel {counted!r}; release that lease first",
-        field="key",
         channel=channel,
     )
 

@@ -1,4 +1,4 @@
-"""`Balancer` over either store: no slot is lost or doubled, no waiter stays in line, and it still works."""
+"""`Balancer` over either store: no slot is lost or doubled, no waiter is left, and it still works."""
 
 import asyncio
 import random
@@ -10,18 +10,18 @@ import pytest
 from pika_balancer import Account, Balancer, Closed, NoCapacity
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import settle
-from tests.cancelling.cancel_point import CancelledRun, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.redis_pool import Pool
 
 ACCOUNTS = [Account("0", max_jobs=1), Account("1", max_jobs=1)]
 
 
 async def all_obtainable(balancer: Balancer, capacity: int) -> None:
-    """Assert that every slot is free, none waits, and each slot can be acquired."""
+    """Assert that there is no waiter and that every slot can be acquired."""
     await settle()
     told = balancer.statistics()
     assert (told.holders, told.waiters) == ((), ())
-    # A shared store may have to hear first of what was given back.
+    # A shared store may not know of the last release yet.
     patience = 60.0 if balancer.store.shared else 0.0
     if not patience:
         assert told.snapshot.in_flight == 0
@@ -33,7 +33,7 @@ async def all_obtainable(balancer: Balancer, capacity: int) -> None:
 
 
 class Source:
-    """Tells the account map, and takes a moment for it."""
+    """Returns the account map after one iteration of the loop."""
 
     async def accounts(self) -> dict[str, Account]:
         await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def in_memory(_turn: CancelledRun) -> AsyncGenerator[Store]:
 
 @asynccontextmanager
 async def on_server(run: CancelledRun) -> AsyncGenerator[Store]:
-    """Open a store on a server, of which nothing may be left there at the end."""
+    """Open a store on a server; no key of it may be left there at the end."""
     pool = Pool(run.server)
     yield pool.open()
     await pool.end()
@@ -59,7 +59,7 @@ Steps = Callable[[CancelledRun, Balancer], Awaitable[None]]
 
 
 def on_each_store(*names: str) -> Callable[[Steps], Steps]:
-    """Register a scenario twice, with a balancer over each store that has not been used yet."""
+    """Register a scenario twice: with a new balancer over each store."""
 
     def register(steps: Steps) -> Steps:
         def on(opened: Open) -> None:
@@ -89,10 +89,10 @@ async def acquire(run: CancelledRun, balancer: Balancer) -> None:
 
 
 @on_each_store("Balancer.acquire")
-async def acquire_in_line(run: CancelledRun, balancer: Balancer) -> None:
+async def acquire_after_waiting(run: CancelledRun, balancer: Balancer) -> None:
     held = [await balancer.acquire() for _ in ACCOUNTS]
     run.begin(balancer.acquire(timeout=30))
-    await patiently(lambda: run.is_over or bool(balancer.statistics().waiters))
+    await eventually(lambda: run.is_over or bool(balancer.statistics().waiters))
     behind = asyncio.create_task(balancer.acquire(timeout=30))
     await settle(3)
     for lease in held:
@@ -175,7 +175,7 @@ async def drain(run: CancelledRun, balancer: Balancer) -> None:
 async def close(run: CancelledRun, balancer: Balancer) -> None:
     lease, _other = await balancer.acquire(), await balancer.acquire()
     waiting = asyncio.create_task(balancer.acquire())
-    await patiently(lambda: bool(balancer.statistics().waiters))
+    await eventually(lambda: bool(balancer.statistics().waiters))
     balancer.release_nowait(lease)
     balancer.release_nowait(_other)
     await run.through(balancer.close())
@@ -201,7 +201,7 @@ async def context(run: CancelledRun, balancer: Balancer) -> None:
 async def from_client(run: CancelledRun, balancer: Balancer) -> None:
     if await run.through(Balancer.from_client(Source(), store=balancer.store, refresh_every=60)):
         await run.result.close()
-    # There is no balancer in anybody's hands that could be closed.
+    # There is no balancer to close.
     await run.nothing_runs()
 
 
@@ -213,7 +213,7 @@ async def lease_context(run: CancelledRun, balancer: Balancer) -> None:
 
     held = [await balancer.acquire() for _ in ACCOUNTS]
     run.begin(use())
-    await patiently(lambda: run.is_over or bool(balancer.statistics().waiters))
+    await eventually(lambda: run.is_over or bool(balancer.statistics().waiters))
     for lease in held:
         await balancer.release(lease)
     await run.end()

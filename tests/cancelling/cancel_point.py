@@ -13,38 +13,38 @@ from pika_balancer.testing import settle, wait_until
 from tests.redis_servers import Server
 
 How = Literal["at once", "same tick", "twice", "time limit", "sibling"]
-"""The ways to be cancelled at an await.
+"""Ways to cancel at an await.
 
-at once      right when it begins to wait
-same tick    when what it waits for has come about, in the tick in which it would have gone on
-twice        at once, and again at the next await on its way out
-time limit   by an `asyncio.timeout` around it, which expires then
-sibling      by a task group in which another task fails then
+at once      when it begins to wait
+same tick    in the tick in which the awaited future is done and the coroutine would continue
+twice        at once, and again at the next await of its cleanup
+time limit   by an `asyncio.timeout` around it that expires
+sibling      by a task group in which another task fails
 """
 
 HOWS: Final = get_args(How)
 IN_SHORT: Final = HOWS[:3]
-"""The ways that differ in what comes out; the others differ in who cancels."""
+"""The ways that differ in the result; the others differ in the origin of the cancellation."""
 
-PATIENCE: Final = 60.0
-"""Seconds after which something that does not come about is a fault."""
+LIMIT: Final = 60.0
+"""Seconds after which a condition that does not hold is a failure."""
 DESCRIPTORS: Final = Path("/proc/self/fd")
 SCENARIOS: Final[dict[str, list["Scenario"]]] = {}
-"""Every scenario, by the name of the coroutine that it is about."""
+"""The scenarios of each coroutine, by its name."""
 
 
 class CancelledRun:
-    """A run: `begin` or `through` takes the coroutine that is to be cancelled at its `point`-th await.
+    """A run of a scenario that cancels a coroutine, passed to `begin` or `through`, at one of its awaits.
 
     Args:
-        point: Which await, from 1. 0 cancels it before it has begun.
-        how: In which way.
+        point: Number of the await, from 1; 0 cancels before the start.
+        how: Way to cancel.
         server: A server for shared stores.
 
     Attributes:
-        awaits: How many there were.
-        struck: Whether it has been cancelled.
-        result: What it returned.
+        awaits: Number of awaits so far.
+        struck: Whether the cancellation was sent.
+        result: The coroutine's result.
     """
 
     def __init__(self, point: int, how: How, server: Server) -> None:
@@ -62,13 +62,13 @@ class CancelledRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether the coroutine has ended, in whatever way."""
+        """Whether the coroutine has ended."""
         return self._task is not None and self._task.done()
 
     def begin(self, work: Awaitable[Any]) -> "asyncio.Task[Any]":
-        """Run it in a task of its own; `end` has to follow."""
+        """Start the coroutine as a task; call `end` afterwards."""
         assert self._task is None, "a run takes one coroutine"
-        # Before it has begun it is the coroutine itself that the cancellation goes to.
+        # Before the start only the coroutine itself can be cancelled.
         bare = work if self.point == 0 and isinstance(work, Coroutine) else self._surrounded(work)
         self._task = asyncio.get_running_loop().create_task(bare)
         if self.point == 0:
@@ -76,12 +76,12 @@ class CancelledRun:
         return self._task
 
     async def end(self) -> bool:
-        """Wait for it; return whether it came to its end, and not a cancellation out of it."""
+        """Wait for the coroutine; return True if it completed, False if it was cancelled."""
         assert self._task is not None
-        await asyncio.wait([self._task], timeout=PATIENCE)
-        assert self._task.done(), f"it does not end: {self._task!r}"
+        await asyncio.wait([self._task], timeout=LIMIT)
+        assert self._task.done(), f"does not end: {self._task!r}"
         if self._completed or not self.struck:
-            # A time limit or a sibling may have come too late for it.
+            # A time limit or a sibling may have cancelled it too late.
             assert self.how not in ("at once", "same tick", "twice") or not self.struck, "swallowed"
             if not self.struck or not self._task.exception():
                 await self._task
@@ -98,7 +98,7 @@ class CancelledRun:
         return False
 
     async def through(self, work: Awaitable[Any]) -> bool:
-        """Run it to its end; return whether it came there, and no cancellation out of it."""
+        """Run the coroutine as `begin` and `end` do."""
         self.begin(work)
         return await self.end()
 
@@ -118,7 +118,7 @@ class CancelledRun:
         self._completed = True
 
     async def nothing_runs(self) -> None:
-        """Assert that no task is left that was not there before the scenario."""
+        """Assert that no task of the scenario is left."""
         await until(lambda: asyncio.all_tasks() <= self._before)
         left = asyncio.all_tasks() - self._before
         assert not left, left
@@ -151,7 +151,7 @@ class CancelledRun:
 
 
 class _Counted:
-    """Awaits something, and tells before each time that it waits, and for what."""
+    """Awaits something; before each await calls `awaiting` with the awaited future."""
 
     def __init__(
         self, work: Awaitable[Any], awaiting: "Callable[[asyncio.Future[Any] | None], None]"
@@ -171,23 +171,23 @@ class _Counted:
             self._awaiting(awaited)
             try:
                 yield awaited
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
+            except BaseException as error:  # noqa: BLE001 - passed on to the coroutine
                 thrown = error
 
 
 Scenario = Callable[[CancelledRun], Awaitable[None]]
-"""Puts a coroutine into the run, and asserts what has to hold after that."""
+"""Runs a coroutine through the run and asserts what must hold after it."""
 
 AGAIN: Final[set[Scenario]] = set()
-"""Scenarios that differ from others only by the store, for which a test tries the ways `IN_SHORT`."""
+"""Scenarios that differ from another one only by the store; the short tests cancel them `IN_SHORT`."""
 
 
 def about(*names: str, again: bool = False) -> Callable[[Scenario], Scenario]:
-    """Register a scenario of the coroutines of these names.
+    """Register a scenario of these coroutines.
 
     Args:
-        names: The qualified names.
-        again: Whether it is one that was registered already, now with the counts on a server.
+        names: Their qualified names.
+        again: Whether it is registered already, with the other store.
     """
 
     def register(scenario: Scenario) -> Scenario:
@@ -201,18 +201,18 @@ def about(*names: str, again: bool = False) -> Callable[[Scenario], Scenario]:
 
 
 def every_way(hows: Sequence[How]) -> Iterator[Iterator[tuple[int, How]]]:
-    """Yield, for each way, the awaits to cancel at in that way, without end."""
+    """Yield for each way an endless iterator of awaits to cancel at."""
     for how in hows:
-        # Before it has begun there is but one way.
+        # Before the start there is only one way.
         yield ((point, how) for point in itertools.count(0 if how == HOWS[0] else 1))
 
 
 def one_way_each(hows: Sequence[How], shift: int = 0) -> Iterator[Iterator[tuple[int, How]]]:
-    """Yield all awaits once, without end, each with the next way: a diagonal of what `every_way` yields.
+    """Yield one endless iterator of all awaits, each with the next way: a diagonal of `every_way`.
 
     Args:
         hows: The ways.
-        shift: Which of them is for the first await.
+        shift: Index of the way of the first await.
     """
     ways = itertools.chain(HOWS[:1], (hows[(place + shift) % len(hows)] for place in itertools.count()))
     yield iter(enumerate(ways))
@@ -221,15 +221,15 @@ def one_way_each(hows: Sequence[How], shift: int = 0) -> Iterator[Iterator[tuple
 async def at_every_await(
     scenario: Scenario, server: Server, runs: Iterable[Iterable[tuple[int, How]]]
 ) -> Counter[How]:
-    """Run the scenario again and again, cancelling at another await each time; return how often it struck.
+    """Run the scenario once for each await; return the number of cancellations of each way.
 
-    After each run nothing may be left of it: no task, no descriptor, and nothing for the loop to complain of.
+    After each run there must be no new task or file descriptor, and no error in the loop's exception handler.
 
     Args:
-        scenario: What to run.
+        scenario: The scenario.
         server: A server for shared stores.
-        runs: Awaits and ways to cancel there, in the order of the awaits; each part of it ends where the
-            scenario has no such await.
+        runs: Iterators of awaits, in order, and ways; each ends at the first await that the scenario does
+            not have.
     """
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
@@ -264,26 +264,26 @@ async def _one(scenario: Scenario, run: CancelledRun) -> None:
         raise
 
 
-async def patiently(condition: Callable[[], bool]) -> None:
+async def eventually(condition: Callable[[], bool]) -> None:
     """Return once the condition holds."""
-    await wait_until(condition, timeout=PATIENCE)
+    await wait_until(condition, timeout=LIMIT)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds, or after a while: the assertion that follows shows what is wrong."""
+    """Wait until the condition holds or the limit is over; an assertion must follow."""
     for _ in range(5):
         if condition():
             return
         await asyncio.sleep(0)
     with contextlib.suppress(TimeoutError):
-        await wait_until(condition, timeout=PATIENCE)
+        await wait_until(condition, timeout=LIMIT)
 
 
 def _files() -> set[str]:
-    """Return the descriptors that are open, with what they are, where the system tells."""
+    """Return the open file descriptors with their targets, on systems that list them."""
     found: set[str] = set()
     for descriptor in DESCRIPTORS.iterdir() if DESCRIPTORS.exists() else ():
-        with contextlib.suppress(OSError):  # the one with which the folder is read
+        with contextlib.suppress(OSError):  # the descriptor that reads the folder
             found.add(f"{descriptor.name} {descriptor.readlink()}")
-    # Of which uvloop keeps one in reserve.
+    # uvloop keeps one in reserve.
     return {name for name in found if not name.endswith("/dev/null")}

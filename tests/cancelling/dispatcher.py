@@ -1,4 +1,4 @@
-"""`Dispatcher` on a real socket: a job is sent once or not at all, and followed, with its slot, if it was."""
+"""`Dispatcher` on a real socket: a job is sent at most once, and followed with its slot if it was sent."""
 
 import asyncio
 import random
@@ -10,14 +10,14 @@ from pika_balancer import Account, Balancer, Closed, Dispatcher, JobHandle, Pika
 from pika_balancer.store import Store
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import in_memory, on_server
-from tests.cancelling.cancel_point import CancelledRun, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE, Answer, Service
 
 RECORD = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
 
 
 class Desk:
-    """A service, and a dispatcher over one account with two slots that nothing was done with yet."""
+    """A service, and a new dispatcher over one account with two slots."""
 
     def __init__(self, service: Service, client: PikaClient, store: Store) -> None:
         self.service = service
@@ -35,9 +35,9 @@ class Desk:
         return self.balancer.snapshot().in_flight
 
     async def calm(self) -> None:
-        """Return once everything that was sent has its answer."""
+        """Return once every request has its answer."""
         await settle(5)
-        await patiently(
+        await eventually(
             lambda: (
                 not self.balancer.statistics().waiters
                 and all(handle.jobid is not None for handle in self.dispatcher.handles)
@@ -47,20 +47,20 @@ class Desk:
         await settle(5)
 
     async def works(self, dispatcher: Dispatcher | None = None) -> None:
-        """Assert that every job that was sent is followed, with its slot, and that another one can be run."""
+        """Assert that every sent job is followed with its slot, and that another job can run."""
         dispatcher = dispatcher or self.dispatcher
         running = self.service.executing
-        await patiently(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
-        await patiently(lambda: self.in_flight == len(running))
+        await eventually(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
+        await eventually(lambda: self.in_flight == len(running))
         self.service.end_all()
-        await patiently(lambda: not dispatcher.handles)
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: not dispatcher.handles)
+        await eventually(lambda: self.in_flight == 0)
         sent = len(self.service.posts)
         handle = await dispatcher.submit("create", prompt="a cat", timeout=60)
         self.service.end_all()
         assert (await handle).status == "completed"
         assert len(self.service.posts) == sent + 1
-        await patiently(lambda: self.in_flight == 0)
+        await eventually(lambda: self.in_flight == 0)
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def submit_in_line(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         held = [await desk.balancer.acquire() for _ in range(2)]
         run.begin(desk.dispatcher.submit("button", jobid=desk.service.take(), timeout=30))
-        await patiently(lambda: run.is_over or bool(desk.balancer.statistics().waiters))
+        await eventually(lambda: run.is_over or bool(desk.balancer.statistics().waiters))
         desk.service.end_all()
         for lease in held:
             await desk.balancer.release(lease)
@@ -127,7 +127,7 @@ async def submit_in_line(run: CancelledRun, desk: Desk) -> None:
 
 @at_each_desk("Dispatcher.submit")
 async def submit_that_is_refused(run: CancelledRun, desk: Desk) -> None:
-    # First not at all, then the answer is lost: it is looked for, found, and not sent again.
+    # First the submit fails, then its answer is lost: the job is found and not sent again.
     desk.service.script += [
         Answer(429, {"error": "full", "executingJobs": []}, {"Retry-After": "0"}),
         Answer(200, accepted=True, drop=True),
@@ -147,7 +147,7 @@ async def submit_that_is_refused(run: CancelledRun, desk: Desk) -> None:
 async def run(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         run.begin(desk.dispatcher.run("create", prompt="a cat"))
-        await patiently(lambda: run.is_over or bool(desk.dispatcher.handles))
+        await eventually(lambda: run.is_over or bool(desk.dispatcher.handles))
         await desk.calm()
         if desk.dispatcher.handles:
             desk.service.end_all()
@@ -213,7 +213,7 @@ async def batch_closed(run: CancelledRun, desk: Desk) -> None:
     async with desk.dispatcher:
         outcomes = desk.dispatcher.map(source(), concurrency=3)
         first = asyncio.ensure_future(anext(outcomes))
-        await patiently(lambda: len(desk.dispatcher.handles) == 2)
+        await eventually(lambda: len(desk.dispatcher.handles) == 2)
         await desk.calm()
         desk.service.end(desk.service.executing[0])
         await first
@@ -229,7 +229,7 @@ async def reconcile(run: CancelledRun, desk: Desk) -> None:
     told = []
     if await run.through(desk.dispatcher.reconcile()):
         told += run.result
-    # What was found by one that was cancelled is told by the next.
+    # The next call returns what a cancelled one found.
     told += await desk.dispatcher.reconcile()
     assert [handle.jobid for handle in told] == [ours]
     assert desk.in_flight == 2
@@ -248,7 +248,7 @@ async def resume(run: CancelledRun, desk: Desk) -> None:
     await run.through(desk.dispatcher.resume(records))
     handles = await desk.dispatcher.resume(records)
     assert [handle.reply_ref for handle in handles] == ["w.1", "w.2"]
-    await patiently(lambda: handles[1].jobid == second)
+    await eventually(lambda: handles[1].jobid == second)
     assert set(handles) == set(desk.dispatcher.handles)
     await desk.works()
 
@@ -261,7 +261,7 @@ async def drain(run: CancelledRun, desk: Desk) -> None:
     desk.service.end_all()
     await run.end()
     assert await desk.dispatcher.drain() == []
-    await patiently(lambda: desk.in_flight == 0)
+    await eventually(lambda: desk.in_flight == 0)
 
 
 @at_each_desk("Dispatcher.drain")
@@ -272,8 +272,8 @@ async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
     records = await desk.dispatcher.drain(timeout=0)
     assert [record["jobid"] for record in records] == desk.service.executing
     assert isinstance(await waiting, Closed)
-    # A name that the slot was about to get may be on its way back.
-    await patiently(lambda: desk.in_flight == 1)
+    # The renaming of the slot may still be in progress.
+    await eventually(lambda: desk.in_flight == 1)
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
         await desk.dispatcher.resume(records)
@@ -284,22 +284,22 @@ async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
 async def close(run: CancelledRun, desk: Desk) -> None:
     handle = await desk.dispatcher.submit("create", prompt="a cat")
     waiting = asyncio.create_task(_outcome(handle))
-    # Theirs is looked after, and a job of unknown fate is looked for.
+    # Its jobs are followed, and a job of unknown fate is searched for.
     desk.service.take()
     await desk.dispatcher.reconcile()
     await desk.dispatcher.resume([RECORD | {"jobid": None}])
     polls = len(desk.service.gets)
     await run.through(desk.dispatcher.close())
     if run.point:
-        # A close that is cancelled leaves no task that asks or waits.
-        await patiently(waiting.done)
+        # A cancelled close leaves no task.
+        await eventually(waiting.done)
         await desk.client.close()
         await settle(5)
         assert not desk.dispatcher.handles
         assert len(desk.service.gets) <= polls + 2
     await desk.dispatcher.close()
     assert isinstance(await waiting, Closed)
-    await patiently(lambda: desk.in_flight == 3)
+    await eventually(lambda: desk.in_flight == 3)
     for lease in desk.balancer.adopted().values():
         await desk.balancer.release(lease)
 
@@ -318,7 +318,7 @@ async def context(run: CancelledRun, desk: Desk) -> None:
     desk.service.end_all()
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
-        await patiently(lambda: desk.in_flight == 0)
+        await eventually(lambda: desk.in_flight == 0)
         await desk.works()
 
 

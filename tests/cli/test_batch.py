@@ -20,6 +20,7 @@ from pika_balancer.cli.exit_codes import Interrupted
 from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_journal import Journal
+from pika_balancer.cli.submit_one import SubmitOne
 from pika_balancer.clock import SystemClock
 from pika_balancer.dispatch import Dispatcher, JobHandle
 from pika_balancer.events import Event, RefreshFailed, Submitted
@@ -571,7 +572,7 @@ def test_full_disk_ends_it_and_no_job_is_lost_or_sent_twice(
 async def test_nothing_is_sent_once_the_run_has_ended() -> None:
     line = one_line({"prompt": "a cat"})
     journal = Journal(None)
-    batch = room.BatchRun(journal, room.BatchSettings(), told=lambda _line, _job: None)
+    batch = room.BatchRun(journal, room.BatchSettings(), SubmitOne(line, journal, Output(), None))
     refused: list[Closed] = []
 
     class Ending:
@@ -598,14 +599,14 @@ async def test_nothing_is_sent_once_the_run_has_ended() -> None:
     async with PikaClient("any", base_url="http://127.0.0.1:1/v1") as client:
         await batch.take_over(client, cast("Dispatcher", Ending()), [line])
         with pytest.raises(RuntimeError, match="a bug"):
-            await batch.run([line], concurrency=1, drain_seconds=lambda: 0.0)
+            await batch.run([line], concurrency=1)
     assert len(refused) == 1
     assert journal[line.key].state == "new"
 
 
 def test_service_that_does_not_tell_its_accounts_is_mentioned(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
-    reporter = submit_batch.SubmitBatch([], Journal(None), out, output=None, clock=SystemClock())
+    reporter = submit_batch.SubmitBatch([], Journal(None), out, None)
     reporter.observe(RefreshFailed(at=0.0, failures=1, why="no connection"))
     assert "the account map could not be refreshed and is asked for again: no connection" in (
         capsys.readouterr().err
@@ -620,7 +621,7 @@ def test_interrupt_promises_to_go_on_only_where_something_is_left(
     out = Output()
     lines = [one_line({"prompt": prompt}) for prompt in ("a cat", "a dog")]
     journal = Journal(None)
-    reporter = submit_batch.SubmitBatch(lines, journal, out, output=None, clock=SystemClock())
+    reporter = submit_batch.SubmitBatch(lines, journal, out, None)
     for line in lines[:through]:
         journal.note(line.key, "ended", status="completed")
         reporter.told(line, None)

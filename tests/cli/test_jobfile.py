@@ -130,7 +130,7 @@ WRONG: list[tuple[str | bytes, list[str]]] = [
         ],
     ),
     ('{"prompt": "\\ud800"}', ["line 1: prompt has a lone surrogate and cannot be sent as UTF-8"]),
-    ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', ["line 2: id 'x' is used in line 1 already"]),
+    ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', ["line 2: id 'x' is also that of line 1"]),
     (
         '{"prompt": "a", "image": "no.png", "font": "X"}\n\n{}',
         [

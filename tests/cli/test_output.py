@@ -8,13 +8,13 @@ import pytest
 
 from pika_balancer.cli import main
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.progress import JobProgress, LiveLine
+from pika_balancer.cli.progress import Gauge, JobProgress, LiveLine
 
 EVIL = "\x1b]0;owned\x07[bold red]x[/] :smile: \u202e\r\n\udc80"
 
 
 class Screen(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment] # of a terminal
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True
@@ -136,3 +136,22 @@ def test_result_on_the_same_terminal_scrolls_above_the_bar(
     with JobProgress(Output(as_json=as_json), 4) as progress:
         progress.result(url)
     assert screen.getvalue().count(url) == times
+
+
+def test_gauge_is_a_bar_after_a_moment_and_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = 0.0
+    screen = on_screen(monkeypatch, "stderr")
+    with Gauge(100, now=lambda: time) as gauge:
+        time = 0.6
+        gauge.show(20)
+        assert screen.getvalue() == ""
+        time = 0.8
+        gauge.show(30)
+    assert "30/100" in screen.getvalue()
+    monkeypatch.undo()
+    with Gauge(100, now=lambda: -time) as gauge:
+        time = -2.0
+        gauge.show(20)
+    assert capsys.readouterr() == ("", "")

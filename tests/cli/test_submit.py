@@ -93,7 +93,7 @@ async def test_time_that_runs_out_just_as_a_slot_frees_is_still_no_capacity() ->
     async with Balancer([Account("1")]) as balancer:
         one.begin(balancer)
         with pytest.raises(NoCapacity, match="no slot in time"):
-            one.finish(StillRunning("time is up"))
+            one.finish(StillRunning("time is up"), to_the_end=True)
 
 
 def test_slot_that_frees_meanwhile_is_taken(cli: Run, serve: Serve) -> None:
@@ -156,12 +156,12 @@ FAULTS: list[tuple[str, int, str, int]] = [
     ("402", 4, "no subscription", 1),
     ("429", 3, "every account is cooling down or paused", 2),
     ("596", 3, "every account is paused", 2),
-    ("500", 5, "nobody knows whether the service has this create job", 1),
+    ("500", 5, "it is unknown whether the service has", 1),
     ("500-but-accepted", 0, "the job may be running (ServiceError); searching for it", 1),
-    ("504", 5, "nobody knows whether", 1),
-    ("drop", 5, "nobody knows whether", 1),
+    ("504", 5, "it is unknown whether", 1),
+    ("drop", 5, "it is unknown whether", 1),
     ("drop-accepted", 0, "searching for it", 1),
-    ("html", 5, "nobody knows whether", 1),
+    ("html", 5, "it is unknown whether", 1),
     ("fail", 1, "the job ended as failed; the service says: ", 1),
     ("moderated", 1, "the job ended as moderated; the service says: ", 1),
     ("cancel", 1, "the job ended as cancelled; the service says: ", 1),

@@ -60,149 +60,45 @@ class Ask:
 
 
 METHODS: Final = (
-    *(b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT", b"PUT", b"PATCH", b"DELETE", b"GET", b"POST"),
-    *(b"BREW", b"PROPFIND", b"get", b"G\xffT", b"G T", b"GET\t", b"", b"X" * 20_000, b"\x00", b"GET\x1b[2J"),
-)
+    b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT", b"PUT", b"PATCH", b"DELETE", b"GET", b"POST", b"BREW",
+    b"PROPFIND", b"get", b"G\xffT", b"G T", b"GET\t", b"", b"X" * 20_000, b"\x00", b"GET\x1b[2J",
+)  # fmt: skip
 VERSIONS: Final = (
-    *(b"", b" HTTP/0.9", b" HTTP/1.0", b" HTTP/1.2", b" HTTP/2.0", b" HTTP/9.9", b" HTTP/1", b" HTTP/1.1.1"),
-    *(
-        b" http/1.1",
-        b" HTTP/-1.1",
-        b" HTTPS/1.1",
-        b" RTSP/1.0",
-        b"  HTTP/1.1",
-        b" HTTP/1.1 HTTP/1.1",
-        b" HTTP/\xff.1",
-    ),
-)
+    b"", b" HTTP/0.9", b" HTTP/1.0", b" HTTP/1.2", b" HTTP/2.0", b" HTTP/9.9", b" HTTP/1", b" HTTP/1.1.1",
+    b" http/1.1", b" HTTP/-1.1", b" HTTPS/1.1", b" RTSP/1.0", b"  HTTP/1.1", b" HTTP/1.1 HTTP/1.1",
+    b" HTTP/\xff.1",
+)  # fmt: skip
 TARGETS: Final = (
-    *(
-        b"",
-        b"*",
-        b"/",
-        b"//",
-        b"///evil.example/",
-        b"/..",
-        b"/../../../../etc/passwd",
-        b"/./././",
-        b"\\..\\..\\",
-    ),
-    *(
-        b"/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-        b"/%252e%252e/",
-        b"/%00",
-        b"/a%00b",
-        b"/%0d%0aX-Injected:%20yes",
-        b"/%",
-    ),
-    *(
-        b"/%zz",
-        b"/%e2%82",
-        b"/%ff%fe",
-        b"/%ed%a0%80",
-        b"/%u0041",
-        b"/\xff\xfe",
-        "/ü€🐈".encode(),
-        b"/\x7f",
-        b"/\x1b[31m",
-    ),
-    *(
-        b"/a b",
-        b"/a\tb",
-        b"/a\0b",
-        b"/#fragment",
-        b"/?",
-        b"/??&&==",
-        b"/?a" * 500,
-        b"/;a=b;c",
-        b"/" + b"x" * 100_000,
-    ),
-    *(
-        b"http://evil.example/",
-        b"http://localhost/",
-        b"http://user:pw@localhost:1/",
-        b"http://[::1/",
-        b"http://\xff/",
-    ),
-    *(
-        b"https://localhost",
-        b"ftp://localhost/",
-        b"file:///etc/passwd",
-        b"javascript:alert(1)",
-        b"localhost:80",
-        b":",
-    ),
-    *(
-        b"http://",
-        b"http://:99999/",
-        b"http://localhost:abc/",
-        b"//localhost:99999999999/",
-        b"/" * 5000,
-        b"/%2f" * 900,
-    ),
-)
+    b"", b"*", b"/", b"//", b"///evil.example/", b"/..", b"/../../../../etc/passwd", b"/./././",
+    b"\\..\\..\\", b"/%2e%2e%2f%2e%2e%2fetc%2fpasswd", b"/%252e%252e/", b"/%00", b"/a%00b",
+    b"/%0d%0aX-Injected:%20yes", b"/%", b"/%zz", b"/%e2%82", b"/%ff%fe", b"/%ed%a0%80", b"/%u0041",
+    b"/\xff\xfe", "/ü€🐈".encode(), b"/\x7f", b"/\x1b[31m", b"/a b", b"/a\tb", b"/a\0b", b"/#fragment",
+    b"/?", b"/??&&==", b"/?a" * 500, b"/;a=b;c", b"/" + b"x" * 100_000, b"http://evil.example/",
+    b"http://localhost/", b"http://user:pw@localhost:1/", b"http://[::1/", b"http://\xff/",
+    b"https://localhost", b"ftp://localhost/", b"file:///etc/passwd", b"javascript:alert(1)",
+    b"localhost:80", b":", b"http://", b"http://:99999/", b"http://localhost:abc/",
+    b"//localhost:99999999999/", b"/" * 5000, b"/%2f" * 900,
+)  # fmt: skip
 HOSTS: Final = (
-    *(b" ", b"evil.example", b"localhost.evil.example", b"localhost@evil.example", b"evil.example#localhost"),
-    *(
-        b"localhost:",
-        b"localhost:abc",
-        b"localhost:99999999",
-        b"localhost:-1",
-        b"localhost, evil.example",
-        b"[::1",
-    ),
-    *(
-        b"[::1]evil.example",
-        b"[::ffff:127.0.0.1]",
-        b"::1",
-        b"127.0.0.1.",
-        b"127.1",
-        b"0x7f.0.0.1",
-        b"2130706433",
-    ),
-    *(
-        b"0",
-        b"0.0.0.0",
-        b"LOCALHOST",
-        b"localhost\x00",
-        b"\xff\xfe",
-        b"..",
-        b"-",
-        b"x" * 50_000,
-        b"[" * 500,
-        b"%6cocalhost",
-    ),
-    *("ｌocalhost".encode(), b"localhost/../", b"http://localhost", b"localhost localhost", b"\t", b"*"),
-)
-EXPECTATIONS: Final = (b"", b"100-continue, 100-continue", b"200-ok", b"100-CONTINUE", b"\xff", b"x" * 5000)
+    b" ", b"evil.example", b"localhost.evil.example", b"localhost@evil.example", b"evil.example#localhost",
+    b"localhost:", b"localhost:abc", b"localhost:99999999", b"localhost:-1", b"localhost, evil.example",
+    b"[::1", b"[::1]evil.example", b"[::ffff:127.0.0.1]", b"::1", b"127.0.0.1.", b"127.1", b"0x7f.0.0.1",
+    b"2130706433", b"0", b"0.0.0.0", b"LOCALHOST", b"localhost\x00", b"\xff\xfe", b"..", b"-",
+    b"x" * 50_000, b"[" * 500, b"%6cocalhost", "ｌocalhost".encode(), b"localhost/../", b"http://localhost",
+    b"localhost localhost", b"\t", b"*",
+)  # fmt: skip
+EXPECTATIONS: Final = (
+    b"", b"100-continue, 100-continue", b"200-ok", b"100-CONTINUE", b"\xff", b"x" * 5000,
+)  # fmt: skip
 TYPES: Final = (
-    *(
-        b"",
-        b"text/html",
-        b"application/xml",
-        b"\xff",
-        b"multipart/form-data",
-        b"multipart/form-data; boundary=",
-    ),
-    *(
-        b'multipart/form-data; boundary=""',
-        b"multipart/form-data; boundary=" + b"x" * 5000,
-        b"multipart/mixed; boundary=XX",
-    ),
-    *(
-        b'multipart/form-data; boundary="X',
-        b"multipart/form-data; boundary=(.*)+$",
-        b"multipart/form-data; boundary=\xff\xfe",
-    ),
-    *(b"multipart/form-data; boundary=XX; boundary=YY", b"application/x-www-form-urlencoded; charset=utf-16"),
-    *(
-        b"application/json; charset=nonsense",
-        b"application/json; charset=utf-16",
-        b"a" * 5000,
-        b";;;=",
-        b"*/*",
-    ),
-)
+    b"", b"text/html", b"application/xml", b"\xff", b"multipart/form-data",
+    b"multipart/form-data; boundary=", b'multipart/form-data; boundary=""',
+    b"multipart/form-data; boundary=" + b"x" * 5000, b"multipart/mixed; boundary=XX",
+    b'multipart/form-data; boundary="X', b"multipart/form-data; boundary=(.*)+$",
+    b"multipart/form-data; boundary=\xff\xfe", b"multipart/form-data; boundary=XX; boundary=YY",
+    b"application/x-www-form-urlencoded; charset=utf-16", b"application/json; charset=nonsense",
+    b"application/json; charset=utf-16", b"a" * 5000, b";;;=", b"*/*",
+)  # fmt: skip
 PREFACES: Final = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     "TLS": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(64),

@@ -10,6 +10,7 @@ from pika_balancer.errors import InvalidArgument
 from pika_balancer.server import FAULTS, LocalServer, ScriptedFault, parse_fault
 from pika_balancer.testing import settle, wait_until
 from tests.chi_square import p_value
+from tests.depth import sized
 from tests.server.conftest import FIRST, Rig, form, running
 
 
@@ -151,15 +152,16 @@ async def test_faults_meet_job_submits_with_good_parameters_only() -> None:
         assert rig.server.statistics().faults == {}
 
 
+@pytest.mark.deep
 async def test_faults_happen_as_often_as_scripted_and_exclude_each_other() -> None:
-    faults = ["429:0.2", "503:0.1", "fail:0.3"]
+    faults, submits = ["429:0.2", "503:0.1", "fail:0.3"], sized(200, 600)
     async with running("10", faults=faults, service="fixed:0s", rng=random.Random(5)) as rig:
-        for _ in range(600):
+        for _ in range(submits):
             await rig.submit(channel=FIRST)
         seen = rig.server.statistics().faults
-    none = 600 - sum(seen.values())
+    none = submits - sum(seen.values())
     observed = [*(seen[name] for name in ("429", "503", "fail")), none]
-    assert p_value(observed, [120, 60, 180, 240]) > 0.001
+    assert p_value(observed, [submits * share for share in (0.2, 0.1, 0.3, 0.4)]) > 0.001
 
 
 def test_a_fault_is_read_from_its_text() -> None:

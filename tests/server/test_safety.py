@@ -274,7 +274,7 @@ async def test_a_sender_that_had_gone_before_its_body_was_read_is_no_error_here(
         assert request.transport is not None
         request.transport.abort()
         await wait_until(lambda: request.transport is None)
-        request.content._exception = None  # there is none where nobody was told, as between two requests
+        request.content._exception = None  # as between two requests
         try:
             response: web.StreamResponse = await handler(request)
             return response

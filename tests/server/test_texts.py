@@ -1,4 +1,4 @@
-"""Settings as texts: laws of service times, durations, lists of accounts."""
+"""Settings as texts: distributions of service times, durations, lists of accounts."""
 
 import math
 import random
@@ -26,12 +26,12 @@ from pika_balancer.server import parse_accounts
         ("lognormal: cv=0, mean=3min", 180, 0),
     ],
 )
-def test_samples_of_a_law_have_its_moments(text: str, mean: float, deviation: float) -> None:
-    law, rng, count = parse_distribution(text), random.Random(11), 20_000
-    draw = law.one(rng)
+def test_samples_of_a_distribution_have_its_moments(text: str, mean: float, deviation: float) -> None:
+    distribution, rng, count = parse_distribution(text), random.Random(11), 20_000
+    draw = distribution.one(rng)
     samples = [draw() for _ in range(count)]
-    assert parse_distribution(format_distribution(law)) == law
-    assert (law.mean, law.variance) == pytest.approx((mean, deviation**2))
+    assert parse_distribution(format_distribution(distribution)) == distribution
+    assert (distribution.mean, distribution.variance) == pytest.approx((mean, deviation**2))
     assert min(samples) >= 0
     assert abs(statistics.fmean(samples) - mean) <= 4 * deviation / math.sqrt(count) + 1e-9
     assert statistics.pstdev(samples) == pytest.approx(deviation, rel=0.05, abs=1e-9)

@@ -253,10 +253,7 @@ def good(**changes: Any) -> Scenario:
         ("duration", lambda: simulate(good(), jobs=1, duration=1.0)),
         ("duration", lambda: simulate(good(), duration=math.inf)),
         ("engine", lambda: simulate(good(), jobs=1, engine="cuda")),  # type: ignore[arg-type]  # wrong on purpose
-        (
-            "engine",
-            lambda: simulate(good(policy=lambda c: [1.0] * len(c)), jobs=1, engine="numba"),
-        ),
+        ("engine", lambda: simulate(good(policy=lambda c: [1.0] * len(c)), jobs=1, engine="numba")),
         ("scenario", lambda: simulate("5x6", jobs=1)),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )

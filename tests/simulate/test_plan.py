@@ -344,7 +344,7 @@ def test_burstiness_of_few_or_simultaneous_arrivals() -> None:
 
 @attrs.frozen
 class Own:
-    """Arrivals of somebody else's making."""
+    """Arrivals of another package."""
 
     rate: float = 1.0
 

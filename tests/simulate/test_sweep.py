@@ -1,4 +1,4 @@
-"""Many runs say the same whoever does them, and say it with the right confidence."""
+"""Results of many runs do not depend on the executor, and their intervals cover the truth."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def figures(pooled: Pooled) -> object:
     return repr(pooled.estimates), pooled.counts, runs
 
 
-def test_the_same_whoever_works_and_however_many() -> None:
+def test_results_do_not_depend_on_the_executor() -> None:
     def ask(*, executor: Executor | None = None, workers: int | None = None) -> object:
         return figures(replicate(SCENARIO, runs=5, jobs=3000, seed=7, executor=executor, workers=workers))
 

@@ -101,9 +101,7 @@ def test_a_bounded_line_with_or_without_patience_is_its_chain(
     assert found.gave_up == pytest.approx(waiting * leaving / load, rel=1e-9)
     assert found.wait_mean == pytest.approx(3 * waiting / (load * (1 - refused)), rel=1e-9)
     assert found.delayed == pytest.approx(
-        sum(p for n, p in law.items() if slots <= n < slots + line),
-        rel=1e-9,
-        abs=1e-12,
+        sum(p for n, p in law.items() if slots <= n < slots + line), rel=1e-9, abs=1e-12
     )
     assert found.utilisation * slots == pytest.approx(found.in_flight_mean)
     assert load * (1 - found.refused - found.gave_up) == pytest.approx(found.in_flight_mean, rel=1e-9)

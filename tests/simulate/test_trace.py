@@ -74,7 +74,7 @@ def test_an_epoch_that_is_not_in_seconds_is_noticed(
     recording = read_trace(path)
     assert recording.arrivals.arrivals.tolist() == pytest.approx([0.0, 2.5])
     assert recording.notes == (f"log.csv: arrivals are too large for seconds and are taken as {unit}",)
-    # Whoever says the unit is believed.
+    # A unit in the name of the column decides.
     path.write_text("time_ms\n1700000000000\n1700000002500\n")
     recording = read_trace(path)
     assert (recording.arrivals.arrivals.tolist(), recording.notes) == ([0.0, 2.5], ())

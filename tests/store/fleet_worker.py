@@ -1,4 +1,4 @@
-"""One process of a fleet, told what to do by a line of JSON on its command line; tells what it did on stdout.
+"""One process of a fleet, controlled by JSON on its command line; prints its results.
 
 `jobs` runs jobs on a server until SIGTERM; `turns` takes and gives back slots in a loop and notes when.
 """
@@ -36,7 +36,7 @@ class WrongClock:
 
 
 async def jobs(store: RedisStore, clock: WrongClock, what: dict[str, Any], stop: asyncio.Event) -> int:
-    """Run jobs, so many at once, until told to stop; return how many were done."""
+    """Run jobs, so many at once, until stopped; return how many were done."""
     done = 0
     async with (
         PikaClient("user:1-fleet", base_url=what["base_url"], clock=clock) as client,

@@ -31,7 +31,7 @@ CHANNELS = ("a", "b", "c", "d")
 
 
 class Chance(random.Random):
-    """What the server makes of one draw: the draw itself, and then Park and Miller's sequence from it."""
+    """The server's random numbers for one pick: the caller's, then Park and Miller's sequence."""
 
     first: float
     seed_: float | None
@@ -48,14 +48,14 @@ class Chance(random.Random):
         return drawn
 
 
-def comparable(books: Snapshot) -> tuple[list[AccountState], list[AccountState]]:
-    """Return the accounts in the map, and those not any more: their order and cap are of no account."""
-    gone = [attrs.evolve(account, max_jobs=1) for account in books.accounts if account.removed]
-    return [account for account in books.accounts if not account.removed], sorted(gone, key=str)
+def comparable(snapshot: Snapshot) -> tuple[list[AccountState], list[AccountState]]:
+    """Return the accounts in the map, and those not any more: their order and cap do not matter."""
+    removed = [attrs.evolve(account, max_jobs=1) for account in snapshot.accounts if account.removed]
+    return [account for account in snapshot.accounts if not account.removed], sorted(removed, key=str)
 
 
 class Both(RuleBasedStateMachine):
-    """A random walk of a store and a selector, which agree after every step."""
+    """Random operations on a store and a selector, which agree after every step."""
 
     servers: ClassVar[Servers]
     kind: ClassVar[str] = "valkey"
@@ -197,7 +197,7 @@ class Both(RuleBasedStateMachine):
 
         assert comparable(fleet.snapshot) == comparable(self.selector.snapshot(now=now))
         for store in self.stores:
-            # What a process last heard is behind by what others have done, until it is told the map again.
+            # A process does not hear of every change that others make; an update brings all of them.
             self.run(store.update(self.accounts))
             assert comparable(store.snapshot()) == comparable(fleet.snapshot)
             assert store.explain().keys() == self.selector.explain(now=now).keys()

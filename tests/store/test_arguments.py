@@ -97,7 +97,7 @@ async def test_sentinels_by_url_with_everything(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["READONLY a replica", "MISCONF the disk is full", "OOM not allowed"])
-async def test_a_failure_that_time_heals_is_waited_out(words: str) -> None:
+async def test_a_passing_failure_is_waited_out(words: str) -> None:
     def answer(said: Command) -> bytes:
         return f"-{words}\r\n".encode() if said[0].startswith("EVAL") else b"+OK\r\n"
 
@@ -113,7 +113,7 @@ async def test_a_failure_that_time_heals_is_waited_out(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["WRONGTYPE of key", "NOPERM no rights"])
-async def test_a_failure_that_time_does_not_heal_is_told_at_once(words: str) -> None:
+async def test_a_lasting_failure_is_raised_at_once(words: str) -> None:
     def answer(said: Command) -> bytes:
         return f"-{words}\r\n".encode() if said[0].startswith("EVAL") else b"+OK\r\n"
 
@@ -124,7 +124,7 @@ async def test_a_failure_that_time_does_not_heal_is_told_at_once(words: str) -> 
         await store.close()
 
 
-async def test_a_fault_of_the_client_is_told_at_once() -> None:
+async def test_a_fault_of_the_client_is_raised_at_once() -> None:
     class Broken(Connection):
         async def connect(self, *_: object, **__: object) -> None:
             raise ZeroDivisionError

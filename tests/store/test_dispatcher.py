@@ -1,7 +1,7 @@
-"""Dispatchers of several processes on one shared store, against the local server: who counts what, till when.
+"""Dispatchers of several processes on one shared store, against the local server.
 
-A process is a store, a balancer and a dispatcher here. One clock, moved by hand, is everybody's: the
-service's, the shared server's, and the processes'.
+A process is a store, a balancer and a dispatcher here. One clock, moved by hand, is the clock of
+the service, the shared server and the processes.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Worker:
 
     def lose_its_voice(self) -> None:
         """Have no sign of life of the process reach the store any more."""
-        self._pool.hush(self.store)
+        self._pool.silence(self.store)
 
     def find_its_voice(self) -> None:
         """Have the process state to the store what it holds."""
@@ -68,7 +68,7 @@ class Worker:
         await self.dispatcher.close()
         await self.balancer.close()
 
-    def told(self, kind: type[Event]) -> list[Any]:
+    def events_of(self, kind: type[Event]) -> list[Any]:
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -112,9 +112,9 @@ class Site:
         worker.fall_silent()
         await until(lambda: is_away(worker.store))
 
-    async def stop(self, worker: Worker, patience: float | None = 0.0) -> list[dict[str, Any]]:
+    async def stop(self, worker: Worker, timeout: float | None = 0.0) -> list[dict[str, Any]]:
         """End a process in good order; return its records."""
-        records = await worker.dispatcher.drain(patience)
+        records = await worker.dispatcher.drain(timeout)
         await worker.balancer.close()
         self.workers.remove(worker)
         return records
@@ -212,7 +212,7 @@ async def test_a_job_that_two_dispatchers_see_takes_one_slot(site: Site) -> None
     assert await site.counted() == 1
     await site.pass_time(60, job.done)
     assert await site.counted() == 0
-    assert not [*here.told(LeaseRevoked), *there.told(LeaseRevoked)]
+    assert not [*here.events_of(LeaseRevoked), *there.events_of(LeaseRevoked)]
     site.check()
 
 
@@ -277,7 +277,7 @@ async def test_the_jobs_of_a_killed_process_are_counted_until_they_end_and_not_f
     site.check()
 
 
-async def test_jobs_that_ended_while_nobody_looked_free_their_slots_with_the_next_look(site: Site) -> None:
+async def test_jobs_that_ended_unnoticed_free_their_slots_at_the_next_reconciliation(site: Site) -> None:
     await site.open({ONE: 1}, service="fixed:5s")
     dead = await site.worker()
     await running(site, dead)
@@ -323,7 +323,7 @@ async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(
     site.check()
 
 
-@pytest.mark.parametrize("broken", ["not told", "without a channel"])
+@pytest.mark.parametrize("broken", ["not listed", "without a channel"])
 async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
     site: Site, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -334,7 +334,7 @@ async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
     ask = site.client.job
 
     async def job(jobid: str) -> Job:
-        if broken == "not told":
+        if broken == "not listed":
             raise NotFound("unknown", status=404)
         return Job((await ask(jobid)).jobid, status="progress")
 
@@ -355,7 +355,7 @@ async def test_a_slot_that_is_kept_by_a_reference_goes_once_the_job_is_counted_b
     job = begin(dead)
     await until(lambda: any(key.startswith("ref ") for key in dead.balancer.adopted()))
     await quiet(dead.store)
-    # Its answer told no id, and it died before it could look.
+    # The reply told no id, and the process died before it could search for the job.
     await site.kill(dead)
     job.cancel()
     alive = await site.worker()
@@ -383,7 +383,7 @@ async def test_two_survivors_that_look_at_once_leave_one_slot_for_each_job(site:
     await site.pass_time(200, lambda: site.seen.in_flight == 0)
     await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
     assert await site.counted() == 0
-    assert not [event for worker in survivors for event in worker.told(LeaseRevoked)]
+    assert not [event for worker in survivors for event in worker.events_of(LeaseRevoked)]
 
 
 async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up(
@@ -410,7 +410,9 @@ async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up
 # --- those who come back -----------------------------------------------------------------------------------
 
 
-async def test_a_process_that_comes_back_shares_its_jobs_with_whoever_took_them_over(site: Site) -> None:
+async def test_a_process_that_comes_back_shares_its_jobs_with_the_process_that_adopted_them(
+    site: Site,
+) -> None:
     await site.open({ONE: 2}, service="fixed:200s")
     slow, other = await site.worker(), await site.worker(poll_every=5.0)
     [job] = await running(site, slow)
@@ -419,7 +421,7 @@ async def test_a_process_that_comes_back_shares_its_jobs_with_whoever_took_them_
     assert (await other.store.pool_status()).holders[0].name == other.name
     slow.find_its_voice()
     await site.pass_time(20)
-    assert (await site.counted(), slow.told(LeaseRevoked)) == (1, [])
+    assert (await site.counted(), slow.events_of(LeaseRevoked)) == (1, [])
     await site.pass_time(200, job.done)
     assert job.result().status == "completed"
     await site.pass_time(20)
@@ -434,7 +436,7 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
     await slow.update([Account(ONE, 2)])
     lease = await slow.acquire(None, None)
     for dies_again in (False, True):
-        slow_pool.hush(slow)
+        slow_pool.silence(slow)
         await clock.advance(TTL + 1)
         [orphan] = await other.orphans()
         assert orphan.lease_id == lease.id
@@ -442,7 +444,7 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
         slow_pool.wake(slow)
         await quiet(slow)
         if dies_again:
-            slow_pool.hush(slow)
+            slow_pool.silence(slow)
             await clock.advance(TTL + 1)
         await other.give_up([orphan])
         assert (await other.pool_status()).snapshot.in_flight == 1
@@ -455,18 +457,18 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
     assert (lease.revoked, lease.held) == (True, False)
 
 
-async def test_a_slot_that_was_lost_while_its_job_runs_is_counted_again_and_told(site: Site) -> None:
+async def test_a_slot_that_was_freed_while_its_job_runs_is_counted_again_and_reported(site: Site) -> None:
     await site.open({ONE: 1}, service="fixed:300s")
     worker, other = await site.worker(), await site.worker(reconcile=False, poll_every=10_000.0)
     [job] = await running(site, worker)
     worker.lose_its_voice()
     await site.pass_time(TTL + 5)
-    # As somebody does by hand who believes that it is over.
+    # An operator frees the slot by mistake.
     repaired = await other.store.repair((await other.store.pool_status()).orphans)
     assert len(repaired.given_up) == 1
     worker.find_its_voice()
     await quiet(worker.store)
-    assert [event.lease_id for event in worker.told(LeaseRevoked)] == list(repaired.given_up)
+    assert [event.lease_id for event in worker.events_of(LeaseRevoked)] == list(repaired.given_up)
     await site.pass_time(20, lambda: bool(worker.balancer.adopted()))
     await site.pass_time(1)
     assert await site.counted() == 1
@@ -502,7 +504,7 @@ async def test_an_outage_in_the_middle_of_a_submit_loses_and_doubles_nothing(
         await quiet(worker.store)
         fleet = await worker.store.pool_status()
         assert [holder.jobid for holder in fleet.holders] == [worker.dispatcher.handles[0].jobid]
-        assert (len(worker.told(StoreAway)), len(worker.told(StoreBack))) == (1, 1)
+        assert (len(worker.events_of(StoreAway)), len(worker.events_of(StoreBack))) == (1, 1)
         await site.pass_time(90, job.done)
         assert (job.result().status, await site.counted(), site.seen.jobs) == ("completed", 0, 1)
         site.check()
@@ -516,7 +518,7 @@ async def test_a_store_that_is_away_has_no_orphans_and_keeps_no_questions(
     servers: Servers, clock: ManualClock
 ) -> None:
     async with FaultProxy("127.0.0.1", servers["valkey"].port) as proxy:
-        store = RedisStore(f"redis://127.0.0.1:{proxy.port}", "nobody's", clock=clock)
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}", "empty", clock=clock)
         proxy.refuse()
         for _ in range(20):
             assert await store.orphans() == ()

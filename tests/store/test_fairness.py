@@ -15,7 +15,7 @@ from tests.redis_pool import LIMIT, Pool, give_back, quiet, until
 
 
 @pytest.mark.deep
-async def test_each_account_is_picked_alike_whoever_asks(pool: Pool) -> None:
+async def test_each_account_is_picked_alike_by_every_process(pool: Pool) -> None:
     stores = [pool.open(rng=random.Random(seed)) for seed in range(4)]
     # Most slots free or few: each account counts once.
     await stores[0].update([Account(str(i), 1 + 3 * i) for i in range(6)])
@@ -35,7 +35,7 @@ async def test_each_account_is_picked_alike_whoever_asks(pool: Pool) -> None:
     assert p_value(counts, [4 * rounds / 6] * 6) > 1e-4
 
 
-async def test_the_line_is_one_line_across_processes(pool: Pool) -> None:
+async def test_all_processes_share_one_wait_queue(pool: Pool) -> None:
     stores = [pool.open() for _ in range(5)]
     await stores[0].update([Account("0", 1)])
     first = await stores[0].acquire(None, None)
@@ -57,7 +57,7 @@ async def test_the_line_is_one_line_across_processes(pool: Pool) -> None:
 
 
 @pytest.mark.deep
-async def test_nobody_starves_and_a_grant_costs_two_commands(pool: Pool) -> None:
+async def test_no_waiter_starves_and_a_grant_costs_two_commands(pool: Pool) -> None:
     stores = [pool.open() for _ in range(5)]
     await stores[0].update([Account("0", 1), Account("1", 1)])
     for store in stores:
@@ -105,5 +105,5 @@ async def test_a_freed_slot_is_taken_at_once(pool: Pool) -> None:
         held, _ = await asyncio.gather(wanted, owed)
         ratios.append((loop.time() - begin) / two_calls)
     await give_back(held)
-    # One call and one message, which is less than what a look now and then would take.
+    # One call and one message: polling would take longer.
     assert statistics.median(ratios) < 5

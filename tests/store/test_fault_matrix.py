@@ -90,7 +90,7 @@ class Case:
     make: Callable[[World], Awaitable[Any]]
     counts: dict[str, int] | int
     """How many slots are taken after it: by channel, or altogether."""
-    told: str | None = None
+    error: str | None = None
     """The error that its caller gets."""
     before: Callable[[World], Awaitable[None]] = nothing
     check: Callable[[PoolStatus], bool] = lambda _: True
@@ -108,8 +108,8 @@ async def adopt(here: World) -> None:
     here.held.append(await here.store.adopt(ONE, "job:1"))
 
 
-async def wait_in_line(here: World) -> None:
-    """Wait for a slot that comes free while the line is broken."""
+async def wait_in_queue(here: World) -> None:
+    """Wait for a slot that comes free during the fault."""
     waiting = asyncio.create_task(here.store.acquire(ONE, None))
     await asyncio.sleep(0)
     await give_back(here.held.pop())
@@ -143,14 +143,13 @@ async def release_and_settle(here: World) -> None:
     await here.store.settled()
 
 
-async def look(here: World) -> None:
-    told = await here.store.orphans()
-    assert len(told) in (0, 2)
+async def list_orphans(here: World) -> None:
+    assert len(await here.store.orphans()) in (0, 2)
 
 
 CALLS: Final[dict[str, Case]] = {
     "acquire": Case(acquire, 1),
-    "acquire in line": Case(wait_in_line, {ONE: 3}, before=others_fill),
+    "acquire in the queue": Case(wait_in_queue, {ONE: 3}, before=others_fill),
     "acquire cancelled": Case(cancelled, 0),
     "release": Case(lambda here: give_back(here.held.pop()), 4, before=lambda here: here.take(5)),
     "adopt": Case(
@@ -158,7 +157,7 @@ CALLS: Final[dict[str, Case]] = {
         {ONE: 1},
         check=lambda fleet: [holder.jobid for holder in fleet.holders] == ["job:1"],
     ),
-    "orphans": Case(look, {ONE: 1, TWO: 1}, before=World.bequeath, leaves=True),
+    "orphans": Case(list_orphans, {ONE: 1, TWO: 1}, before=World.bequeath, leaves=True),
     "give_up": Case(lambda here: here.store.give_up(here.orphans), 0, before=inherit),
     "update": Case(
         lambda here: here.store.update([Account(ONE, 1), Account(TWO, 1)]),
@@ -200,20 +199,20 @@ async def cell(servers: Servers, name: str, fault: StreamFault) -> None:
         await case.before(here)
         await here.said()
         here.struck = proxy.inject(fault, matching=SCRIPT if fault.on == "requests" else b"", times=1)
-        told: str | None = None
+        raised: str | None = None
         try:
             await asyncio.wait_for(case.make(here), LIMIT)
         except PikaError as error:
-            told = type(error).__name__
+            raised = type(error).__name__
         assert here.struck.hits == 1, "the fault befell nothing"
-        assert told == case.told
+        assert raised == case.error
         if name != "close":
             await here.said()
         proxy.heal()
         fleet = await here.pool_status()
         counted = Counter(holder.channel for holder in fleet.holders)
         assert (counted.total() if isinstance(case.counts, int) else counted) == case.counts
-        assert case.check(fleet), "it was not done"
+        assert case.check(fleet), "the call has no effect"
         await give_back(*here.held)
         await pool.end(in_use=case.leaves)
 

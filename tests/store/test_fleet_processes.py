@@ -93,7 +93,7 @@ async def test_with_half_of_its_processes_killed_a_fleet_passes_no_cap_and_loses
 ) -> None:
     chance = random.Random(seed)
     server = LocalServer(CAPS, service="exp:0.1s", rng=random.Random(seed))
-    look = pool.open(name="onlooker")
+    observer = pool.open(name="onlooker")
     killed = 0
 
     async with (
@@ -120,25 +120,25 @@ async def test_with_half_of_its_processes_killed_a_fleet_passes_no_cap_and_loses
         assert killed == PROCESSES // 2
         assert all(number > 0 for number in done)
 
-        # Whatever is counted still was held by a process that was killed, and nothing else is wrong.
-        state = await look.pool_status()
+        # Only slots of killed processes are still counted, and no entries disagree.
+        state = await observer.pool_status()
         assert state.faults == ()
         assert state.waiters == ()
         assert state.snapshot.in_flight == len(state.holders)
         async with asyncio.timeout(LIMIT):
             while any(not holder.orphan for holder in state.holders):
                 await asyncio.sleep(0.05)
-                state = await look.pool_status()
+                state = await observer.pool_status()
         assert {p.id for p in state.processes if p.holds} == {holder.process for holder in state.orphans}
         assert len({holder.process for holder in state.orphans}) <= killed
 
-        # The service runs nothing any more, and with that all of them are known to be over.
+        # The service runs no job any more, so all orphans have ended.
         running = await running_jobs(client)
         over = Findings.of(state, running, all_orphans=False).over
         assert over == state.orphans
-        repair = await look.repair(over)
+        repair = await observer.repair(over)
         assert set(repair.given_up) == {holder.lease_id for holder in over}
-        assert (await look.pool_status()).snapshot.in_flight == 0
+        assert (await observer.pool_status()).snapshot.in_flight == 0
 
 
 async def test_turns_across_processes_are_fair_and_follow_each_other_closely(pool: Pool) -> None:
@@ -163,7 +163,7 @@ async def test_turns_across_processes_are_fair_and_follow_each_other_closely(poo
     assert jain(shares) >= 0.97, shares
     begins = [got for got, _, _, _ in turns]
     passed = [bisect_left(begins, got) - bisect_right(begins, asked) for got, _, asked, _ in turns]
-    # In line a waiter lets each other one pass once; and whoever asks has to reach the server first.
+    # In the queue each other waiter passes at most once; before that the request has to reach the server.
     assert max(passed) < 3 * len(waiters)
     gaps = [after[0] - before[1] for before, after in itertools.pairwise(turns)]
     answers = [known - gave for _, gave, _, known in turns]
@@ -172,7 +172,7 @@ async def test_turns_across_processes_are_fair_and_follow_each_other_closely(poo
         *(statistics.median(gaps) * 1000, statistics.median(answers) * 1000, jain(shares), max(passed)),
         len(turns),
     )
-    # From a release to the next grant it takes a call and a message: no look now and then, no pause.
+    # From a release to the next grant it takes a call and a message, no polling and no pause.
     assert statistics.median(gaps) < 5 * statistics.median(answers)
 
 

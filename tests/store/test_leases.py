@@ -1,4 +1,4 @@
-"""How long leases live: orphans, a server that forgot, leases that got lost."""
+"""How long leases live: orphans, an empty server, revoked leases."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.fault_proxy import FaultProxy
 from tests.redis_pool import LIMIT, Pool, advance, give_back, is_away, quiet, until
 
 
-async def test_what_a_dead_process_held_is_counted_until_the_deadline(
+async def test_leases_of_a_dead_process_are_counted_until_the_deadline(
     slow_pool: Pool, clock: ManualClock
 ) -> None:
     dead = slow_pool.open(lease_ttl=30, orphan_ttl=100, name="dead")
@@ -56,7 +56,7 @@ async def test_a_process_that_was_only_slow_keeps_its_leases(slow_pool: Pool, cl
     slow, other = slow_pool.open(lease_ttl=30, orphan_ttl=100), slow_pool.open(lease_ttl=30, orphan_ttl=100)
     await slow.update([Account("0", 1)])
     lease = await slow.acquire(None, None)
-    slow_pool.hush(slow)
+    slow_pool.silence(slow)
     await other.pool_status()
     await advance(clock, 60, slow)
     assert [h.orphan for h in (await other.pool_status()).holders] == [True]
@@ -67,7 +67,7 @@ async def test_a_process_that_was_only_slow_keeps_its_leases(slow_pool: Pool, cl
     await give_back(lease)
 
 
-async def test_the_holder_is_told_of_a_lease_that_was_given_up_while_it_was_away(
+async def test_a_lease_that_was_given_up_while_its_process_was_away_is_revoked(
     slow_pool: Pool, clock: ManualClock
 ) -> None:
     events: list[Event] = []
@@ -75,7 +75,7 @@ async def test_the_holder_is_told_of_a_lease_that_was_given_up_while_it_was_away
     other = slow_pool.open(lease_ttl=30, orphan_ttl=100)
     async with Balancer([Account("0", 1)], store=store, clock=clock, observer=events.append) as balancer:
         lease = await balancer.acquire()
-        slow_pool.hush(store)
+        slow_pool.silence(store)
         await advance(clock, 40, store)
         fleet = await other.pool_status()
         assert (await other.repair(fleet.orphans)).given_up == (lease.id,)
@@ -97,7 +97,7 @@ async def test_a_repair_takes_nothing_from_the_living(slow_pool: Pool, clock: Ma
     await give_back(lease)
 
 
-async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
+async def test_an_empty_server_learns_from_living_processes_before_it_grants(
     slow_pool: Pool, clock: ManualClock
 ) -> None:
     holder, newcomer = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30, first_start=False)
@@ -107,7 +107,7 @@ async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
     await newcomer.update([Account("0", 2)])
     with pytest.raises(NoCapacity) as caught:
         await newcomer.acquire(None, clock.now())
-    # The holder is told at once that its pool is gone, and may have said by now what it holds.
+    # The holder hears at once that the pool is empty and may have stated its leases already.
     if caught.value.reason != "full":
         assert "learns" in str(caught.value)
         assert caught.value.reason == "cooling_down"
@@ -126,13 +126,13 @@ async def test_a_server_that_forgot_learns_from_the_living_before_it_grants(
     await give_back(lease)
 
 
-async def test_a_new_pool_grants_at_once_if_it_is_said_to_be_new(slow_pool: Pool) -> None:
+async def test_a_new_pool_grants_at_once_with_first_start(slow_pool: Pool) -> None:
     store = slow_pool.open(first_start=True)
     await store.update([Account("0", 1)])
     await give_back(await store.acquire(None, None))
 
 
-async def test_whoever_shared_an_adopted_lease_is_told_when_it_was_given_back(
+async def test_a_shared_adopted_lease_ends_in_every_process_when_one_releases_it(
     slow_pool: Pool, clock: ManualClock
 ) -> None:
     one, two = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
@@ -166,7 +166,7 @@ async def test_a_newer_map_is_not_undone_by_an_older_one(slow_pool: Pool, clock:
     await late.update([Account("0", 1)])
     slow_pool.kill(late)
     await until(lambda: is_away(late))
-    # What it was told while nobody heard it, it says a minute later.
+    # It sends this update a minute later, when it is connected again.
     await late.update([Account("0", 3)])
     await advance(clock, 60, other)
     await other.update([Account("0", 5)])
@@ -186,7 +186,7 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     pool.kill(dead)
     await until(lambda: is_away(dead) and pool.listeners() == 1)
     await give_back(lease)
-    # The dead one stood first in line, and does not listen.
+    # The dead process has the first waiter, and does not listen.
     granted = await asyncio.wait_for(waiter, LIMIT)
     await give_back(granted)
     stuck.cancel()
@@ -195,19 +195,17 @@ async def test_a_killed_process_leaves_no_waiter_that_is_granted_a_slot(pool: Po
     await quiet(dead)
 
 
-async def test_a_beat_on_the_heels_of_an_adoption_states_what_was_adopted(
-    slow_pool: Pool, clock: ManualClock
-) -> None:
+async def test_a_heartbeat_right_after_an_adoption_states_it(slow_pool: Pool, clock: ManualClock) -> None:
     other = slow_pool.open()
     async with FaultProxy("127.0.0.1", slow_pool.server.port) as proxy:
-        # A beat is due every three seconds.
+        # A heartbeat is due every three seconds.
         store = slow_pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=9)
         await store.update([Account("1001", 1)])
         await advance(clock, 2, store)
         late = proxy.inject(Stall(), times=1)
         adopting = asyncio.create_task(store.adopt("1001", "a job"))
         await until(lambda: late.hits == 1)
-        # Due while the answer is on its way: said as soon as it is there, before the adopter has heard of it.
+        # The heartbeat is due before the reply arrives, and is sent before the adopter resumes.
         await clock.advance(1)
         late.withdraw()
         lease = await adopting
@@ -217,7 +215,7 @@ async def test_a_beat_on_the_heels_of_an_adoption_states_what_was_adopted(
         await store.close()
 
 
-async def test_a_cancelled_adoption_is_stated_no_more(slow_pool: Pool, clock: ManualClock) -> None:
+async def test_a_cancelled_adoption_is_not_stated(slow_pool: Pool, clock: ManualClock) -> None:
     async with FaultProxy("127.0.0.1", slow_pool.server.port) as proxy:
         store = slow_pool.open(f"redis://127.0.0.1:{proxy.port}")
         await store.update([Account("1001", 1)])
@@ -233,23 +231,21 @@ async def test_a_cancelled_adoption_is_stated_no_more(slow_pool: Pool, clock: Ma
         await store.close()
 
 
-async def test_an_adopted_lease_that_was_taken_away_is_told_and_can_be_had_again(
-    slow_pool: Pool, clock: ManualClock
-) -> None:
+async def test_a_revoked_adopted_lease_can_be_adopted_again(slow_pool: Pool, clock: ManualClock) -> None:
     events: list[Event] = []
     slow, other = slow_pool.open(lease_ttl=30), slow_pool.open(lease_ttl=30)
     async with Balancer([Account("0", 2)], store=slow, clock=clock, observer=events.append) as balancer:
         lease = await balancer.adopt("0", "job:1")
-        slow_pool.hush(slow)
+        slow_pool.silence(slow)
         await clock.advance(31)
-        # Somebody believes that its job is over.
+        # An operator frees the slot by mistake.
         await other.repair((await other.pool_status()).orphans)
         slow_pool.wake(slow)
         await quiet(slow)
         assert (lease.revoked, lease.held, balancer.adopted()) == (True, False, {})
         assert [event.lease_id for event in events if isinstance(event, LeaseRevoked)] == ["job:1"]
         again = await balancer.adopt("0", "job:1")
-        # The one that got lost is none of the new one's business.
+        # The revoked lease does not release the new one.
         await balancer.release(lease)
         assert balancer.adopted() == {"job:1": again}
         assert (await other.pool_status()).snapshot.in_flight == 1

@@ -23,7 +23,7 @@ SECRET = "canary-hunter2"  # not a password of anything
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Return a server of the test's own, to be ended and started at will."""
+    """Return a server that the test may stop and start."""
     server = make("valkey").start()
     yield server
     server.remove()
@@ -37,7 +37,9 @@ async def own_pool(server: Server) -> AsyncGenerator[Pool]:
     await pool.end()
 
 
-async def test_nobody_there_is_told_in_time_and_without_credentials(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_server_is_reported_in_time_and_without_credentials(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
     store = RedisStore(f"redis://user:{SECRET}@127.0.0.1:1/0", "p")
@@ -76,7 +78,9 @@ def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Server, own_pool: Pool) -> None:
+async def test_releases_and_adoptions_of_an_outage_reach_the_server_later(
+    server: Server, own_pool: Pool
+) -> None:
     server.options["appendonly"] = "yes"
     server.restart()
     events: list[Event] = []
@@ -112,7 +116,7 @@ async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Ser
         await balancer.release(kept)
 
 
-async def test_a_restart_without_memory_grants_nothing_twice(server: Server, own_pool: Pool) -> None:
+async def test_a_restart_without_persistence_grants_nothing_twice(server: Server, own_pool: Pool) -> None:
     stores = [own_pool.open(lease_ttl=1.5, first_start=False) for _ in range(2)]
     await stores[0].update([Account(str(i), 5) for i in range(4)])
     held = [await stores[i % 2].acquire(None, None) for i in range(20)]
@@ -130,7 +134,7 @@ async def test_a_restart_without_memory_grants_nothing_twice(server: Server, own
     await give_back(*held)
 
 
-async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) -> None:
+async def test_a_replica_that_takes_over_learns_what_it_missed(server: Server) -> None:
     replica = make("valkey")
     replica.options["replicaof"] = f"127.0.0.1 {server.port}"
     replica.start()
@@ -142,13 +146,13 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
             await store.update([Account("0", 10)])
             before = [await store.acquire(None, None) for _ in range(4)]
             primary.execute_command("WAIT", 1, 1000)
-            # From here on the replica hears nothing more.
+            # From here on the replica gets no more writes.
             client.execute_command("REPLICAOF", "NO", "ONE")
             after = [await store.acquire(None, None) for _ in range(3)]
             server.kill()
             assert client.hlen(f"pika:{{{pool.name}}}:leases") == 4
             await until(lambda: is_away(store))
-            # The address of the one that is gone leads to it from now on.
+            # The replica takes over the address.
             client.config_set("port", server.port)
             await quiet(store)
             await until(lambda: client.hlen(f"pika:{{{pool.name}}}:leases") == 7)
@@ -161,7 +165,7 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
         replica.remove()
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(server: Server, own_pool: Pool) -> None:
+async def test_scripts_that_the_server_lost_are_sent_again(server: Server, own_pool: Pool) -> None:
     store = own_pool.open()
     await store.update([Account("0", 1)])
     with server.client() as client:
@@ -173,7 +177,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(server: Server, own
     assert (await store.pool_status()).snapshot.in_flight == 0
 
 
-async def test_a_server_that_stalls_is_given_up_and_nothing_is_taken_twice(
+async def test_a_stalled_server_counts_as_away_and_nothing_is_taken_twice(
     server: Server, own_pool: Pool
 ) -> None:
     store = own_pool.open(lease_ttl=1.0)
@@ -241,8 +245,8 @@ async def test_clocks_that_are_hours_apart_do_not_matter(own_pool: Pool) -> None
 
 
 @pytest.mark.parametrize("library", [redis.asyncio, valkey.asyncio], ids=["redis", "valkey"])
-async def test_a_client_of_ones_own_is_used_and_stays_open(own_pool: Pool, library: object) -> None:
-    # A pool of connections that is used up is none of the store's business.
+async def test_a_given_client_is_used_and_stays_open(own_pool: Pool, library: object) -> None:
+    # The store does not need a free connection of the client's pool.
     name = "Redis" if library is redis.asyncio else "Valkey"
     pool_of_one = getattr(library, "BlockingConnectionPool").from_url(  # noqa: B009 - one of two modules
         own_pool.server.url, max_connections=1, timeout=0.1, decode_responses=True

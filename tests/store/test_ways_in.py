@@ -1,4 +1,4 @@
-"""Ways to a server: TLS, users with few rights, sentinels, and a connection that dies without a word."""
+"""Ways to connect: TLS, users with few rights, sentinels, and a subscription that silently dies."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
@@ -15,77 +15,15 @@ from redis.exceptions import NoPermissionError
 from pika_balancer import Account, StoreUnavailable
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
+from tests.connection_faults import Drop
 from tests.depth import sized
+from tests.fault_proxy import FaultProxy
 from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
 from tests.redis_servers import Server, Servers, kinds, make
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "pika_balancer/store/redis/README.md"
 CERTIFICATE = ROOT / "tests" / "data" / "tls.pem"
-
-
-class Pipe:
-    """Passes connections on to a server, with TLS if asked to, and can swallow what is published.
-
-    Args:
-        port: Of the server.
-        context: To speak TLS with.
-
-    Attributes:
-        port: Where it listens.
-        listeners: How many connections have subscribed to something.
-        deaf: How many of them, the first ones, nothing comes through to any more.
-    """
-
-    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        self._behind = port
-        self._context = context
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
-        self.listeners = 0
-        self.deaf = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await settle(3)
-
-    def swallow(self) -> None:
-        """Lose without a word whatever the present listeners say and would be told."""
-        self.deaf = self.listeners
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        back, forth = await asyncio.open_connection("127.0.0.1", self._behind)
-        number = [0]
-
-        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(65536):
-                    if b"SUBSCRIBE" in data:
-                        self.listeners += 1
-                        number[0] = self.listeners
-                    if not 0 < number[0] <= self.deaf:
-                        sink.write(data)
-
-        ways = [asyncio.ensure_future(pass_on(reader, forth)), asyncio.ensure_future(pass_on(back, writer))]
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for end in (writer, forth):
-            end.transport.abort()
-        self._tasks.discard(task)
 
 
 @pytest.fixture
@@ -97,12 +35,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-async def encrypted(servers: Servers) -> AsyncGenerator[Pipe]:
-    """Return a way to the server that speaks TLS."""
+async def encrypted(servers: Servers) -> AsyncGenerator[FaultProxy]:
+    """Return a proxy of the server that speaks TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
-    async with Pipe(servers["valkey"].port, context) as pipe:
-        yield pipe
+    async with FaultProxy("127.0.0.1", servers["valkey"].port, tls=context) as proxy:
+        yield proxy
 
 
 async def work(pool: Pool, store: RedisStore) -> None:
@@ -123,17 +61,17 @@ async def work(pool: Pool, store: RedisStore) -> None:
     await store.repair()
 
 
-async def test_tls_with_a_certificate_of_ones_own(encrypted: Pipe, pool: Pool) -> None:
+async def test_tls_with_a_custom_ca(encrypted: FaultProxy, pool: Pool) -> None:
     await work(pool, pool.open(f"rediss://127.0.0.1:{encrypted.port}?ssl_ca_certs={CERTIFICATE}"))
-    assert encrypted.listeners == 1
+    assert encrypted.requests > 2
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted: Pipe) -> None:
+async def test_an_untrusted_certificate_is_refused(encrypted: FaultProxy) -> None:
     store = RedisStore(f"rediss://127.0.0.1:{encrypted.port}", "p")
     with pytest.raises(StoreUnavailable):
         await store.acquire(None, asyncio.get_running_loop().time() + 0.05)
     await store.close()
-    assert encrypted.listeners == 0
+    assert encrypted.requests == 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind not in ("cluster", "by-url")])
@@ -217,22 +155,22 @@ async def test_sentinels_name_the_new_primary_after_a_failover(server: Server) -
         replica.remove()
 
 
-async def test_a_listener_to_whom_nothing_comes_through_listens_anew(pool: Pool) -> None:
-    async with Pipe(pool.server.port) as pipe:
-        store = pool.open(f"redis://127.0.0.1:{pipe.port}", lease_ttl=0.9)
+async def test_a_subscription_without_replies_is_made_again(pool: Pool) -> None:
+    async with FaultProxy("127.0.0.1", pool.server.port) as proxy:
+        store = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=0.9)
         other = pool.open()
         await store.update([Account("0", 1)])
         await until(lambda: pool.listeners() == 1)
-        pipe.swallow()
-        await until(lambda: pipe.listeners == 2)
+        silent = proxy.inject(Drop(on="requests"), matching=b"PING", times=1)
+        await until(lambda: silent.hits == 1 and proxy.accepted == 3)
         await quiet(store)
         lease = await other.acquire(None, None)
         waiter = asyncio.create_task(store.acquire(None, None))
         await quiet(store)
         await give_back(lease)
         await give_back(await asyncio.wait_for(waiter, LIMIT))
-        # Nor is one made anew that is well.
-        assert pipe.listeners == 2
+        # A healthy subscription is not made again.
+        assert proxy.accepted == 3
         await store.close()
 
 

@@ -15,7 +15,9 @@ State: TypeAlias = Any
 MORE_JOBS, MORE_OUTAGES, MORE_ROOM, DONE = range(4)
 """Why the loop stopped."""
 LOSS, QUEUE, RETRY = range(3)
+"""Classes of `when_full`, by name."""
 RANDOM, LEAST_LOADED, TWO_CHOICES, ROUND_ROBIN, WEIGHTED = range(5)
+"""Policies, by name."""
 CONSTANT, JITTERED, EXPONENTIAL = range(3)
 
 HEAPED: Final = 200

@@ -14,17 +14,10 @@ import numpy as np
 from pika_balancer.simulate.collector import CLASSES, EXACT, Collector, Records
 from pika_balancer.simulate.kernel import arrays, loop
 from pika_balancer.simulate.kernel.arrays import BlockArrays, Figures, Outages, Rules, State
-from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
+from pika_balancer.simulate.scenario import Queue, Retry, Scenario
 from pika_balancer.simulate.streams import DELAY, FAULT, PICK
 from pika_balancer.simulate.workload import JobBlock, Workload
 
-_POLICIES: Final = {
-    "random": arrays.RANDOM,
-    "least_loaded": arrays.LEAST_LOADED,
-    "two_choices": arrays.TWO_CHOICES,
-    "round_robin": arrays.ROUND_ROBIN,
-    "weighted": arrays.WEIGHTED,
-}
 _OUTAGES: Final = 256
 
 
@@ -36,12 +29,11 @@ def rules_of(scenario: Scenario, workload: Workload, collector: Collector) -> Ru
     if isinstance(full, Retry):
         delay, jitter, attempts = full.delay, full.jitter, full.attempts
         delays = arrays.EXPONENTIAL if full.exponential else arrays.JITTERED if jitter else arrays.CONSTANT
-    kinds: dict[type, int] = {Loss: arrays.LOSS, Queue: arrays.QUEUE, Retry: arrays.RETRY}
     return Rules(
         caps=np.array([account.max_jobs for account in scenario.accounts]),
         speeds=np.array([float(account.speed) for account in scenario.accounts]),
-        policy=_POLICIES[cast("str", scenario.policy)],
-        when_full=kinds[type(full)],
+        policy=getattr(arrays, cast("str", scenario.policy).upper()),
+        when_full=getattr(arrays, type(full).__name__.upper()),
         limit=float(full.limit) if isinstance(full, Queue) else math.inf,
         attempts=attempts,
         delays=delays,

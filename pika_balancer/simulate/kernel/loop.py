@@ -16,7 +16,7 @@ import numpy as np
 from pika_balancer.simulate.collector import EXACT
 from pika_balancer.simulate.kernel import arrays, steps
 
-BUILT_WITH: Final = "fafdd425"
+BUILT_WITH: Final = "363db603"
 """Checksum of `steps.py` and `arrays.py`, held by a test. Numba caches the compiled code until this file
 changes, so a change of those two must change this line."""
 

@@ -290,13 +290,7 @@ def drop_impatient(
         place = pool.queue[(state.queue_head + step) % ring]
         if pool.deadline[place] < now:
             give_up(
-                figures,
-                records,
-                state,
-                rules,
-                pool.number[place],
-                pool.arrival[place],
-                pool.tries[place],
+                figures, records, state, rules, pool.number[place], pool.arrival[place], pool.tries[place]
             )
             vacate(pool.vacant, state, place)
         else:

@@ -31,16 +31,19 @@ from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario, SimulatedAccount, WhenFull
 
 _MOST_GROUPS: Final = 8
+_LEVELS: Final = {
+    "mean": "mean",
+    "p50": "median",
+    "p90": "90% within",
+    "p95": "95% within",
+    "p99": "99% within",
+    "max": "longest",
+}
 FIGURES: Final[Mapping[str, tuple[str, Kind]]] = {
     "refused_fraction": ("found every account full", "share"),
     "gave_up_fraction": ("gave up", "share"),
-    "wait.mean": ("wait, mean", "time"),
-    "wait.p50": ("wait, median", "time"),
-    "wait.p90": ("wait, 90% within", "time"),
-    "wait.p95": ("wait, 95% within", "time"),
-    "wait.p99": ("wait, 99% within", "time"),
-    "wait.max": ("wait, longest", "time"),
-    "time_in_system.mean": ("time in system, mean", "time"),
+    **{f"wait.{level}": (f"wait, {text}", "time") for level, text in _LEVELS.items()},
+    **{f"time_in_system.{level}": (f"time in system, {text}", "time") for level, text in _LEVELS.items()},
     "attempts": ("submits per job", "number"),
     "in_flight": ("jobs in flight", "number"),
     "utilisation": ("slots in use", "share"),
@@ -54,7 +57,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "accounts", accounts(scenario.accounts)
     yield from (("account " + account.channel, text) for account, text in _special(scenario.accounts))
     yield "arrivals", arrivals(scenario.arrivals)
-    yield "service", law(scenario.service)
+    yield "service", distribution(scenario.service)
     load, slots = scenario.offered_load, scenario.slots
     if math.isfinite(load):
         yield "load", f"{figure(load)} erlang on {count(slots, 'slot')} ({percent(load / slots)})"
@@ -95,7 +98,7 @@ def accounts(these: Sequence[SimulatedAccount]) -> str:
     return f"{how_many} with caps {', '.join(caps)}; {count(slots, 'slot')}"
 
 
-def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
+def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each class
     """Return a description of arrivals."""
     match these:
         case Poisson():
@@ -122,7 +125,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
             return f"{rate(these.rate)} by {type(these).__name__}"
 
 
-def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
+def distribution(this: Distribution) -> str:  # noqa: PLR0911 - one for each class
     """Return a description of a distribution of durations."""
     mean = f"mean {duration(this.mean)}"
     match this:
@@ -153,7 +156,7 @@ def when_full(this: WhenFull) -> str:
             return "a job that finds every account full is lost"
         case Queue():
             limit = "" if this.limit == math.inf else f", at most {figure(this.limit)} of them"
-            patience = "" if this.patience is None else f"; patience {law(this.patience)}"
+            patience = "" if this.patience is None else f"; patience {distribution(this.patience)}"
             return f"jobs wait, first come first served{limit}{patience}"
         case Retry():
             varied = "" if not this.jitter else f" ± {percent(this.jitter)}"
@@ -192,19 +195,15 @@ def answer(result: Result) -> str:
 
 
 def lines(result: Result) -> list[tuple[str, str, str, str]]:
-    """Return label, estimate, interval and exact value of each figure that the scenario does not fix to 0."""
-    rule = result.scenario.when_full
-    left_out: set[str] = set()
+    """Return label, estimate, interval and exact value of the figures that matter in the scenario."""
+    rule, theory, known = result.scenario.when_full, result.theory, dict(result.estimates())
+    left_out = {f"time_in_system.{level}" for level in _LEVELS if level != "mean"}
     if isinstance(rule, Loss):
-        left_out |= {"gave_up_fraction", *(name for name in FIGURES if name.startswith("wait."))}
+        left_out |= {"gave_up_fraction", *(f"wait.{level}" for level in _LEVELS)}
     if not isinstance(rule, Retry):
         left_out.add("attempts")
-    known = dict(result.estimates())
-    exact = {
-        name: exactly(value, FIGURES[name][1]) for name, value in result.theory.items() if name in FIGURES
-    }
     return [
-        (label, *with_interval(known[name], kind), exact.get(name, ""))
+        (label, *with_interval(known[name], kind), exactly(theory[name], kind) if name in theory else "")
         for name, (label, kind) in FIGURES.items()
         if name not in left_out
     ]

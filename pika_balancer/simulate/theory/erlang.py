@@ -116,7 +116,7 @@ def erlang_b_load(slots: float, blocked: float) -> float:
         InvalidArgument: An argument is out of range.
     """
     slots, blocked = _some(slots), checked(blocked, "blocked", above=0, below=1)
-    # No more is carried than there are slots: a (1 - B) < c.
+    # The carried load is less than the slots: a (1 - B) < c.
     return bisect(lambda load: _erlang_b(slots, load) >= blocked, 0.0, slots / (1 - blocked))
 
 
@@ -271,7 +271,7 @@ def _first(suffices: Callable[[float, float], bool], load: float) -> float:
         blocked = offered / (taken + offered)
         if suffices(taken, blocked):
             return float(taken)
-    raise InvalidArgument(f"load {load:g} takes more than {MOST_SLOTS} slots", field="load")
+    raise InvalidArgument(f"load {load:g} needs more than {MOST_SLOTS} slots", field="load")
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:

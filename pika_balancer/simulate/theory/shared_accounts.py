@@ -110,7 +110,7 @@ def blind(caps: Sequence[int], load: float, shares: Sequence[float] = ()) -> flo
         checked(load, "load", least=0),
     )
     if not slots:
-        raise InvalidArgument("caps must name one account at least", field="caps")
+        raise InvalidArgument("caps must have at least one account", field="caps")
     parts = [checked(part, "shares", least=0) for part in shares] or [1.0] * len(slots)
     whole = math.fsum(parts)
     if len(parts) != len(slots) or whole == 0:

@@ -1,15 +1,44 @@
 """The commands that a session sends: what each of them says, and what its reply changes."""
 
 import asyncio
+import os
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from pika_balancer.store.redis.leases import Entry, WaitRequest
+from pika_balancer.clock import Clock
+from pika_balancer.store.redis.leases import WaitRequest
 
 if TYPE_CHECKING:
     from pika_balancer.store.redis.session import Session
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a process takes part in a pool; see `RedisStore`."""
+
+    label: str
+    """Name of the process for people."""
+    lease_ttl: float
+    """Seconds without a call after which the process counts as dead; a heartbeat comes every third."""
+    orphan_ttl: float
+    """Seconds for which a dead process's leases stay counted."""
+    timeout: float
+    """Seconds to wait for a reply."""
+    policy: str
+    """Name of the rule of the pick."""
+    first_start: bool
+    """Whether an empty server has lost nothing."""
+    server_time: Callable[[], int] | None
+    """For tests: returns milliseconds in place of the server's TIME."""
+    rng: random.Random
+    """Source of randomness for picks and pauses."""
+    clock: Clock
+    """Measures time."""
+    process: str = attrs.field(init=False, factory=lambda: os.urandom(8).hex())
+    """Id of the process on the server."""
 
 
 @attrs.frozen
@@ -161,16 +190,16 @@ class Heartbeat(Command):
 
     operation = "heartbeat"
 
-    def __init__(
-        self, session: "Session", label: str, statement: Sequence[Entry], *, first_start: bool, leaving: bool
-    ) -> None:
+    def __init__(self, session: "Session", settings: Settings, *, leaving: bool) -> None:
         self._session = session
-        self._statement = statement
-        self._head = (label, b"1" if first_start else b"0", b"1" if leaving else b"0")
+        self._settings = settings
+        self._statement = session.leases.statement()
         self._leaving = leaving
 
     def arguments(self) -> Sequence[object]:
-        return (*self._head, *(value for entry in self._statement for value in entry))
+        flags = self._settings.first_start, self._leaving
+        head = (self._settings.label, *(b"1" if flag else b"0" for flag in flags))
+        return (*head, *(value for entry in self._statement for value in entry))
 
     def done(self, reply: Reply) -> None:
         self._session.reconcile(self._statement, reply, leaving=self._leaving)

@@ -6,13 +6,12 @@ that comes up during a call goes out together with the next one: with many tasks
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from pika_balancer.clock import Clock
-from pika_balancer.store.redis.commands import Command, Reply
-from pika_balancer.store.redis.connection import Away, Backoff, Connection, ServerRefused
+from pika_balancer.store.redis.commands import Command, Reply, Settings
+from pika_balancer.store.redis.connection import Backoff, Connection
+from pika_balancer.store.redis.endpoint import Away, Endpoint, ServerRefused
 from pika_balancer.store.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -26,35 +25,20 @@ class Pipeline:
     """Sends the commands of a session and hands it the replies; connects again after failures.
 
     Args:
-        connection: The connection to the server.
         session: Where the commands come from.
-        head: The first arguments of every call that never change: process, ttl, orphan_ttl, policy.
-        timeout: Seconds to wait for a reply.
-        server_time: For tests: returns milliseconds in place of the server's TIME.
-        rng: Source of randomness for picks and pauses.
-        clock: Measures pauses.
+        endpoint: The server.
+        settings: How the process takes part.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        session: "Session",
-        head: tuple[str, int, int, str],
-        *,
-        timeout: float,
-        server_time: Callable[[], int] | None,
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._connection = connection
+    def __init__(self, session: "Session", endpoint: Endpoint, settings: Settings) -> None:
         self._session = session
-        self._process, *self._fixed = (str(value).encode() for value in head)
-        self._verb = connection.verb.encode()
-        self._timeout = timeout
-        self._server_time = server_time
-        self._rng = rng
-        self._clock = clock
-        self._backoff = Backoff(rng, clock)
+        self._connection = Connection(endpoint)
+        self._settings, self._clock = settings, settings.clock
+        self._backoff = Backoff(settings.rng, settings.clock)
+        milliseconds = (round(seconds * 1000) for seconds in (settings.lease_ttl, settings.orphan_ttl))
+        # The first arguments of every call that never change.
+        self._fixed = [str(value).encode() for value in (*milliseconds, settings.policy)]
+        self._verb = b"SPUBLISH" if endpoint.is_cluster else b"PUBLISH"
         self._seq = 0
         self._task: asyncio.Task[None] | None = None
         self._connected = False
@@ -82,7 +66,7 @@ class Pipeline:
 
     def check(self) -> None:
         """Connect again if a reply has not come in time."""
-        overdue = self._sent is not None and self._clock.now() - self._sent_at > self._timeout
+        overdue = self._sent is not None and self._clock.now() - self._sent_at > self._settings.timeout
         if overdue and self._task is not None and not self._reconnecting:
             self._reconnecting = True
             self._task.cancel()
@@ -98,7 +82,7 @@ class Pipeline:
         if task is None:
             return
         idle = self._idle_waiter()
-        timer = self._clock.call_later(self._timeout, self._set_idle)
+        timer = self._clock.call_later(self._settings.timeout, self._set_idle)
         try:
             if self.away_since is None:
                 await asyncio.wait([idle, task], return_when=asyncio.FIRST_COMPLETED)
@@ -124,7 +108,7 @@ class Pipeline:
         try:
             while True:
                 try:
-                    await self._connection.connect()
+                    await self._connection.connect(refresh=True)
                     self._connected = True
                     self._send_next()
                     await self._receive()
@@ -143,7 +127,7 @@ class Pipeline:
     async def _receive(self) -> None:
         while True:
             try:
-                text = await self._connection.receive()
+                reply = await self._connection.receive()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 # Another cancellation in the same tick would not be repeated: it must not be swallowed.
@@ -153,11 +137,11 @@ class Pipeline:
             if self._sent is None:
                 raise Away("a reply without a call")
             command, arguments = self._sent
-            if text is None:
-                self._connection.send(script(command.operation), arguments, whole=True)
+            if reply is None:
+                self._connection.run(script(command.operation), arguments, whole=True)
                 continue
             # `_sent` is kept meanwhile: what the reply makes others send goes out together afterwards.
-            self._complete(command, text)
+            self._complete(command, reply.decode())
             self._sent = None
             self._send_next()
 
@@ -167,17 +151,18 @@ class Pipeline:
             self._set_idle()
             return
         self._seq += 1
+        settings = self._settings
         arguments = (
-            b"" if self._server_time is None else self._server_time(),
-            self._process,
+            b"" if settings.server_time is None else settings.server_time(),
+            settings.process,
             self._seq,
             *self._fixed,
-            self._rng.random(),
+            settings.rng.random(),
             self._verb,
             *command.arguments(),
         )
         self._sent, self._sent_at = (command, arguments), self._clock.now()
-        self._connection.send(script(command.operation), arguments)
+        self._connection.run(script(command.operation), arguments)
 
     def _complete(self, command: Command, text: str) -> None:
         if self.away_since is not None:

@@ -2,18 +2,17 @@
 
 import asyncio
 import math
-import os
-import random
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
 from pika_balancer import events
-from pika_balancer.clock import Clock, Timer
+from pika_balancer.clock import Timer
 from pika_balancer.errors import NoCapacity, PikaError, StoreUnavailable, WrongLoop
 from pika_balancer.models import Grantor
-from pika_balancer.store.errors import adopted_elsewhere, no_capacity, unavailable, unknown_channel
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
+from pika_balancer.store.errors import no_capacity, unavailable
 from pika_balancer.store.redis.commands import (
     Acquire,
     Call,
@@ -22,9 +21,10 @@ from pika_balancer.store.redis.commands import (
     Peek,
     Release,
     Reply,
+    Settings,
     settle,
 )
-from pika_balancer.store.redis.connection import Connection
+from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.leases import Entry, GrantedSlot, Leases, SharedLease, WaitRequest
 from pika_balancer.store.redis.pipeline import Pipeline
 from pika_balancer.store.redis.replica import Replica
@@ -46,61 +46,25 @@ class Session:
     calls are kept and sent when it is back. A process that the server does not know sends a heartbeat first.
 
     Args:
-        connection: The connection to the server.
-        label: Name of the process for people.
+        endpoint: The server.
+        settings: How the process takes part.
         grantor: The store, for its leases.
         report: Receives the events.
-        ttl: Seconds without a call after which the process counts as dead; a heartbeat comes every third.
-        orphan_ttl: Seconds for which a dead process's leases stay counted.
-        timeout: Seconds to wait for a reply.
-        policy: Name of the rule of the pick.
-        first_start: Whether an empty server has lost nothing.
-        server_time: For tests: returns milliseconds in place of the server's TIME.
-        rng: Source of randomness for picks and pauses.
-        clock: Measures time.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        *,
-        label: str,
+        endpoint: Endpoint,
+        settings: Settings,
         grantor: Grantor,
         report: Callable[[events.Event], object],
-        ttl: float,
-        orphan_ttl: float,
-        timeout: float,
-        policy: str,
-        first_start: bool,
-        server_time: Callable[[], int] | None,
-        rng: random.Random,
-        clock: Clock,
     ) -> None:
-        self._connection, self._grantor, self._report = connection, grantor, report
-        self._label, self._first_start = label, first_start
-        self._ttl, self._orphan_ttl = ttl, orphan_ttl
-        self._rng, self._clock = rng, clock
-        self._process = os.urandom(8).hex()
+        self._endpoint, self._settings, self._clock = endpoint, settings, settings.clock
+        self._grantor, self._report = grantor, report
         self.leases = Leases()
         self.replica = Replica()
-        self._pipeline = Pipeline(
-            connection,
-            self,
-            (self._process, round(ttl * 1000), round(orphan_ttl * 1000), policy),
-            timeout=timeout,
-            server_time=server_time,
-            rng=rng,
-            clock=clock,
-        )
-        self._subscriber = Subscriber(
-            connection,
-            self._process,
-            self._on_message,
-            self._on_subscribed,
-            timeout=timeout,
-            rng=rng,
-            clock=clock,
-        )
+        self._pipeline = Pipeline(self, endpoint, settings)
+        self._subscriber = Subscriber(self, endpoint, settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: list[Call] = []
         self._takes_part = self._is_known = self._is_leaving = False
@@ -155,7 +119,7 @@ class Session:
                 await self._subscriber.stop()
             finally:
                 self._loop = None
-                await self._connection.close()
+                await self._endpoint.close()
 
     async def settle(self) -> None:
         """Return once nothing is under way between this process and the server.
@@ -176,8 +140,8 @@ class Session:
         future = self.open().create_future()
         self._takes_part = True
         self._serial += 1
-        name = f"{self._process}/{self._serial}"
-        request = WaitRequest(name, channel, may_wait, future, self._rng.random())
+        name = f"{self._settings.process}/{self._serial}"
+        request = WaitRequest(name, channel, may_wait, future, self._settings.rng.random())
         self.leases.unsent[name] = request
         if not self.is_away:
             self._pipeline.notify()
@@ -272,7 +236,7 @@ class Session:
         """Return the error for a request that needs the unreachable server."""
         since = self._pipeline.away_since
         away = None if since is None else self._clock.now() - since
-        return unavailable(self._connection.address, self._pipeline.why, away, channel)
+        return unavailable(self._endpoint.address, self._pipeline.why, away, channel)
 
     def _no_capacity(self, channel: str | None) -> NoCapacity:
         now = self._clock.now()
@@ -318,7 +282,7 @@ class Session:
         command: Command | None = None
         if self._takes_part and (self._must_heartbeat or not self._is_known):
             self._must_heartbeat = False
-            command = self._heartbeat(leaving=False)
+            command = Heartbeat(self, self._settings, leaving=False)
         elif leases.releases:
             command = Release(self, list(islice(leases.releases, _BATCH)))
         elif self._calls:
@@ -326,15 +290,11 @@ class Session:
         elif leases.unsent:
             command = Acquire(self, leases.send(_BATCH))
         elif self._is_leaving:
-            command = self._heartbeat(leaving=True)
+            command = Heartbeat(self, self._settings, leaving=True)
         elif self._must_peek:
             self._must_peek = False
             command = Peek(self)
         return command
-
-    def _heartbeat(self, *, leaving: bool) -> Heartbeat:
-        statement = self.leases.statement()
-        return Heartbeat(self, self._label, statement, first_start=self._first_start, leaving=leaving)
 
     def _send_heartbeat(self) -> None:
         self._must_heartbeat = True
@@ -407,7 +367,7 @@ class Session:
         self._is_known = False
         if not self._away_reported:
             self._away_reported = True
-            address = self._connection.address
+            address = self._endpoint.address
             self._report(events.StoreAway(at=self._clock.now(), address=address, why=why))
         self.resolve_calls()
         for request in self.leases.requests():
@@ -417,7 +377,7 @@ class Session:
     def on_back(self, away: float) -> None:
         """Report that the server replies again, after `away` seconds."""
         self._away_reported = False
-        address = self._connection.address
+        address = self._endpoint.address
         self._report(events.StoreBack(at=self._clock.now(), address=address, away=away))
 
     def resolve_calls(self) -> None:
@@ -427,17 +387,18 @@ class Session:
         for call in self._calls:
             settle(call.future, None)
 
-    def _on_subscribed(self) -> None:
-        # A grant may have been sent while no message could arrive.
+    def on_subscribed(self) -> None:
+        """Ask for grants that were sent while no message could arrive."""
         if self.leases.waiting:
             self._send_heartbeat()
 
-    def _on_message(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
+        """Apply a message: a grant to a waiter of this process, or that the accounts have changed."""
         name, *grant = text.split("\n")
         if grant:
             self.replica.count(grant[0], int(grant[1]))
             self._grant(name, grant[0])
-        elif name != self._process:
+        elif name != self._settings.process:
             self._must_peek = True
             self._pipeline.notify()
 
@@ -447,7 +408,7 @@ class Session:
         """Set the timer for the next heartbeat."""
         if self._loop is None:
             return
-        moment = self._last_heartbeat + self._ttl / 3
+        moment = self._last_heartbeat + self._settings.lease_ttl / 3
         if self.leases.waiting:
             soonest = max(self._due, self._last_heartbeat + _TICK)
             moment = min(moment, self._last_heartbeat + _HEARTBEAT_WHILE_WAITING, soonest)
@@ -466,7 +427,7 @@ class Session:
         now = self._last_heartbeat = self._clock.now()
         self._pipeline.check()
         self._subscriber.check()
-        if now > self._confirmed_at + self._ttl + self._orphan_ttl:
+        if now > self._confirmed_at + self._settings.lease_ttl + self._settings.orphan_ttl:
             for name in list(self.leases.held):
                 self._revoke(name, "no heartbeat reached the store before the lease expired there")
         self._send_heartbeat()

@@ -23,11 +23,11 @@ from pika_balancer.models import (
     Unavailability,
     guarded,
 )
+from pika_balancer.selection.errors import unknown_channel
 from pika_balancer.selection.policy import POLICIES, make_rule
 from pika_balancer.selection.selector import read_map
-from pika_balancer.store.errors import unknown_channel
-from pika_balancer.store.redis.commands import Reply
-from pika_balancer.store.redis.connection import Connection
+from pika_balancer.store.redis.commands import Reply, Settings
+from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.pool_status import (
     PoolHolder,
     PoolStatus,
@@ -100,25 +100,21 @@ class RedisStore:
         if not pool or set(pool) & set("{}\n") or not encodable(pool):
             raise InvalidArgument("pool must be a name in UTF-8, without braces or line breaks", field="pool")
         self._rule = make_rule(policy)
-        self._clock = clock or SystemClock()
-        self._orphan_ttl = orphan_ttl
         self._reporters: list[Reporter] = []
-        timeout = min(_TIMEOUT, lease_ttl / 3)
-        self._connection = Connection(url_or_client, pool, timeout=timeout)
-        self._session = Session(
-            self._connection,
+        self._clock = clock or SystemClock()
+        self._settings = Settings(
             label=(name or f"{socket.gethostname()}:{os.getpid()}").replace("\n", " "),
-            grantor=self,
-            report=self._report,
-            ttl=lease_ttl,
+            lease_ttl=lease_ttl,
             orphan_ttl=orphan_ttl,
-            timeout=timeout,
+            timeout=min(_TIMEOUT, lease_ttl / 3),
             policy=policy,
             first_start=first_start,
             server_time=server_time,
             rng=rng or random.Random(),  # noqa: S311 - balancing, not cryptography
             clock=self._clock,
         )
+        self._endpoint = Endpoint(url_or_client, pool, timeout=self._settings.timeout)
+        self._session = Session(self._endpoint, self._settings, self, self._report)
 
     # --- the protocol `Store` --------------------------------------------------------------------------
 
@@ -266,7 +262,7 @@ class RedisStore:
             StoreUnavailable: The server cannot be reached.
         """
         reply = await self._ask("pool_status", tuple)
-        return read_pool_status(reply, orphan_ttl=self._orphan_ttl, now=self._clock.now())
+        return read_pool_status(reply, orphan_ttl=self._settings.orphan_ttl, now=self._clock.now())
 
     async def repair(self, over: Iterable[PoolHolder] = ()) -> Repair:
         """Correct entries of the pool that disagree, and free the slots of orphans whose jobs have ended.
@@ -287,7 +283,7 @@ class RedisStore:
     @guarded
     def __repr__(self) -> str:
         away = ", away" if self._session.is_away else ""
-        return f"<RedisStore {self._connection.address}{away}, {len(self._session.leases.held)} held here>"
+        return f"<RedisStore {self._endpoint.address}{away}, {len(self._session.leases.held)} held here>"
 
     async def _orphans(self, ended: Iterable[tuple[str, int]]) -> Sequence[Orphan]:
         # Calls during an outage are kept; these would all be sent when the server is back.

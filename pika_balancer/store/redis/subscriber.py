@@ -1,45 +1,34 @@
-"""Receives the messages that other processes and the server send to this process."""
+"""Receives the messages that the server publishes for this process."""
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pika_balancer.clock import Clock, Timer
-from pika_balancer.store.redis.connection import Away, Backoff, Connection, ServerRefused
+from pika_balancer.clock import Timer
+from pika_balancer.store.redis.commands import Settings
+from pika_balancer.store.redis.connection import Backoff, Connection
+from pika_balancer.store.redis.endpoint import Away, Endpoint, ServerRefused
+
+if TYPE_CHECKING:
+    from pika_balancer.store.redis.session import Session
 
 
 class Subscriber:
-    """Receives messages for a process from `start` to `stop`; connects again after failures.
+    """Hands messages to the session from `start` to `stop`; connects again after failures.
 
     Args:
-        connection: The connection to the server.
-        process: Id of the process.
-        on_message: Called with each message.
-        on_ready: Called when messages arrive (again); messages sent before that are lost.
-        timeout: Seconds to wait for a reply to `check`.
-        rng: Spreads the attempts.
-        clock: Measures the pauses.
+        session: Receives the messages.
+        endpoint: The server.
+        settings: How the process takes part.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        process: str,
-        on_message: Callable[[str], object],
-        on_ready: Callable[[], object],
-        *,
-        timeout: float,
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._connection = connection
-        self._process = process
-        self._on_message = on_message
-        self._on_ready = on_ready
-        self._timeout = timeout
-        self._clock = clock
-        self._backoff = Backoff(rng, clock)
+    def __init__(self, session: "Session", endpoint: Endpoint, settings: Settings) -> None:
+        self._session = session
+        self._connection = Connection(endpoint)
+        self._settings = settings
+        self._subscribe = b"SSUBSCRIBE" if endpoint.is_cluster else b"SUBSCRIBE"
+        self._channels = (f"{endpoint.prefix}to:{settings.process}", f"{endpoint.prefix}news")
+        self._backoff = Backoff(settings.rng, settings.clock)
         self._deadline: Timer | None = None
         self._pings: deque[asyncio.Future[None]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -57,7 +46,7 @@ class Subscriber:
     def check(self) -> None:
         """Connect again unless the server replies to a PING in time."""
         if self._deadline is None and self._ping() is not None:
-            self._deadline = self._clock.call_later(self._timeout, self._connection.abort_listening)
+            self._deadline = self._settings.clock.call_later(self._settings.timeout, self._connection.abort)
 
     async def caught_up(self) -> None:
         """Return once every message has arrived that was sent before this call, if any can arrive."""
@@ -67,7 +56,8 @@ class Subscriber:
     async def _run(self) -> None:
         while True:
             try:
-                await self._connection.listen(self._process, self._on_message, self._ready, self._pong)
+                await self._connection.connect(refresh=False)
+                await self._receive()
             except (Away, ServerRefused):
                 pass
             finally:
@@ -75,11 +65,28 @@ class Subscriber:
                 self._disarm()
                 while self._pings:
                     self._pong()
+                await self._connection.disconnect()
             await self._backoff.pause()
+
+    async def _receive(self) -> None:
+        self._connection.send(self._subscribe, *self._channels)
+        confirmed = 0
+        while True:
+            kind, *rest = await self._connection.receive()
+            if kind in (b"message", b"smessage"):
+                self._session.on_message(rest[1].decode())
+            elif kind in (b"subscribe", b"ssubscribe"):
+                confirmed += 1
+                if confirmed == len(self._channels):
+                    self._backoff.reset()
+                    self._is_listening = True
+                    self._session.on_subscribed()
+            elif kind == b"pong":
+                self._pong()
 
     def _ping(self) -> asyncio.Future[None] | None:
         """Return a future that is done once the server has replied; messages and replies come in order."""
-        if not self._connection.ping():
+        if not self._connection.send(b"PING"):
             return None
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pings.append(pong)
@@ -94,8 +101,3 @@ class Subscriber:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-    def _ready(self) -> None:
-        self._backoff.reset()
-        self._is_listening = True
-        self._on_ready()
