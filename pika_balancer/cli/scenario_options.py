@@ -283,7 +283,7 @@ def _span(text: str) -> tuple[float, float]:
 
 def _report(text: str) -> Path:
     path = writable(text)
-    reads(lambda name: check_name(Path(name)))(text)
+    reads(check_name)(text)
     if not drawable():
         raise argparse.ArgumentTypeError("reports need matplotlib: pip install 'pika-balancer[plot]'")
     return path

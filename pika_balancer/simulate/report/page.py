@@ -118,12 +118,13 @@ class Page:
         yield f"<footer>{_safe(self.footer)}</footer>\n</main>\n</body>\n</html>"
 
 
-def check_name(path: Path) -> None:
+def check_name(name: str | Path) -> None:
     """Check the name of a report's file.
 
     Raises:
         InvalidArgument: It does not end in `.html`.
     """
+    path = Path(name)
     if path.suffix.lower() != ".html":
         raise InvalidArgument(f"a report ends in .html, not {path.name!r:.60}", field="report")
 
