@@ -298,7 +298,7 @@ def _tokens(tree: Any) -> Iterator[str]:
     """Yield the Discord tokens at any depth of a JSON object or list."""
     pairs: Any = tree.items() if hasattr(tree, "items") else enumerate(tree)
     for key, value in pairs:
-        kind: type = type(value)
+        kind: type[Any] = type(value)
         if key == "discord":
             yield from (token for token in (value if kind is list else [value]) if isinstance(token, str))
         if kind in (dict, list):
