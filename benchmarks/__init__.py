@@ -1,1 +1,1 @@
-"""What it costs, against the floor and against what one would use instead: `python -m benchmarks`."""
+"""Benchmarks of the package, its dependencies and its alternatives: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""Run every question, or those named, and print one table: `python -m benchmarks [QUESTION ...]`."""
+"""Measures all questions, or those named, and prints one table: `python -m benchmarks [QUESTION ...]`."""
 
 import argparse
 import datetime as dt
@@ -45,11 +45,11 @@ LIBRARIES: Final = [
     "numpy",
     "numba",
 ]
-"""Whose versions belong beside the figures, where they are installed."""
+"""Libraries whose versions are shown, if they are installed."""
 
 
 def main() -> int:
-    """Measure what was asked for; return 0, since a slow machine is no failure."""
+    """Measure and print; return 0 even if an aim is missed, as the machine may be slow."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}")
     parser.add_argument(
@@ -60,9 +60,9 @@ def main() -> int:
     args = parser.parse_args()
     asked = args.questions or list(QUESTIONS)
     if unknown := set(asked) - set(QUESTIONS):
-        parser.error(f"no such question: {', '.join(sorted(unknown))}; take of {', '.join(QUESTIONS)}")
+        parser.error(f"no such question: {', '.join(sorted(unknown))}; choose from {', '.join(QUESTIONS)}")
     if args.rounds is not None and args.rounds < 2:
-        parser.error("--rounds must be at least 2, to tell a spread")
+        parser.error("--rounds must be at least 2")
     rows: list[Row] = []
     rounds: dict[str, int] = {}
     for question in asked:
@@ -81,12 +81,12 @@ def main() -> int:
         document = about | {"rows": [record(row) for row in rows]}
         args.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if noisy := sum(row.verdict == "too noisy" for row in rows):
-        print(f"{noisy} rows are too noisy to tell: more --rounds or less company help", file=sys.stderr)
+        print(f"{noisy} rows are too noisy: raise --rounds, or stop other programs", file=sys.stderr)
     return 0
 
 
 def surroundings(rounds: dict[str, int]) -> dict[str, Any]:
-    """Return when, where, with how many rounds of each question and of which versions the figures are."""
+    """Return date, machine, rounds of each question and versions."""
     versions: dict[str, str] = {}
     for name in LIBRARIES:
         try:
@@ -105,7 +105,7 @@ def surroundings(rounds: dict[str, int]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name as the system tells it, which may be nothing."""
+    """Return the name of the processor; may be empty."""
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -115,7 +115,7 @@ def processor() -> str:
 
 
 def sentence(about: dict[str, Any]) -> str:
-    """Return the surroundings for a reader."""
+    """Return the line above the table."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = ", ".join(filter(None, [about["system"], about["cpu"], f"{about['cores']} cores"]))
     rounds: dict[str, int] = about["rounds"]
@@ -123,11 +123,11 @@ def sentence(about: dict[str, Any]) -> str:
     fewer = ", ".join(f"{question} {n}" for question, n in rounds.items() if n < most)
     told = f"{most} rounds ({fewer})" if fewer else f"{most} rounds"
     run = f"{about['date']}, {told}, Python {about['python']}"
-    return f"This run: {run}, {machine}; {versions}."
+    return f"Run: {run}, {machine}; {versions}."
 
 
 def record(row: Row) -> dict[str, Any]:
-    """Return the row as JSON has it: no NaN, and with the verdict."""
+    """Return the row for JSON: with the verdict, and None for NaN."""
     values = attrs.asdict(row) | {"verdict": row.verdict}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 

@@ -1,10 +1,9 @@
-"""What does a job's whole life through `Dispatcher` cost against a bare aiohttp POST of the same body?
+"""Compares a job through `Dispatcher` with a bare aiohttp POST of the same body.
 
-The local server runs in a process of its own, with jobs that take no time. Bare is one POST and its JSON, no
-more: no slot, no check, no end of the job. Ours is a slot taken, a checked request, the POST, its answer read
-strictly, the end of the job learned from a callback or by asking, the slot given back: two exchanges over
-HTTP where bare has one, and twice the work for the server. What bare aiohttp would need to hear of the end,
-too, is measured beside it: with a callback that a handler of a few lines takes, or with one look at the job.
+The local server runs in a child process, with service times of 0. The bare subject is one POST and its JSON.
+Ours acquires a slot, checks the request and the answer, learns of the end by a callback or a poll, and
+releases the slot: two HTTP exchanges instead of one. Bare aiohttp with a callback, or with a GET of the job,
+is measured, too.
 """
 
 import asyncio
@@ -28,9 +27,9 @@ from pika_balancer.dispatch.webhook import Webhook
 
 CONCURRENCY: Final = 32
 JOBS: Final = 320
-TOKEN: Final = "user:1-benchmark"  # noqa: S105 - opens nothing but the server started here
+TOKEN: Final = "user:1-benchmark"  # noqa: S105 - only for the server started here
 AIM: Final = 2.0
-"""Half as many jobs per second are twice the time per operation."""
+"""Twice the time per job."""
 
 Work = Callable[[], Awaitable[Any]]
 Ended = dict[str, asyncio.Future[Any]]
@@ -38,7 +37,7 @@ Ended = dict[str, asyncio.Future[Any]]
 
 @contextlib.contextmanager
 def server() -> Generator[str]:
-    """Run the local server with 100 slots in a process of its own, and yield its address."""
+    """Run the local server with 100 slots in a child process, and yield its base URL."""
     command = [sys.executable, "-m", "pika_balancer", "serve", "--port", "0"]
     options = ["--accounts", "10x10", "--service", "fixed:0s"]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
@@ -46,7 +45,7 @@ def server() -> Generator[str]:
             greeting = process.stdout.readline() if process.stdout is not None else ""
             found = re.search(r"http://\S+", greeting)
             if found is None:
-                raise RuntimeError(f"the server did not say where it is: {greeting!r}")
+                raise RuntimeError(f"the server printed no address: {greeting!r}")
             yield found[0]
         finally:
             process.terminate()
@@ -54,7 +53,7 @@ def server() -> Generator[str]:
 
 
 def bare_post(session: aiohttp.ClientSession, url: str, reply_url: str | None = None) -> Work:
-    """Return a POST of the body that the client would send, down to the reading of its JSON."""
+    """Return a POST of the body that the client would send, with the JSON of its answer."""
     numbers, channels = itertools.count(), itertools.cycle(_channels())
 
     async def post() -> Any:
@@ -70,7 +69,7 @@ def bare_post(session: aiohttp.ClientSession, url: str, reply_url: str | None = 
 
 
 def bare_post_and_get(session: aiohttp.ClientSession, url: str) -> Work:
-    """Return the same, and then a look at the job."""
+    """Return a POST, and then a GET of the job."""
     post = bare_post(session, url)
 
     async def both() -> Any:
@@ -84,12 +83,12 @@ def bare_post_and_get(session: aiohttp.ClientSession, url: str) -> Work:
 
 
 def bare_post_and_callback(session: aiohttp.ClientSession, url: str, reply_url: str, ended: Ended) -> Work:
-    """Return the same with a callback, which `ended` hears of."""
+    """Return a POST, and then the wait for its callback in `ended`."""
     post = bare_post(session, url, reply_url)
 
     async def both() -> Any:
         job = await post()
-        # The end may have been told before the answer was read.
+        # The callback may arrive before the answer is read.
         return await ended.setdefault(job["jobid"], asyncio.get_running_loop().create_future())
 
     return both
@@ -97,7 +96,7 @@ def bare_post_and_callback(session: aiohttp.ClientSession, url: str, reply_url: 
 
 @contextlib.asynccontextmanager
 async def receiver(ended: Ended) -> AsyncGenerator[str]:
-    """Serve the least that takes a callback, and yield its address."""
+    """Run a minimal receiver of callbacks, and yield its URL."""
 
     async def take(request: web.Request) -> web.Response:
         job = json.loads(await request.read())
@@ -122,12 +121,12 @@ def create(client: PikaClient) -> Work:
 
 
 def run(dispatcher: Dispatcher) -> Work:
-    """Return a job's whole life."""
+    """Return a job through the dispatcher."""
     return lambda: dispatcher.run("create", prompt="a cat")
 
 
 def at_once(runner: asyncio.Runner, work: Work) -> Subject:
-    """Return a round of jobs, so many at a time; seconds per job."""
+    """Return a round of `CONCURRENCY` jobs at a time; seconds per job."""
 
     async def turns() -> float:
         left = iter(range(JOBS))
@@ -145,7 +144,7 @@ def at_once(runner: asyncio.Runner, work: Work) -> Subject:
 
 @contextlib.asynccontextmanager
 async def subjects(url: str) -> AsyncGenerator[dict[str, Work]]:
-    """Open everything that is measured, and yield it by name."""
+    """Open all subjects, and yield them by name."""
     async with (
         aiohttp.ClientSession() as session,
         PikaClient(TOKEN, base_url=url) as client,
@@ -156,7 +155,7 @@ async def subjects(url: str) -> AsyncGenerator[dict[str, Work]]:
         async with (
             callbacks.run(),
             receiver(ended) as reply_url,
-            Dispatcher(client, balancer, callbacks=callbacks) as called,
+            Dispatcher(client, balancer, webhook=callbacks) as called,
             Dispatcher(client, other, poll_every=0.01) as asking,
         ):
             yield {

@@ -1,7 +1,7 @@
-"""LiteLLM's Router beside our selector: what its pick costs, and how often it lands on a full account.
+"""Compares the selector with LiteLLM's Router: time per pick, and picks of full accounts.
 
-Its public coroutine is asked for a deployment and nothing is sent anywhere. `simple-shuffle` keeps no count;
-`least-busy` is told of every begin and end through the callbacks by which LiteLLM tells itself.
+The Router's public coroutine returns a deployment; nothing is sent. `simple-shuffle` counts nothing;
+`least-busy` gets the begin and end of each call through LiteLLM's own callbacks.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ from benchmarks.measure import ROUNDS, Row, Subject, compare, left_out, peer
 from pika_balancer import Account, Selector
 
 SIZES: Final = {10: 100, 100: 20, 1000: 3, 10_000: 1}
-"""So many accounts → so many of LiteLLM's picks in a round: one among 10,000 takes a second."""
+"""LiteLLM's picks in a round, by the number of accounts: one among 10,000 takes a second."""
 STRATEGIES: Final = ("simple-shuffle", "least-busy")
 FEW: Final = 6
-"""Rounds below which nobody has asked for what takes minutes; the largest size never gets more."""
+"""With fewer rounds the large sizes are left out; the largest never gets more."""
 MISSING: Final = "litellm is not installed; pip install 'pika-balancer[bench]'"
 
 ACCOUNTS: Final = 10
 CAP: Final = 6
 BUSY: Final = 54
-"""Slots taken of 60 before each pick of the count."""
+"""Slots of 60 that are taken before each counted pick."""
 PICKS: Final = 2000
 
 Pick = Callable[[], Awaitable[Any]]
 
 
 def router(accounts: int, strategy: str) -> Any | None:
-    """Return a router over so many deployments; None where LiteLLM is not installed."""
-    # Otherwise it would fetch a list of prices at import.
+    """Return a router over `accounts` deployments; None if LiteLLM is not installed."""
+    # Without this it downloads a list of prices at import.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     module = peer("litellm")
     if module is None:
@@ -52,12 +52,12 @@ def router(accounts: int, strategy: str) -> Any | None:
 
 
 def pick(router: Any) -> Pick:
-    """Return how to ask it for a deployment."""
+    """Return a call that picks a deployment."""
     return lambda: router.async_get_available_deployment(model="pika", request_kwargs={})
 
 
 def ours(accounts: int) -> Pick:
-    """Return a whole acquire and release behind a coroutine, for the same kind of call."""
+    """Return an acquire and release in a coroutine, as LiteLLM's pick is one."""
     selector = Selector([Account(str(i), CAP) for i in range(accounts)], rng=random.Random(1))
 
     async def pair() -> None:
@@ -89,7 +89,7 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
 
 
 def at(runner: asyncio.Runner, size: int, rounds: int) -> list[Row]:
-    """Measure so many accounts; the ratio is that of LiteLLM's time to ours."""
+    """Measure `size` accounts; the ratio is LiteLLM's time divided by ours."""
     if size >= 1000 and rounds < FEW:
         why = f"making its Router takes a minute; ask for {FEW} rounds or more"
         return [left_out("selector", f"LiteLLM Router, {size:,} accounts", why)]
@@ -114,7 +114,7 @@ def full_picks() -> dict[str, int]:
 
 
 async def _full(router: Any, strategy: str) -> int:
-    random.seed(1)  # the one that it draws from
+    random.seed(1)  # used by LiteLLM
     chance, busy, running = random.Random(2), Counter[str](), list[str]()
     told = router.leastbusy_logger if strategy == "least-busy" else None
     ask, sent = pick(router), 0

@@ -1,10 +1,10 @@
-"""How this folder measures: subjects take turns, ratios are taken within a round, medians are reported.
+"""Measures subjects in alternating order, takes ratios within each round, and reports medians.
 
-How sure a ratio is, the rounds tell: between the k-th smallest and the k-th largest of n ratios lies the true
-median with at least 95 % probability, whatever their distribution (the sign test's interval; k from
-the binomial distribution). An aim is met when the whole interval is at or below it, missed when the whole
-interval is above; in between, the machine was too noisy to tell. Where there is no aim, too noisy means that
-an end of the interval lies more than a fifth away from the median. Fewer than 6 rounds cannot tell anything.
+The interval of a ratio is that of the sign test: the true median lies between the k-th smallest and the k-th
+largest of n ratios with at least 95 % probability, whatever their distribution (k from the binomial
+distribution). An aim is met if the whole interval is at or below it, missed if the whole interval is above,
+otherwise the row is too noisy. Without an aim, too noisy means that an end of the interval is more than a
+fifth away from the median. Fewer than 6 rounds have no interval.
 """
 
 import gc
@@ -18,9 +18,9 @@ from typing import Final
 import attrs
 
 ROUNDS: Final = 15
-"""How often the subjects take turns, unless a question is too long for that or somebody says otherwise."""
+"""Default number of rounds."""
 NOISY: Final = 0.2
-"""How far an end of the interval may lie from the median, as a fraction of it, where there is no aim."""
+"""Largest distance of an end of the interval from the median, as a fraction of it, without an aim."""
 
 _SCALES: Final[Mapping[str, list[tuple[str, float]]]] = {
     "s": [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)],
@@ -36,31 +36,31 @@ class Row:
     """One line of the table."""
 
     question: str
-    """Which script asks."""
+    """Name of the question."""
     subject: str
     """What was measured."""
     seconds: float
-    """Median seconds per operation, or as many of `unit`; NaN where it was left out."""
+    """Median seconds per operation, or a number of `unit`; NaN if it was left out."""
     spread: float
     """Half the range of the middle half of the rounds, as a fraction of the median; 0 for a count."""
     against: str
-    """What it was held against; itself where it is what others are held against."""
+    """The subject that it is compared with; itself for the reference."""
     ratio: float
-    """Median of the ratios within each round; 1.0 is as quick as the other."""
+    """Median of the ratios within each round; 1.0 is as fast as the other."""
     aim: float | None = None
-    """The ratio that is aimed at, or less."""
+    """The largest ratio that meets the aim."""
     low: float | None = None
-    """Lower end of the ratio's 95 % interval; None for a count, and for too few rounds."""
+    """Lower end of the ratio's 95 % interval; None for a count and for too few rounds."""
     high: float | None = None
     """Upper end."""
     unit: str = "s"
-    """What `seconds` counts: `s`, `B` for bytes, or a word for anything else."""
+    """Unit of `seconds`: `s`, `B` for bytes, or a word."""
     note: str = ""
-    """What else there is to say, such as why it was left out."""
+    """A remark, such as why it was left out."""
 
     @property
     def verdict(self) -> str:
-        """`met`, `missed`, `too noisy`, or nothing where there is nothing to tell."""
+        """`met`, `missed`, `too noisy`, or empty."""
         if math.isnan(self.seconds) or (self.against == self.subject and self.aim is None):
             return ""
         if self.unit != "s":
@@ -93,7 +93,7 @@ def compare(
     rounds: int = 15,
     aims: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """Let the subjects take turns and return a row for each, held against one of them."""
+    """Measure the subjects in alternating order and return a row for each, compared with one of them."""
     for run in subjects.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in subjects}
@@ -102,7 +102,7 @@ def compare(
         for name, run in order:
             gc.collect()
             times[name].append(run())
-        # Who follows whom changes from round to round, so that nobody always runs in another's wake.
+        # The order alternates, so that no subject always runs directly after the same one.
         order.reverse()
     rows: list[Row] = []
     for name, taken in times.items():
@@ -125,14 +125,14 @@ def compare(
 
 
 def count(question: str, subject: str, value: float, unit: str, against: Row | None = None) -> Row:
-    """Return a row for what comes out the same each time, held against another such row or alone."""
+    """Return a row for an exact number, compared with another such row or alone."""
     other = subject if against is None else against.subject
     ratio = 1.0 if against is None or not against.seconds else value / against.seconds
     return Row(question, subject, value, 0.0, other, ratio, unit=unit)
 
 
 def peer(name: str) -> ModuleType | None:
-    """Return somebody else's library, or None if it is not installed."""
+    """Return another library; None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -140,7 +140,7 @@ def peer(name: str) -> ModuleType | None:
 
 
 def left_out(question: str, subject: str, why: str) -> Row:
-    """Return a row that says why there is no figure."""
+    """Return a row without a figure, and the reason."""
     return Row(question, subject, math.nan, 0.0, subject, math.nan, note=why)
 
 
@@ -174,6 +174,6 @@ def _times(ratio: float) -> str:
 def _amount(value: float, unit: str) -> str:
     if unit not in _SCALES:
         return f"{value:,.0f} {unit}"
-    # From where three digits would make `1e+03` of the smaller one.
+    # Above this, three digits would show as `1e+03`.
     name, scale = next((each for each in _SCALES[unit] if value >= 0.9995 * each[1]), _SCALES[unit][-1])
     return f"{value / scale:.3g} {name}"

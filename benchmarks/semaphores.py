@@ -1,8 +1,8 @@
-"""Semaphores on Redis that others have published, beside a lease of the shared store.
+"""Published semaphores on Redis, compared with a lease of the shared store.
 
-Each counts to one number, where a lease also picks the account, keeps a line and knows dead processes. Two
-figures: what it costs to go in and out while a slot is free, and how long a freed slot stays idle before
-somebody who waits for it has it. Who polls is let wait for moments spread evenly over its interval.
+A semaphore has one limit; a lease also picks an account, has a wait queue and detects dead processes. Two
+figures: the time to acquire and release a free slot, and the time from the release of a slot to the grant to
+a waiter. For a library that polls, the releases are spread evenly over its poll interval.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ SLOTS: Final = 8
 TURNS: Final = 100
 HANDOVERS: Final = 5
 POLL: Final = 0.1
-"""Seconds between two looks of who polls: the other library's default."""
+"""Poll interval in seconds, the default of the other library."""
 OURS: Final = "lease"
 
 Slot = Callable[[], AbstractAsyncContextManager[Any]]
-"""Returns what a task enters to hold a slot."""
+"""Returns the context manager that holds a slot."""
 Slots = Callable[[int], Slot]
-"""Returns that for so many slots in all."""
+"""Returns a `Slot` for a number of slots."""
 
 
 def peers(client: Any) -> dict[str, Slots]:
-    """Return those that are installed, by name."""
+    """Return the libraries that are installed, by name."""
     found: dict[str, Slots] = {}
     if (polling := peer("redis_semaphore")) is not None:
         for mode in ("POLLING", "BLPOP"):
@@ -55,7 +55,7 @@ def _py_redis_semaphore(module: Any, client: Any, mode: str) -> Slots:
 
 
 def uncontended(slot: Slot, runner: asyncio.Runner) -> Subject:
-    """Return a round of one task that finds a slot free each time; seconds per acquire and release."""
+    """Return a round of one task that always finds a free slot; seconds per acquire and release."""
 
     async def work() -> float:
         begin = time.perf_counter()
@@ -68,16 +68,16 @@ def uncontended(slot: Slot, runner: asyncio.Runner) -> Subject:
 
 
 def handover(slot: Slot, runner: asyncio.Runner) -> Subject:
-    """Return a round of giving the only slot to who waits; seconds from the release to the grant."""
+    """Return a round in which a waiter gets the only slot; seconds from the release to the grant."""
 
-    async def one(patience: float) -> float:
+    async def one(delay: float) -> float:
         async def waiter() -> float:
             async with slot():
                 return time.perf_counter()
 
         async with slot():
             waiting = asyncio.create_task(waiter())
-            await asyncio.sleep(patience)
+            await asyncio.sleep(delay)
             begin = time.perf_counter()
         return await waiting - begin
 
@@ -88,7 +88,7 @@ def handover(slot: Slot, runner: asyncio.Runner) -> Subject:
 
 
 def rows(client: Any, runner: asyncio.Runner, rounds: int) -> list[Row]:
-    """Measure and return the rows; the ratios are those of the others' times to ours."""
+    """Measure and return the rows; ratios are the other libraries' times divided by ours."""
     balancers: list[Balancer] = []
 
     def leases(slots: int) -> Slot:
@@ -96,13 +96,13 @@ def rows(client: Any, runner: asyncio.Runner, rounds: int) -> list[Row]:
         balancers.append(Balancer([Account("1", slots)], store=store))
         return balancers[-1].lease
 
-    contestants = {OURS: leases} | peers(client)
+    candidates = {OURS: leases} | peers(client)
     table: list[Row] = []
     for label, slots, how in (
         ("acquire + release", SLOTS, uncontended),
         ("from release to grant", 1, handover),
     ):
-        subjects = {f"{name}: {label}": how(make(slots), runner) for name, make in contestants.items()}
+        subjects = {f"{name}: {label}": how(make(slots), runner) for name, make in candidates.items()}
         table += compare("store", subjects, f"{OURS}: {label}", rounds=rounds)
     for balancer in balancers:
         runner.run(balancer.close())

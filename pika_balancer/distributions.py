@@ -1,18 +1,22 @@
-"""Laws of durations: how long a job runs, or how patient it is. All durations are float seconds.
+"""Distributions of durations: how long a job runs, or how long it waits at most. Durations are float seconds.
 
-Each law knows its mean and variance, and draws in two ways: an array at a time with NumPy, one at a time
-without. The two give different numbers for the same seed, under the same law.
+Each distribution knows its mean and variance, and draws in two ways: an array at a time with NumPy, one at a
+time without. The two give different numbers for the same seed, with the same distribution. As texts:
+
+    fixed:10s   exp:30s   uniform:10s,60s   lognormal:mean=180s,cv=0.7   gamma:…   weibull:mean=180s,shape=0.8
 """
 
 import math
 import random
 from array import array
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
 import attrs
 
+from pika_balancer._util.grammar import DURATION, NUMBER, Field, Kind, format_kind, parse_kind
 from pika_balancer._util.validators import length, number, seconds
+from pika_balancer.errors import InvalidArgument
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,23 +27,23 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A law of durations."""
+    """A distribution of durations; any class with these members will do."""
 
     @property
     def mean(self) -> float:
-        """Its mean, in seconds."""
+        """Mean, in seconds."""
         ...
 
     @property
     def variance(self) -> float:
-        """Its variance, in seconds squared."""
+        """Variance, in seconds squared."""
         ...
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         """Return a function that draws one duration at a time."""
         ...
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
+    def block(self, generator: "np.random.Generator", first: int, count: int, /) -> "Column":
         """Return the durations of `count` jobs, the first of them being job number `first`."""
         ...
 
@@ -49,24 +53,18 @@ class Exponential:
     """Exponential durations."""
 
     mean: float = attrs.field(validator=number(above=0))
-    """Their mean, in seconds."""
+    """Mean, in seconds."""
 
     @property
     def variance(self) -> float:
-        """Variance, in seconds squared."""
         return self.mean**2
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that draws one duration at a time."""
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         rate = 1 / self.mean
         return lambda: rng.expovariate(rate)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
-        del first
-        column = generator.standard_exponential(count)
-        column *= self.mean
-        return column
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
+        return generator.exponential(self.mean, count)
 
 
 @attrs.frozen
@@ -78,20 +76,43 @@ class Constant:
 
     @property
     def variance(self) -> float:
-        """Variance: 0."""
         return 0.0
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that returns the duration."""
-        del rng
+    def one(self, _rng: random.Random, /) -> Callable[[], float]:
         return lambda: float(self.mean)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
+    def block(self, _generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
         import numpy as np  # noqa: PLC0415 - an extra
 
-        del generator, first
         return np.full(count, float(self.mean))
+
+
+@attrs.frozen
+class UniformDistribution:
+    """Durations between two bounds, all equally likely."""
+
+    low: float = attrs.field(validator=number(least=0))
+    """The shortest, in seconds."""
+    high: float = attrs.field(validator=number(least=0))
+    """The longest, in seconds."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise InvalidArgument(f"high must be at least low, {self.low:g} s", field="high")
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    @property
+    def variance(self) -> float:
+        return (self.high - self.low) ** 2 / 12
+
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
+        return lambda: rng.uniform(self.low, self.high)
+
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
+        return generator.uniform(self.low, self.high, count)
 
 
 @attrs.frozen
@@ -99,65 +120,56 @@ class Lognormal:
     """Lognormal durations: most are short, a few are long."""
 
     mean: float = attrs.field(validator=number(above=0))
-    """Their mean, in seconds."""
+    """Mean, in seconds."""
     cv: float = attrs.field(validator=number(least=0))
-    """Their coefficient of variation: standard deviation over mean."""
+    """Coefficient of variation: standard deviation over mean."""
 
     @property
     def variance(self) -> float:
-        """Variance, in seconds squared."""
         return (self.cv * self.mean) ** 2
 
     @property
     def _normal(self) -> tuple[float, float]:
-        # Moments of the lognormal law: cv² = exp(σ²) − 1, mean = exp(μ + σ²/2).
+        # Moments of the lognormal distribution: cv² = exp(σ²) − 1, mean = exp(μ + σ²/2).
         spread = math.log1p(self.cv * self.cv)
         return math.log(self.mean) - spread / 2, math.sqrt(spread)
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that draws one duration at a time."""
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         mu, sigma = self._normal
         return lambda: rng.lognormvariate(mu, sigma)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
-        del first
-        mu, sigma = self._normal
-        return generator.lognormal(mu, sigma, count)
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
+        return generator.lognormal(*self._normal, count)
 
 
 @attrs.frozen
 class Gamma:
-    """Gamma durations; Erlang's law for cv² = 1/k, the exponential for cv = 1."""
+    """Gamma durations: Erlang's distribution for cv² = 1/k, exponential for cv = 1."""
 
     mean: float = attrs.field(validator=number(above=0))
-    """Their mean, in seconds."""
+    """Mean, in seconds."""
     cv: float = attrs.field(validator=number(above=0))
-    """Their coefficient of variation: standard deviation over mean."""
+    """Coefficient of variation: standard deviation over mean."""
 
     @property
     def variance(self) -> float:
-        """Variance, in seconds squared."""
         return (self.cv * self.mean) ** 2
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that draws one duration at a time."""
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         shape = self.cv**-2
         return lambda: rng.gammavariate(shape, self.mean / shape)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
-        del first
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
         shape = self.cv**-2
         return generator.gamma(shape, self.mean / shape, count)
 
 
 @attrs.frozen
 class Weibull:
-    """Weibull durations; the exponential law for shape 1, heavier tails below, lighter above."""
+    """Weibull durations: exponential for shape 1, with a heavier tail below, a lighter one above."""
 
     mean: float = attrs.field(validator=number(above=0))
-    """Their mean, in seconds."""
+    """Mean, in seconds."""
     shape: float = attrs.field(validator=number(least=0.1))
     """The shape k of 1 − exp(−(t/scale)ᵏ)."""
 
@@ -168,17 +180,13 @@ class Weibull:
 
     @property
     def variance(self) -> float:
-        """Variance, in seconds squared."""
         return self.scale**2 * math.gamma(1 + 2 / self.shape) - self.mean**2
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that draws one duration at a time."""
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         scale = self.scale
         return lambda: rng.weibullvariate(scale, self.shape)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
-        del first
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
         column = generator.weibull(self.shape, count)
         column *= self.scale
         return column
@@ -197,24 +205,19 @@ class Empirical:
 
     @property
     def mean(self) -> float:
-        """Mean of the recorded durations, in seconds."""
         return math.fsum(self.values) / len(self.values)
 
     @property
     def variance(self) -> float:
-        """Variance of the recorded durations, in seconds squared."""
         mean = self.mean
         return math.fsum((value - mean) ** 2 for value in self.values) / len(self.values)
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that draws one duration at a time."""
+    def one(self, rng: random.Random, /) -> Callable[[], float]:
         return lambda: rng.choice(self.values)
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs."""
+    def block(self, generator: "np.random.Generator", _first: int, count: int, /) -> "Column":
         import numpy as np  # noqa: PLC0415 - an extra
 
-        del first
         column: Column = np.frombuffer(self.values)[generator.integers(0, len(self.values), count)]
         return column
 
@@ -223,14 +226,47 @@ class Empirical:
 class Recorded(Empirical):
     """The recorded durations in their order, one for each job of a trace."""
 
-    def one(self, rng: random.Random) -> Callable[[], float]:
-        """Return a function that returns the durations in turn."""
-        del rng
+    def one(self, _rng: random.Random, /) -> Callable[[], float]:
         return iter(self.values).__next__
 
-    def block(self, generator: "np.random.Generator", first: int, count: int) -> "Column":
-        """Return the durations of `count` jobs from job number `first` on."""
+    def block(self, _generator: "np.random.Generator", first: int, count: int, /) -> "Column":
         import numpy as np  # noqa: PLC0415 - an extra
 
-        del generator
         return np.frombuffer(self.values)[first : first + count]
+
+
+_CV: Final = (Field("mean", DURATION), Field("cv", NUMBER))
+_PLACED_MEAN: Final = (Field("mean", DURATION, placed=True),)
+_KINDS: Final = (
+    Kind("fixed", Constant, _PLACED_MEAN, "fixed:10s", ("constant", "deterministic")),
+    Kind("exp", Exponential, _PLACED_MEAN, "exp:30s", ("exponential",)),
+    Kind(
+        "uniform",
+        UniformDistribution,
+        (Field("low", DURATION, placed=True), Field("high", DURATION, placed=True)),
+        "uniform:10s,60s",
+    ),
+    Kind("lognormal", Lognormal, _CV, "lognormal:mean=180s,cv=0.7"),
+    Kind("gamma", Gamma, _CV, "gamma:mean=180s,cv=0.7"),
+    Kind("weibull", Weibull, (_CV[0], Field("shape", NUMBER)), "weibull:mean=180s,shape=0.8"),
+)
+DISTRIBUTION_FORMS: Final = ", ".join(kind.example for kind in _KINDS)
+"""One example of each distribution, for help texts."""
+
+
+def parse_distribution(text: str, *, field: str = "service") -> Distribution:
+    """Return the distribution of durations that the text describes.
+
+    Raises:
+        InvalidArgument: It describes none; names `field` and the nearest right form.
+    """
+    return cast("Distribution", parse_kind(text, _KINDS, "distribution", field))
+
+
+def format_distribution(distribution: Distribution) -> str:
+    """Return the text that `parse_distribution` reads as the same distribution.
+
+    Raises:
+        InvalidArgument: There is none, as for recorded durations.
+    """
+    return format_kind(distribution, _KINDS)

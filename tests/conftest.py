@@ -1,7 +1,9 @@
 """Options and fixtures of all tests: depth, a mock of aiohttp, servers for the shared store."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from functools import partial
 from unittest.mock import Mock
@@ -25,10 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set the depth and the source of Hypothesis examples before any test module is imported."""
     config.addinivalue_line("markers", "deep: this test has a full size; `--deep` runs it")
-    depth.choose(deep=config.getoption("--deep"))
+    if depth.DEEP:
+        os.environ[depth.VARIABLE] = "1"
     hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
     hypothesis.settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
     hypothesis.settings.load_profile("random" if config.getoption("--random") else "fixed")
+    if not os.access(config.rootpath / "pika_balancer", os.W_OK) and "NUMBA_CACHE_DIR" not in os.environ:
+        # Workers and children inherit it: the engine is compiled once, even if the package is read-only.
+        os.environ["NUMBA_CACHE_DIR"] = cache = tempfile.mkdtemp(prefix="numba-")
+        config.add_cleanup(partial(shutil.rmtree, cache, ignore_errors=True))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,6 @@
-"""What can be wrong with a connection, as plain values; `FaultProxy` makes it so.
+"""Faults of a connection, as values for `FaultProxy`.
 
-What one side says until the other one speaks is *one* request, or reply, in however many pieces it arrives.
+All bytes that one side sends until the other side sends some are one request or one reply.
 """
 
 import asyncio
@@ -18,97 +18,97 @@ REPLIES: Final[Direction] = "replies"
 
 @attrs.frozen
 class Delay:
-    """Each request, or reply, goes on later."""
+    """Each request or reply is passed on later."""
 
     seconds: float
-    """By how much, on the proxy's clock."""
+    """The delay, on the proxy's clock."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
-    """The direction that suffers."""
+    """The faulty direction."""
 
 
 @attrs.frozen
 class Drip:
-    """Whatever arrives goes on byte by byte."""
+    """Bytes are passed on one by one."""
 
     seconds: float
     """Pause after each byte, on the proxy's clock."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
-    """The direction that suffers."""
+    """The faulty direction."""
 
 
 @attrs.frozen
 class Stall:
-    """Nothing goes on as soon as some bytes have passed; when the fault is withdrawn, all of it does."""
+    """After some bytes nothing is passed on until the fault is withdrawn."""
 
     after: int = 0
-    """How many bytes pass; 0 stalls with the first."""
+    """How many bytes pass first."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
-    """The direction that suffers."""
+    """The faulty direction."""
 
 
 @attrs.frozen
 class Drop:
-    """A request, or reply, is swallowed whole, and the connection stays."""
+    """A whole request or reply is lost; the connection stays open."""
 
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
-    """The direction that suffers."""
+    """The faulty direction."""
 
 
 @attrs.frozen
 class Cut:
-    """The connection breaks, on both sides, as soon as some bytes have passed."""
+    """The connection breaks on both sides after some bytes."""
 
     after: int = 0
-    """How many bytes pass; 0 cuts when the first arrives, and lets none through."""
+    """How many bytes pass first; with 0 it breaks when the first one arrives."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
-    """The direction whose bytes are counted."""
+    """The direction whose bytes count."""
     reset: bool = attrs.field(default=False, kw_only=True)
-    """With a reset, not a proper end."""
+    """Whether it ends with a reset."""
 
 
 @attrs.frozen
 class HalfClose:
-    """One direction ends as soon as some bytes have passed; the other goes on."""
+    """One direction ends after some bytes; the other stays open."""
 
     after: int = 0
-    """How many bytes pass; 0 closes when the first arrives, and lets none through."""
+    """How many bytes pass first; with 0 it ends when the first one arrives."""
     on: Direction = attrs.field(default=REPLIES, kw_only=True)
     """The direction that ends."""
 
 
 @attrs.frozen
 class BlackHole:
-    """A new connection is accepted and never answered; the server does not see it."""
+    """A new connection is accepted and never answered; it does not reach the server."""
 
 
 @attrs.frozen
 class Reset:
-    """A new connection is accepted and reset at once; the server does not see it."""
+    """A new connection is accepted and reset at once; it does not reach the server."""
 
 
 @attrs.frozen
 class Reorder:
-    """New connections are held back until there are some, and reach the server last come, first served."""
+    """New connections are held back and then reach the server in reverse order."""
 
     count: int = 2
     """How many."""
 
 
 StreamFault: TypeAlias = Delay | Drip | Stall | Drop | Cut | HalfClose
-"""Befalls bytes under way."""
+"""Faults of requests and replies."""
 DoorFault: TypeAlias = BlackHole | Reset | Reorder
-"""Befalls new connections."""
+"""Faults of new connections."""
 Fault: TypeAlias = StreamFault | DoorFault
-"""Any of them."""
+"""Any fault."""
 
 
 class Injection:
-    """A fault at work; also what withdraws it.
+    """A fault that was injected.
 
     Attributes:
-        fault: What goes wrong.
-        hits: How often it has struck: requests or replies for a fault of a direction, connections for one at
-            the door.
+        fault: The fault.
+        hits: How many requests and replies, or new connections, it has hit.
+        withdrawn: Set once it ends.
     """
 
     def __init__(self, fault: Fault, *, connection: int | None, matching: bytes, times: int | None) -> None:
@@ -124,22 +124,22 @@ class Injection:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it counts bytes, and so goes on from one request, or reply, to the next."""
+        """Whether it counts bytes across requests and replies."""
         return isinstance(self.fault, Cut | HalfClose | Stall)
 
     def withdraw(self) -> None:
-        """End the fault; what it holds back goes on. A second time does nothing."""
+        """End the fault, and pass on what it holds back; a second call does nothing."""
         self.withdrawn.set()
         self.let_in()
         for over in self._pauses:
             over.set()
 
     def strikes(self, connection: int, direction: Direction | None, data: bytes = b"") -> bool:
-        """Return whether the fault befalls this, and count it if so.
+        """Return whether the fault hits these bytes, or a new connection; count it if so.
 
         Args:
             connection: Number of the connection.
-            direction: Where the bytes go; None for a connection at the door.
+            direction: Direction of the bytes; None for a new connection.
             data: The bytes.
         """
         if (
@@ -154,14 +154,14 @@ class Injection:
         return True
 
     def share(self, connection: int, data: bytes, after: int) -> tuple[bytes, bool]:
-        """Return how much of the bytes still passes, and whether the limit is reached with it."""
+        """Return the bytes that still pass, and whether they reach the limit."""
         passed = self._passed.get(connection, 0)
         head = data[: after - passed]
         self._passed[connection] = passed + len(head)
         return head, passed + len(head) >= after
 
     async def pause(self, seconds: float, clock: Clock) -> None:
-        """Return after so many seconds of the clock, or as soon as the fault is withdrawn."""
+        """Return after `seconds` of the clock, or as soon as the fault is withdrawn."""
         if seconds <= 0 or self.withdrawn.is_set():
             await asyncio.sleep(0)
             return
@@ -175,7 +175,7 @@ class Injection:
             timer.cancel()
 
     async def turn(self, count: int) -> None:
-        """Return when it is this connection's turn to go on."""
+        """Return when this connection may go on."""
         mine = asyncio.Event()
         self._queue.append(mine)
         if len(self._queue) >= count:
@@ -183,6 +183,6 @@ class Injection:
         await mine.wait()
 
     def let_in(self) -> None:
-        """Let in the connection that came last."""
+        """Let the latest held connection go on."""
         if self._queue:
             self._queue.pop().set()

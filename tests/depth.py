@@ -3,24 +3,25 @@
 A test whose size changes is marked `@pytest.mark.deep`, so that `pytest --deep -m deep` runs just those.
 """
 
+import os
+import sys
 from typing import Any, TypeVar
 
 from hypothesis import settings
 
 T = TypeVar("T")
 
-_deep = False
+VARIABLE = "PIKA_TESTS_DEEP"
+"""Set in the environment of worker processes and children if this run is deep."""
 
-
-def choose(*, deep: bool) -> None:
-    """Set the depth; `conftest.py` calls this before it collects any test."""
-    global _deep  # noqa: PLW0603 - sizes stand in decorators, which run when a module is imported
-    _deep = deep
+# Sizes stand in decorators, which run when a module is imported: before pytest has parsed its options for a
+# `conftest.py` in a folder that is named on the command line.
+DEEP = "--deep" in sys.argv or VARIABLE in os.environ
 
 
 def sized(short: T, deep: T) -> T:
     """Return the size of this run: a number, or a list of cases for `parametrize`."""
-    return deep if _deep else short
+    return deep if DEEP else short
 
 
 def examples(short: int, deep: int, **options: Any) -> settings:

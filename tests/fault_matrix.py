@@ -1,14 +1,14 @@
-"""What each call of the client ends in under each fault of the network, and how often the server saw it.
+"""The outcome of each call of the client under each fault of the network, and the requests the server saw.
 
-`python -m tests.fault_matrix` prints the matrix: faults down, kinds of calls across. A cell says
+`python -m tests.fault_matrix` prints it, with a row for each fault and a column for each kind of call:
 
-- `ok`, or the error, with `?` where it says that the service may have the request, and `!` where it says that
-  it surely has not: `Lost` is a `ConnectionLost`, `Timeout` a `RequestTimeout`, `Failed` a `ConnectFailed`;
-- how many requests the server saw, as far as their heads came through whole;
-- `done` where the server did what it was asked to do, and `id` where the error knows the job's id.
+- `ok`, or the error, with `?` if it says that the service may have the request, and `!` if it says that the
+  service has not: `Lost` is a `ConnectionLost`, `Timeout` a `RequestTimeout`, `Failed` a `ConnectFailed`;
+- the number of requests whose heads reached the server;
+- `done` if the server did what the request asked for, and `id` if the error has the job's id.
 
-Everything runs in one event loop, over real sockets to the real local server, and on clocks that stand still:
-what is to come comes after some turns of the loop, and what then has not come has to wait for its deadline.
+Everything runs in one event loop, over real sockets to the local server, on manual clocks: the clock moves to
+the deadline when nothing has arrived after some turns of the loop.
 """
 
 import argparse
@@ -46,15 +46,15 @@ ONE, TWO = "100000000000000001", "100000000000000002"
 DEADLINE: Final = 30.0
 RETRIES: Final = 2
 TURNS: Final = 300
-"""Turns of the loop after which whatever can come has come: a call takes some fifty, and three one by one."""
+"""Turns of the loop after which everything has arrived; a call takes about fifty."""
 DRIP_TURNS: Final = 5000
-"""The same where every byte takes a few."""
+"""The same for faults that send byte by byte."""
 AT_ONCE: Final = 40
 
 
 @attrs.frozen
 class Sizes:
-    """How long a call's request and reply are, in bytes, when nothing is wrong."""
+    """Length of a call's request and reply without a fault, in bytes."""
 
     requests: int
     replies: int
@@ -69,17 +69,17 @@ class Row:
 
     name: str
     recipe: Recipe | None = None
-    """Makes what the proxy injects; None for a row that is a case of its own."""
+    """Makes the fault that the proxy injects; None for the special cases in `strike`."""
     kept: bool = False
-    """Whether the call goes over a connection that an earlier one has left open."""
+    """Whether the call reuses the connection of an earlier one."""
 
 
 def _at(kind: Callable[..., Fault], on: Direction, point: str, **options: Any) -> Recipe:
-    """Return a recipe for a fault that strikes at a point of the request, or reply."""
+    """Return a recipe for a fault at a point of the request or reply."""
 
     def recipe(sizes: Sizes) -> Fault:
         size = getattr(sizes, on)
-        # Every head has more than forty bytes, and every body ends with a byte that it cannot do without.
+        # Every head is longer than 40 bytes.
         after = {"at start": 0, "in head": 40, "at last byte": size - 1, "at end": size}
         return kind(after[point], on=on, **options)
 
@@ -115,7 +115,7 @@ def _rows() -> list[Row]:
                 Row(f"{word} cut {point}", _at(Cut, on, point)),
                 Row(f"{word} half-closed {point}", _at(HalfClose, on, point)),
             ]
-            if point != "at end":  # where nothing is left to stall
+            if point != "at end":
                 rows.append(Row(f"{word} stalls {point}", _at(Stall, on, point)))
         rows += [
             Row(f"{word} reset at start", _at(Cut, on, "at start", reset=True)),
@@ -133,7 +133,7 @@ ROWS: Final = _rows()
 
 
 class Server(LocalServer):
-    """The local server, which also counts the requests whose heads arrived."""
+    """The local server; also records the requests whose heads arrived."""
 
     def __init__(self, clock: ManualClock, cap: int = 5, service: str = "fixed:1s") -> None:
         super().__init__(
@@ -142,7 +142,7 @@ class Server(LocalServer):
         self.seen: list[str] = []
 
     def app(self) -> web.Application:
-        """Return the API, with each request counted."""
+        """Return the application, with a record of each request."""
 
         @web.middleware
         async def count(
@@ -157,7 +157,7 @@ class Server(LocalServer):
 
 
 class Hasty(random.Random):
-    """Pauses as short as may be."""
+    """Draws the shortest pauses."""
 
     def uniform(self, a: float, b: float) -> float:  # noqa: ARG002 - the signature of a method
         """Return the lower end."""
@@ -166,34 +166,34 @@ class Hasty(random.Random):
 
 @attrs.define
 class World:
-    """What one cell happens in."""
+    """The objects of one cell."""
 
     clock: ManualClock
     server: Server
     proxy: FaultProxy
     client: PikaClient
     jobid: str = ""
-    """Of a job that is completed, where the call is about one."""
+    """Id of a completed job, for calls that need one."""
 
     async def prepare(self, name: str, url: str) -> None:
-        """Bring about what the call of that name needs, past the proxy."""
+        """Prepare the call of that name, without the proxy."""
         if name in {"job", "button"}:
             async with PikaClient("token", base_url=url) as straight:
                 self.jobid = (await straight.create("a dog")).jobid
             await self.clock.advance(1.0)
 
     async def finish(self, work: "asyncio.Task[Any]", turns: int = TURNS) -> None:
-        """Return when the work is done, at the latest a moment after its deadline."""
+        """Return when the work is done; fail if that is later than its deadline."""
         for seconds in (1.5, DEADLINE):
             for _ in range(turns // 10):
                 await settle(10)
                 if work.done():
                     return
-            # Time for a machine that is busy with something else.
+            # More real time, for a busy machine.
             await asyncio.sleep(0.02)
             await self.clock.advance(seconds)
         await settle()
-        assert work.done(), "a call outlives its deadline"
+        assert work.done(), "a call takes longer than its deadline"
 
 
 Call = Callable[[World], Awaitable[Any]]
@@ -228,13 +228,13 @@ COLUMNS: Final = {
     "put_account": ("put_account",),
     "submit": tuple(SUBMITS),
 }
-"""The calls that the network has no reason to treat differently."""
+"""Kinds of calls for which the network behaves in the same way."""
 
 SENDS_NOTHING: Final = {"prepare", "close"}
 
 
 def public_calls() -> set[str]:
-    """Return the names of all calls of the client that send something."""
+    """Return the names of all calls of the client that send a request."""
     return {
         name
         for name, thing in vars(PikaClient).items()
@@ -246,16 +246,17 @@ def _done(world: World, name: str) -> bool:
     """Return whether the server did what the call asks for."""
     if name in SUBMITS:
         return world.server.statistics().jobs - bool(world.jobid) == 1
-    accounts = world.server._state.accounts
+    seen = world.server.statistics().channels
+    accounts = {channel for channel, account in seen.items() if account.max_jobs is not None}
     return {"put_account": TWO in accounts, "delete_account": ONE not in accounts}.get(name, False)
 
 
 async def cell(row: Row, name: str, sizes: Sizes) -> str:
-    """Make one call under one fault, and return what it ended in.
+    """Make one call under one fault, and return the text of its cell.
 
     Raises:
-        AssertionError: What must not happen, whatever the fault: a POST seen twice, an error that claims too
-            much, a client of no use afterwards, a connection left open.
+        AssertionError: A POST was sent twice, an error is wrong about what was sent, the client does not work
+            afterwards, or a connection is left open.
     """
     clock = ManualClock()
     server = Server(clock)
@@ -293,35 +294,39 @@ async def _suffer(row: Row, name: str, sizes: Sizes, world: World) -> str:
     if isinstance(error, PikaError):
         text = short(error)
         if isinstance(error, TransportError):
-            assert error.maybe_sent or not seen, "it says that it was not sent, and was"
+            assert error.maybe_sent or not seen, "the error says that it was not sent, but it was"
             text += "?" if error.maybe_sent else "!"
     elif name not in READS:
-        assert done, "it says that it was done, and was not"
+        assert done, "it succeeded, but was not done"
     text += f" {seen}" + " done" * done
-    if name in SUBMITS and isinstance(error, PikaError) and error.jobid is not None:
+    jobid = error.jobid if name in SUBMITS and isinstance(error, PikaError) else None
+    if jobid is not None:
         assert done
-        assert error.jobid != world.jobid
-        assert server._jobs.get(error.jobid) is not None
+        assert jobid != world.jobid
         text += " id"
-    # Whatever it was, the client is as good as new once it is over, and what surely was not sent never comes.
+    # The client works again once the fault is over, and a request that was not sent never arrives.
     await proxy.listen()
     proxy.heal()
     after = asyncio.ensure_future(world.client.jobs())
     await world.finish(after)
-    assert after.exception() is None, "the client is of no use any more"
+    assert after.exception() is None, "the client does not work any more"
     assert "!" not in text or (not _done(world, name) and server.seen == ["GET /v1/pika/jobs"])
+    if jobid is not None:
+        found = asyncio.ensure_future(world.client.job(jobid))
+        await world.finish(found)
+        assert found.result().jobid == jobid
     return text
 
 
 def short(error: PikaError | str) -> str:
-    """Return what the matrix calls the error, or an error of that name."""
+    """Return the name of an error in the matrix."""
     name = error if isinstance(error, str) else type(error).__name__
-    known = {"ConnectionLost": "LeaseRevoked", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}
+    known = {"ConnectionLost": "Lost", "RequestTimeout": "Timeout", "ConnectFailed": "Failed"}
     return {**known, "SubmissionUnknown": "Unknown"}.get(name, name)
 
 
 def strike(row: Row, sizes: Sizes, proxy: FaultProxy, times: int | None = None) -> None:
-    """Bring the fault about, for so many requests, replies or connections."""
+    """Cause the fault, for `times` requests, replies or connections."""
     if row.recipe is not None:
         proxy.inject(row.recipe(sizes), times=times)
     elif row.name == "connection refused":
@@ -333,7 +338,7 @@ def strike(row: Row, sizes: Sizes, proxy: FaultProxy, times: int | None = None) 
 
 
 async def _measure(name: str) -> Sizes:
-    """Return the sizes of a call to which nothing happens."""
+    """Return the sizes of a call without a fault."""
     clock = ManualClock()
     server = Server(clock)
     async with server.run() as url, FaultProxy.before(url) as proxy:
@@ -345,7 +350,7 @@ async def _measure(name: str) -> Sizes:
 
 
 async def matrix(rows: Sequence[Row], calls: Collection[str]) -> dict[str, dict[str, str]]:
-    """Return what the calls end in, by the name of the fault and the name of the call."""
+    """Return the cells by the name of the fault and the name of the call."""
     sizes = {name: await _measure(name) for name in calls}
     return await filled(rows, sizes, lambda row, name: cell(row, name, sizes[name]))
 
@@ -353,7 +358,7 @@ async def matrix(rows: Sequence[Row], calls: Collection[str]) -> dict[str, dict[
 async def filled(
     rows: Sequence[Row], columns: Iterable[str], ending: Callable[[Row, str], Awaitable[str]]
 ) -> dict[str, dict[str, str]]:
-    """Return what is in each cell, a few of them worked out at once; what fails says which cell it was."""
+    """Return all cells, computed concurrently; an error names its cell."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(row: Row, column: str) -> str:
@@ -372,7 +377,7 @@ async def filled(
 
 
 def grid(table: dict[str, dict[str, str]], kinds: Mapping[str, Sequence[str]] = COLUMNS) -> list[str]:
-    """Return the matrix, a line for each fault; calls of a kind that end differently are told one by one."""
+    """Return the lines of the matrix; calls of one kind with different outcomes are listed."""
     columns = [["fault", *kinds]]
     for fault, cells in table.items():
         row = [fault]
@@ -387,7 +392,7 @@ def grid(table: dict[str, dict[str, str]], kinds: Mapping[str, Sequence[str]] = 
 
 
 def open_files() -> int:
-    """Return how many files and sockets the process has open; 0 where that cannot be told."""
+    """Return the number of open files and sockets of the process; 0 if it is unknown."""
     where = Path("/proc/self/fd")
     return len(list(where.iterdir())) if where.is_dir() else 0
 
@@ -395,7 +400,7 @@ def open_files() -> int:
 def main() -> int:
     """Print the matrix."""
     argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0]).parse_args()
-    print("\n".join(grid(asyncio.run(matrix(ROWS, CALLS)))))  # noqa: T201 - what it is for
+    print("\n".join(grid(asyncio.run(matrix(ROWS, CALLS)))))
     return 0
 
 

@@ -1,8 +1,9 @@
-"""A TCP proxy that loses, delays and cuts on purpose, between a real client and a real server."""
+"""A TCP proxy between a real client and a real server that loses, delays and cuts connections on purpose."""
 
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncGenerator
 from typing import Final, Self
@@ -29,37 +30,39 @@ _CHUNK: Final = 65_536
 
 
 class FaultProxy:
-    """Listens on a free port of this machine and passes on what it hears, except for the faults put in.
+    """Listen on a free port of this machine and pass bytes on, except for the injected faults.
 
-    `async with FaultProxy("127.0.0.1", 6379) as proxy: ...`, or `FaultProxy.before(url)`; when the block ends
-    nothing is left, neither a socket nor a task.
+    `async with FaultProxy("127.0.0.1", 6379) as proxy: ...`, or `FaultProxy.before(url)`. No socket and no
+    task is left after the block.
 
     Args:
-        host: Where the server is.
-        port: Its port.
+        host: The server's host.
+        port: The server's port.
+        tls: Certificate with which the proxy speaks TLS to clients; None for plain TCP.
         clock: Measures `Delay` and `Drip`.
 
     Attributes:
         clock: Measures `Delay` and `Drip`.
-        host: Where the proxy listens.
-        port: Its port; stays the same through an outage.
-        url: The server's URL, leading through the proxy.
+        host: Host of the proxy.
+        port: Port of the proxy; the same after an outage.
         accepted: Connections so far.
-        open: Connections now.
-        requests: Requests so far. Bytes that come before the answer to the last ones are one request with
-            them, so that a client which waits for its answers is counted exactly.
-        request_bytes: Bytes that came from clients.
-        reply_bytes: Bytes that came from the server.
+        requests: Requests so far; bytes that arrive before the reply to earlier ones belong to the same
+            request.
+        request_bytes: Bytes from clients.
+        reply_bytes: Bytes from the server.
     """
 
-    def __init__(self, host: str, port: int, *, clock: Clock | None = None) -> None:
-        self._server_at = (host, port)
+    def __init__(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, clock: Clock | None = None
+    ) -> None:
+        self._target = (host, port)
+        self._tls = tls
         self._url = urlsplit(f"tcp://{host}:{port}")
         self.clock = clock or SystemClock()
         self._injections: list[Injection] = []
         self._connections: dict[int, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscriber: asyncio.Server | None = None
+        self._server: asyncio.Server | None = None
         self.host = "127.0.0.1"
         self.port = 0
         self.accepted = 0
@@ -69,7 +72,7 @@ class FaultProxy:
 
     @classmethod
     def before(cls, url: str, *, clock: Clock | None = None) -> Self:
-        """Return a proxy before the server of that URL, of whatever scheme; its `url` leads through it.
+        """Return a proxy for the server of that URL, of any scheme.
 
         Raises:
             ValueError: The URL names no host or no port.
@@ -83,13 +86,13 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The server's URL, leading through the proxy."""
+        """The server's URL with the proxy's host and port."""
         credentials, at, _ = self._url.netloc.rpartition("@")
         return self._url._replace(netloc=f"{credentials}{at}{self.host}:{self.port}").geturl()
 
     @property
     def open(self) -> int:
-        """Connections now."""
+        """Number of open connections."""
         return len(self._connections)
 
     async def __aenter__(self) -> Self:
@@ -139,24 +142,24 @@ class FaultProxy:
                 broken.cut(reset=reset)
 
     def refuse(self) -> None:
-        """Refuse new connections, until `listen`; those that exist stay."""
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
-            subscriber.close()
+        """Refuse new connections until `listen`; open ones stay."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
 
     async def listen(self) -> None:
-        """Accept connections; does nothing if it does already."""
-        if self._subscriber is None:
-            # Not served at once: cancelled then, it would be nobody's to close.
-            self._subscriber = await asyncio.start_server(
-                self._accept, self.host, self.port, reuse_address=True, start_serving=False
+        """Accept connections; does nothing if it already does."""
+        if self._server is None:
+            # Stored before it serves: a cancellation in between would leave it open.
+            self._server = await asyncio.start_server(
+                self._accept, self.host, self.port, ssl=self._tls, reuse_address=True, start_serving=False
             )
-            self.port = self._subscriber.sockets[0].getsockname()[1]
-            await self._subscriber.start_serving()
+            self.port = self._server.sockets[0].getsockname()[1]
+            await self._server.start_serving()
 
     @contextlib.asynccontextmanager
     async def outage(self, *, reset: bool = False) -> AsyncGenerator[None]:
-        """Be a server that is away, for the length of a block: connections break, new ones are refused."""
+        """Break all connections, and refuse new ones until the block ends."""
         self.refuse()
         self.cut(reset=reset)
         try:
@@ -191,22 +194,22 @@ class FaultProxy:
                     self.note(connection, "requests", data)
                 return
             case Reorder(count):
-                assert injection is not None  # noqa: S101 - it has the fault
+                assert injection is not None
                 await injection.turn(count)
                 try:
-                    await connection.connect(*self._server_at)
+                    await connection.connect(*self._target)
                 finally:
                     injection.let_in()
             case _:
-                await connection.connect(*self._server_at)
+                await connection.connect(*self._target)
         await connection.carry()
 
     def find(self, connection: int, direction: Direction | None, data: bytes = b"") -> Injection | None:
-        """Return the fault that strikes; for connections."""
+        """Return the fault that applies to a connection, or to bytes on it."""
         return next((one for one in self._injections if one.strikes(connection, direction, data)), None)
 
     def note(self, connection: "_Connection", direction: Direction, data: bytes) -> bool:
-        """Count what arrived, and return whether the other side spoke before; for connections."""
+        """Count bytes, and return whether they begin a new request or reply."""
         begins = connection.speaks != direction
         connection.speaks = direction
         if direction == "requests":
@@ -218,7 +221,7 @@ class FaultProxy:
 
 
 class _Connection:
-    """A client's connection, and the one to the server that belongs to it."""
+    """A client's connection and its connection to the server."""
 
     def __init__(
         self, proxy: FaultProxy, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -273,7 +276,7 @@ class _Connection:
             while pumps and not cut.done():
                 ended, _ = await asyncio.wait({*pumps, cut}, return_when=asyncio.FIRST_COMPLETED)
                 pumps -= ended
-                if any([not task.cancelled() and task.exception() is not None for task in ended]):  # noqa: C419 - each is to be asked
+                if any([not task.cancelled() and task.exception() is not None for task in ended]):  # noqa: C419 - every exception has to be retrieved
                     return
         finally:
             for task in (*pumps, cut):
@@ -295,7 +298,7 @@ class _Connection:
                 continue
             self._suffers[direction] = injection
             if not await self._suffer(injection, sink, data, begins=begins or injection is not before):
-                while await source.read(_CHUNK):  # into the void: the sender is not to notice
+                while await source.read(_CHUNK):  # discard the rest, so that the sender notices nothing
                     pass
                 return
         if sink.can_write_eof():
@@ -304,7 +307,7 @@ class _Connection:
     async def _suffer(
         self, injection: Injection, sink: asyncio.StreamWriter, data: bytes, *, begins: bool
     ) -> bool:
-        """Send what the fault lets through; return whether the direction goes on after that."""
+        """Send what the fault lets through; return whether the direction stays open."""
         match injection.fault:
             case Drop():
                 return True
@@ -322,12 +325,12 @@ class _Connection:
                 if over and not await self._stop(injection, sink):
                     return False
             case _:
-                pass  # the rest of what was delayed, or a fault that strikes no bytes
+                pass  # the rest of a delayed request or reply, or a fault of new connections
         await _send(sink, data)
         return True
 
     async def _stop(self, injection: Injection, sink: asyncio.StreamWriter) -> bool:
-        """Break off here as the fault will have it; return whether the direction goes on after that."""
+        """Stop the direction as the fault says; return whether it stays open."""
         match injection.fault:
             case Cut(reset=reset):
                 self.cut(reset=reset)

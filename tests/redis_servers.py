@@ -1,11 +1,15 @@
 """Real servers for tests of the shared store: started when first asked for, one of each kind."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -15,18 +19,32 @@ from typing import Any
 
 import redis
 
+_chance = random.Random()  # not the seeded one of a test: several processes look for ports
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PATIENCE = 60.0
+
 BY_URL = "PIKA_TEST_REDIS_URL"
-"""Names a server in the environment that is used beside the ones that are started here."""
+"""Environment variable with the URL of one more server to test with."""
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and whose cluster bus port is free, too."""
+    """Return a port that is free now, and whose cluster bus port is not above what there is.
+
+    It lies outside the range of ephemeral ports, so only another call of this function may return it, too; a
+    server that cannot bind it takes another one.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
+        port = _chance.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
             return port
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it ends; on Linux alone."""
+    if _libc is not None:
+        _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Server:
@@ -43,6 +61,8 @@ class Server:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="pika-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._started = False
+        self._watch: Any = None
 
     @property
     def url(self) -> str:
@@ -50,26 +70,60 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> "redis.Redis":
-        """Return a client to look into it with."""
+        """Return a client of the server."""
         return redis.Redis(port=self.port, decode_responses=True, **options)
 
-    def start(self) -> "Server":
-        """Start it, on its port and with what is in its directory, and wait until it answers."""
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
         options = {"save": "", "appendonly": "no", "bind": "127.0.0.1"} | self.options
         flags = [part for key, value in options.items() for part in (f"--{key}", value)]
-        self._process = subprocess.Popen(
-            [self.binary, "--port", str(self.port), "--dir", str(self.folder), *flags],
+        return [self.binary, "--port", str(self.port), "--dir", str(self.folder), *flags]
+
+    def start(self) -> "Server":
+        """Start it, with what is in its directory, and wait until it answers.
+
+        It keeps its port, once it has had it: another one is taken only if it cannot be bound at first.
+        """
+        for _ in range(1 if self._started else 20):
+            if self._starts():
+                self._started = True
+                return self
+            if not self._started:
+                self.port = free_port()
+        raise AssertionError("the server ended before it answered")
+
+    def _starts(self) -> bool:
+        process = subprocess.Popen(
+            self.command(),
             stdout=subprocess.DEVNULL,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, which takes no lock
         )
-        deadline = time.monotonic() + 10
-        with self.client() as client:
-            while True:
-                with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
-                    if client.ping():
-                        return self
-                assert self._process.poll() is None, "the server ended before it answered"
-                assert time.monotonic() < deadline, "the server does not answer"
+        deadline = time.monotonic() + _PATIENCE
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=1) as client:
+            while process.poll() is None:
+                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError):
+                    # Another server may have been quicker to bind the port.
+                    if client.info("server")["process_id"] == process.pid:
+                        self._process = process
+                        return True
+                if time.monotonic() > deadline:
+                    process.kill()
+                    process.wait()
+                    raise AssertionError("the server does not answer")
                 time.sleep(0.01)
+        return False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and not ended since."""
+        return self._process is not None
+
+    @property
+    def watch(self) -> Any:
+        """A client of the server, connected until it is killed."""
+        if self._watch is None:
+            self._watch = self.client()
+        return self._watch
 
     def contents(self) -> tuple[int, int]:
         """Return how many keys it has, and how many entries there are in its hashes and sorted sets."""
@@ -80,6 +134,9 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -93,12 +150,12 @@ class Server:
     def pause(self) -> None:
         """Stop it where it is."""
         assert self._process is not None
-        self._process.send_signal(19)
+        self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         """Let it go on."""
         assert self._process is not None
-        self._process.send_signal(18)
+        self._process.send_signal(signal.SIGCONT)
 
     def remove(self) -> None:
         """End it and remove its directory."""
@@ -129,7 +186,7 @@ class Cluster(Server):
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
         for node in nodes[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + _PATIENCE
         for client in clients:
             while "cluster_state:ok" not in str(client.execute_command("CLUSTER", "INFO")):
                 assert time.monotonic() < deadline, "the cluster does not come about"
@@ -139,15 +196,15 @@ class Cluster(Server):
 
     def client(self, **options: Any) -> Any:
         """Return a client of the whole cluster once it is one, else of the first node."""
-        if self.others[0]._process is None:
+        if not self.others[0].is_running:
             return super().client(**options)
         return redis.RedisCluster(host="127.0.0.1", port=self.port, decode_responses=True, **options)
 
     def remove(self) -> None:
         """End it."""
+        super().remove()
         for node in self.others:
             node.remove()
-        super().remove()
 
 
 def _valkey() -> str:
@@ -161,7 +218,7 @@ def _clustered() -> dict[str, str]:
 
 
 class Elsewhere(Server):
-    """A server that somebody else runs."""
+    """A server that was not started here."""
 
     def __init__(self, url: str) -> None:
         super().__init__("")
@@ -173,7 +230,7 @@ class Elsewhere(Server):
         return self._url
 
     def client(self, **options: Any) -> "redis.Redis":
-        """Return a client to look into it with."""
+        """Return a client of the server."""
         return redis.Redis.from_url(self._url, decode_responses=True, **options)
 
     def start(self) -> "Elsewhere":
@@ -228,7 +285,8 @@ class Servers:
 
     def __getitem__(self, kind: str) -> Server:
         if kind not in self._running:
-            self._running[kind] = make(kind).start()
+            self._running[kind] = server = make(kind).start()
+            server.watch.ping()  # connected before a test counts open sockets
         return self._running[kind]
 
     def remove(self) -> None:

@@ -24,7 +24,7 @@ from tests.cancelling.balancer import all_obtainable
 from tests.cancelling.cancel_point import How, Scenario, at_every_await, every_way, one_way_each
 from tests.children import default_signals
 from tests.depth import sized
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 from tests.test_cancellation import make, storm
 

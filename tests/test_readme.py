@@ -1,6 +1,7 @@
 """Every command and snippet of every README runs as printed, against a local server and a shared store.
 
-Only poll periods differ: the server runs fast here. Blocks in `sh` and `python` run; `text` shows output or files.
+Only poll periods differ: the server runs fast here. Blocks in `sh` and `python` run; `text` shows output or
+files.
 """
 
 import os
@@ -14,7 +15,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.children import default_signals
 from tests.depth import sized
 from tests.redis_servers import Servers
 
@@ -78,9 +78,7 @@ def address() -> Iterator[str]:
         "--service",
         "exp:30s",
     ]
-    server = subprocess.Popen(
-        [*command, "--speed", "300"], cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=default_signals
-    )
+    server = subprocess.Popen([*command, "--speed", "300"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         said = server.stdout.readline()

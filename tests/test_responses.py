@@ -15,13 +15,14 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.client import responses
 from pika_balancer.client.responses import read_account, read_accounts, read_job, read_jobs, read_nothing
 from pika_balancer.errors import InvalidResponse
 from pika_balancer.models import Account, Job, JobStatus, Secret
+from tests.depth import examples
 
 SAMPLES = Path(__file__).parent / "samples"
 API_TOKEN = "user:1234-canary/api+token"
@@ -247,7 +248,8 @@ def good_maps(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
     return {key: entry | ({"channel": key} if draw(st.booleans()) else {}) for key, entry in found.items()}
 
 
-@settings(deadline=None)
+@pytest.mark.deep
+@examples(40, 100)
 @given(good_maps(), st.booleans())
 def test_a_good_map_comes_through_with_its_order_and_values(tree: dict[str, Any], ascii_only: bool) -> None:  # noqa: FBT001 - drawn
     accounts = read_accounts(json.dumps(tree, ensure_ascii=ascii_only).encode())
@@ -292,7 +294,8 @@ def mutated_maps(draw: st.DrawFn) -> bytes:
     return body
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.deep
+@examples(120, 400)
 @given(mutated_maps())
 def test_a_map_is_accepted_if_each_of_its_accounts_is(body: bytes) -> None:
     result = outcome_of(read_accounts, body)
@@ -319,7 +322,8 @@ READERS: list[tuple[Any, tuple[Any, ...], tuple[type, ...]]] = [
 
 
 @pytest.mark.parametrize(("read", "args", "kinds"), READERS)
-@settings(deadline=None)
+@pytest.mark.deep
+@examples(40, 100)
 @given(body=st.one_of(st.binary(max_size=60), json_values.map(lambda tree: json.dumps(tree).encode())))
 def test_any_bytes_give_a_value_or_invalid_response(
     read: Any, args: tuple[Any, ...], kinds: tuple[type, ...], body: bytes

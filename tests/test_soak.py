@@ -89,8 +89,8 @@ def test_what_grows_with_the_jobs_is_too_heavy(measure: str, per_job: float) -> 
     assert measure in complaints[0]
 
 
-class Books:
-    """A ledger, and jobs written into it as they go."""
+class FilledLedger:
+    """A ledger that is filled with jobs."""
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
@@ -120,22 +120,22 @@ NO = {"error": "ChannelFull", "status": 429, "again": True}
 
 
 def test_a_job_that_is_over_and_right_is_forgotten() -> None:
-    books = Books()
-    books.job("a", Submitting, Submitted, Ended, **END)
-    books.job("b", Submitting, Submitted)
-    books.ledger.learn([("a", "a", "completed")])
+    filled = FilledLedger()
+    filled.job("a", Submitting, Submitted, Ended, **END)
+    filled.job("b", Submitting, Submitted)
+    filled.ledger.learn([("a", "a", "completed")])
     for _ in range(ROUNDS):
-        assert "a" in books.ledger.entries
-        books.ledger.settle()
-    assert list(books.ledger.entries) == ["b"]
-    assert books.ledger.told == {"completed": 1}
-    assert books.complaints == []
+        assert "a" in filled.ledger.entries
+        filled.ledger.settle()
+    assert list(filled.ledger.entries) == ["b"]
+    assert filled.ledger.told == {"completed": 1}
+    assert filled.complaints == []
 
 
 @pytest.mark.parametrize(
     ("events", "facts", "taken", "complaint"),
     [
-        ([Submitting, Submitted], {}, ["completed"], "nobody told its end"),
+        ([Submitting, Submitted], {}, ["completed"], "no end was reported"),
         ([Submitting, Submitted, Ended, Ended], END, ["completed"], "ended more than once"),
         ([Submitting, Submitting, Submitted, Ended], END, ["completed"], "sent 2 times"),
         ([Submitting, Submitted, Ended], END, ["failed"], "the server had it end as failed"),
@@ -152,13 +152,13 @@ def test_a_job_that_is_over_and_right_is_forgotten() -> None:
 def test_a_job_that_is_not_right_is_a_complaint(
     events: list[type[JobEvent]], facts: dict[str, Any], taken: list[str], complaint: str
 ) -> None:
-    books = Books()
-    books.job("a", *events, **facts)
-    books.ledger.learn([("a", "a", outcome) for outcome in taken])
-    assert complaint in "".join(books.close())
+    filled = FilledLedger()
+    filled.job("a", *events, **facts)
+    filled.ledger.learn([("a", "a", outcome) for outcome in taken])
+    assert complaint in "".join(filled.close())
 
 
-def test_a_job_that_nobody_began_is_a_complaint() -> None:
-    books = Books()
-    books.ledger.learn([("a", "a", "completed")])
-    assert "nobody's" in "".join(books.close())
+def test_an_unknown_job_is_a_complaint() -> None:
+    filled = FilledLedger()
+    filled.ledger.learn([("a", "a", "completed")])
+    assert "an unknown job" in "".join(filled.close())

@@ -3,10 +3,9 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,8 +14,9 @@ from pika_balancer.errors import Closed, ForeignLease, InvalidArgument, NoCapaci
 from pika_balancer.models import Account, Lease
 from pika_balancer.selection.policy import Candidate
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.testing import ManualClock, settle, wait_until
-from tests.pools import Pool, advance, quiet
+from pika_balancer.testing import ManualClock, settle
+from tests.depth import examples, sized
+from tests.redis_pool import Pool, advance, quiet, until
 from tests.redis_servers import Servers, kinds
 
 Make = Callable[..., Awaitable[Store]]
@@ -27,7 +27,32 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", *kinds()])
+WHOLE = {"memory", "valkey", "by-url"}
+"""The stores that keep every promise of this file in each run; the others keep all of them with `--deep`."""
+EVERYWHERE: set[str] = set()
+"""The tests that run against every store in each run."""
+Test = TypeVar("Test", bound=Callable[..., object])
+
+
+def everywhere(test: Test) -> Test:
+    """Have the test run against every store in each run: together these use every script."""
+    EVERYWHERE.add(test.__name__)
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "make" not in metafunc.fixturenames:
+        return
+    cases: list[object] = []
+    for kind in ("memory", *kinds()):
+        if kind in WHOLE or metafunc.function.__name__ in EVERYWHERE:
+            cases.append(kind)
+        elif sized(short=False, deep=True):
+            cases.append(pytest.param(kind, marks=pytest.mark.deep))
+    metafunc.parametrize("make", cases, indirect=True)
+
+
+@pytest.fixture
 async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualClock) -> AsyncGenerator[Make]:
     """Return a factory of stores over accounts 0, 1, … with the given caps; each store has its own pool."""
     pools: list[Pool] = []
@@ -39,7 +64,7 @@ async def make(request: pytest.FixtureRequest, servers: Servers, clock: ManualCl
         pools.append(Pool(servers[request.param], clock))
         store = pools[-1].open(rng=random.Random(1))
         await store.update(accounts)
-        await wait_until(lambda: store._session._subscriber.is_listening)
+        await until(lambda: pools[-1].listeners() == 1)
         return store
 
     yield make_store
@@ -65,6 +90,7 @@ def wait(store: Store, channel: str | None = None, deadline: float | None = None
     return asyncio.create_task(store.acquire(channel, deadline))
 
 
+@everywhere
 async def test_a_free_slot_is_granted_at_once(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -74,6 +100,7 @@ async def test_a_free_slot_is_granted_at_once(make: Make, clock: ManualClock) ->
     assert store.snapshot().in_flight == 0
 
 
+@everywhere
 async def test_a_released_slot_goes_to_the_first_waiter(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -103,7 +130,8 @@ async def test_a_newcomer_passes_no_waiter_between_release_and_wake_up(
     assert (await waiter).held
 
 
-async def test_a_pinned_waiter_blocks_no_other_and_is_not_passed_on_its_channel(make: Make) -> None:
+@everywhere
+async def test_a_pinned_waiter_blocks_no_other_and_is_not_overtaken_on_its_channel(make: Make) -> None:
     store = await make(1, 1)
     held = {lease.channel: lease for lease in [await store.acquire(c, None) for c in "01"]}
     pinned = wait(store, "0")
@@ -122,7 +150,7 @@ async def test_a_pinned_waiter_blocks_no_other_and_is_not_passed_on_its_channel(
     assert (await late).channel == "0"
 
 
-async def test_a_waiter_before_a_pinned_one_is_served_before_it(make: Make) -> None:
+async def test_a_waiter_before_a_pinned_waiter_is_served_first(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     anyone = wait(store)
@@ -136,6 +164,7 @@ async def test_a_waiter_before_a_pinned_one_is_served_before_it(make: Make) -> N
     assert (await pinned).channel == "0"
 
 
+@everywhere
 async def test_the_deadline_ends_the_wait_with_the_reason(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
@@ -175,6 +204,7 @@ async def test_a_deadline_in_the_past_takes_what_is_free_or_fails(make: Make, cl
     assert clock.sleeping == idle
 
 
+@everywhere
 async def test_a_cooldown_ends_by_itself(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     await store.cool_down("0", clock.now() + 10)
@@ -208,7 +238,8 @@ async def test_a_second_cooldown_never_shortens_the_first_and_resume_ends_both(
     assert clock.sleeping == idle
 
 
-async def test_a_pause_keeps_waiters_waiting_and_resume_serves_them(make: Make) -> None:
+@everywhere
+async def test_a_pause_holds_the_queue_and_resume_serves_it(make: Make) -> None:
     store = await make(2)
     await store.pause("0")
     waiters = [wait(store) for _ in range(3)]
@@ -221,7 +252,8 @@ async def test_a_pause_keeps_waiters_waiting_and_resume_serves_them(make: Make) 
     await waiters[2]
 
 
-async def test_an_update_serves_waiters_by_the_free_slots_not_by_the_change(make: Make) -> None:
+@everywhere
+async def test_an_update_serves_the_queue_by_what_is_free_not_by_what_changed(make: Make) -> None:
     store = await make(3)
     held = [await store.acquire(None, None) for _ in range(3)]
     waiters = [wait(store) for _ in range(3)]
@@ -237,7 +269,8 @@ async def test_an_update_serves_waiters_by_the_free_slots_not_by_the_change(make
     assert (await waiters[2]).channel == "0"
 
 
-async def test_waiters_for_a_removed_account_fail(make: Make) -> None:
+@everywhere
+async def test_a_request_for_a_removed_account_fails(make: Make) -> None:
     store = await make(1, 1)
     for channel in "01":
         await store.acquire(channel, None)
@@ -264,21 +297,21 @@ async def test_a_cooldown_ends_without_waiters(make: Make, clock: ManualClock) -
 
 
 @pytest.mark.parametrize("read", ["snapshot", "explain", "why_unavailable"])
-async def test_a_snapshot_when_a_cooldown_is_due_lets_no_newcomer_pass(
+async def test_reading_the_counts_when_a_cooldown_ends_passes_no_waiter(
     make: Make, clock: ManualClock, read: str
 ) -> None:
     store = await make(1)
+    # At the moment of the cooldown's end, before the store's own alarm.
+    clock.call_later(10, getattr(store, read))
     await store.cool_down("0", clock.now() + 10)
     waiter = wait(store)
     await quiet(store)
-    clock._now = 10.0  # due, and the alarm has not rung yet
-    getattr(store, read)()
-    await advance(clock, 0, store)
+    await advance(clock, 10, store)
     assert await take(store, clock) is None
     assert (await waiter).channel == "0"
 
 
-async def test_a_cooldown_ends_after_its_balancer_was_closed(make: Make, clock: ManualClock) -> None:
+async def test_a_cooldown_ends_though_its_balancer_has_been_closed(make: Make, clock: ManualClock) -> None:
     store = await make(1)
     await store.cool_down("0", clock.now() + 10)
     await store.close()
@@ -330,6 +363,7 @@ async def test_a_failing_policy_fails_the_waiter_and_not_the_releaser() -> None:
     assert store.snapshot().in_flight == 1
 
 
+@everywhere
 async def test_unknown_channels_and_foreign_leases_are_refused(make: Make) -> None:
     store, other = await make(1), await make(1)
     with pytest.raises(UnknownChannel):
@@ -342,7 +376,8 @@ async def test_unknown_channels_and_foreign_leases_are_refused(make: Make) -> No
         await released(store, lease)
 
 
-async def test_a_double_release_serves_one_waiter(make: Make) -> None:
+@everywhere
+async def test_a_double_release_serves_the_queue_once(make: Make) -> None:
     store = await make(1)
     lease = await store.acquire(None, None)
     first, second = wait(store), wait(store)
@@ -354,7 +389,8 @@ async def test_a_double_release_serves_one_waiter(make: Make) -> None:
     second.cancel()
 
 
-async def test_adopted_jobs_keep_waiters_waiting_until_released(make: Make) -> None:
+@everywhere
+async def test_adopted_jobs_hold_the_queue_until_released(make: Make) -> None:
     store = await make(1)
     first, second = await store.adopt("0", "job:a"), await store.adopt("0", "job:b")
     waiter = wait(store)
@@ -366,14 +402,15 @@ async def test_adopted_jobs_keep_waiters_waiting_until_released(make: Make) -> N
     assert (await waiter).channel == "0"
 
 
-async def test_fail_waiters_gives_each_its_own_error(make: Make) -> None:
+async def test_fail_waiters_gives_each_waiter_its_own_error(make: Make) -> None:
     store = await make(1)
-    await store.acquire(None, None)
+    lease = await store.acquire(None, None)
     waiters = [wait(store), wait(store, "0")]
     await quiet(store)
     store.fail_waiters(lambda: Closed("over"))
-    if isinstance(store, MemoryStore):  # at once, before their tasks run
-        assert store._queue.size == 0
+    if isinstance(store, MemoryStore):  # the queue is empty at once, before the waiters' tasks run
+        store.release(lease)
+        assert store.try_acquire() is not None
     errors: list[Any] = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(error) for error in errors] == [Closed, Closed]
     assert errors[0] is not errors[1]
@@ -392,7 +429,7 @@ async def test_waiters_of_another_event_loop_are_not_mixed_up(make: Make) -> Non
 
 
 class Queue(RuleBasedStateMachine):
-    """A random walk: no waiter could be served or was passed, and no slot is lost."""
+    """Random operations: no request waits that could be served, none is passed, no slot is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -424,20 +461,20 @@ class Queue(RuleBasedStateMachine):
                 ]
                 assert not passed, f"{lease} passed {passed}"
                 self.held.append(lease)
-        self.waiting = [(pin, task) for pin, task in self.waiting if not task.done()]
+        self.waiting = [(wanted, task) for wanted, task in self.waiting if not task.done()]
 
     @rule(
-        pin=st.none() | st.sampled_from("012"),
+        wanted=st.none() | st.sampled_from("012"),
         limit=st.none() | st.integers(1, 3),
         turns=st.integers(0, 3),
     )
-    def join(self, pin: str | None, limit: int | None, turns: int) -> None:
-        if pin is not None and pin not in self.caps:
+    def join(self, wanted: str | None, limit: int | None, turns: int) -> None:
+        if wanted is not None and wanted not in self.caps:
             return
         deadline = None if limit is None else self.clock.now() + limit
 
         async def start() -> None:
-            self.waiting.append((pin, wait(self.store, pin, deadline)))
+            self.waiting.append((wanted, wait(self.store, wanted, deadline)))
             await settle(turns)
 
         self.run(start())
@@ -477,12 +514,12 @@ class Queue(RuleBasedStateMachine):
         self.run(self.clock.advance(1))
 
     @invariant()
-    def no_waiter_could_be_served(self) -> None:
+    def no_request_waits_that_could_be_served(self) -> None:
         if not hasattr(self, "store"):
             return
         roomy = {channel for channel, e in self.store.explain().items() if e.eligible}
-        for pin, _ in self.waiting:
-            assert not (roomy if pin is None else roomy & {pin})
+        for wanted, _ in self.waiting:
+            assert not (roomy if wanted is None else roomy & {wanted})
         assert self.store.snapshot().in_flight == len(self.held)
 
     def teardown(self) -> None:
@@ -494,9 +531,11 @@ class Queue(RuleBasedStateMachine):
             for lease in self.held:
                 self.store.release(lease)
             assert self.store.snapshot().in_flight == 0
-            assert self.store._queue.size == 0
+            self.run(self.store.update([Account("0", 1)]), self.store.resume("0"))
+            # The queue is empty, so this passes no waiter.
+            assert self.store.try_acquire() is not None
         self.runner.close()
 
 
-Queue.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
-TestQueue = Queue.TestCase
+Queue.TestCase.settings = examples(30, 300, stateful_step_count=30)
+TestQueue = pytest.mark.deep(Queue.TestCase)

@@ -1,4 +1,4 @@
-"""Checks of a scenario's fields: every error names the field and says what would be right."""
+"""Checks of numbers and types; every error names the field and says which value would be right."""
 
 import math
 from array import array
@@ -10,70 +10,97 @@ import attrs
 from pika_balancer.errors import InvalidArgument
 
 LARGEST: Final = 1e15
-"""Beyond it lies what nobody means, and where squares and quotients are no numbers any more."""
+"""The largest number that a field may hold, and the inverse of the least one: their squares and quotients are
+finite.
+"""
 
 Validator = Any
 """What attrs calls with (instance, attribute, value); attrs' own type for it is private."""
+
+
+def checked(
+    value: Any,
+    field: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    infinite: bool = False,
+) -> float:
+    """Return the value as a float.
+
+    Args:
+        value: Is to be an int or a float, and finite.
+        field: The name that an error gives it.
+        above: The value must exceed this.
+        least: The value must be at least this.
+        below: The value must be less than this.
+        most: The value must be at most this.
+        infinite: Accept infinity, too.
+
+    Raises:
+        InvalidArgument: The value is no such number.
+    """
+    sound = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if sound else math.nan
+    except OverflowError:  # an int beyond the largest float
+        number = math.inf
+    if (
+        not (math.isfinite(number) or (infinite and number > 0))
+        or (above is not None and not number > above)
+        or (least is not None and not number >= least)
+        or (below is not None and not number < below)
+        or (most is not None and not number <= most)
+    ):
+        bounds = {"above": above, "at least": least, "below": below, "at most": most}
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        if least is not None and most is not None:
+            wanted = f"from {least:g} to {most:g}"
+        raise InvalidArgument(f"{field} must be a number {wanted}, not {value!r:.40}", field=field)
+    return number
+
+
+def checked_whole(value: Any, field: str, *, least: int = 1, most: float = math.inf) -> int:
+    """Return the value, an int from `least` to `most`.
+
+    Raises:
+        InvalidArgument: The value is no such int.
+    """
+    if type(value) is not int or not least <= value <= most:
+        bound = f"of at least {least}" if most == math.inf else f"from {least} to {most:,}"
+        raise InvalidArgument(f"{field} must be a whole number {bound}, not {value!r:.40}", field=field)
+    return value
 
 
 def number(
     *,
     above: float | None = None,
     least: float | None = None,
-    most: float | None = None,
+    most: float = LARGEST,
     infinite: bool = False,
 ) -> Validator:
-    """Return a validator for a finite number within bounds.
-
-    Args:
-        above: It must exceed this.
-        least: It must be at least this.
-        most: It must be at most this.
-        infinite: Whether infinity will do too.
-    """
-    bounds = [f"above {above:g}"] if above is not None else []
-    bounds += [f"at least {least:g}"] if least is not None else []
-    bounds += [f"at most {most:g}"] if most is not None else []
-    wanted = "a number" + (f" {' and '.join(bounds)}" if bounds else "")
-    least_of_all = 1 / LARGEST if above is not None else 0.0
-    fit = f" from {least_of_all:g} to {LARGEST:g}"
+    """Return a validator for a number within the bounds of `checked`; with `above`, at least 1/`LARGEST`."""
 
     def check(_owner: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        sound = (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and (math.isfinite(value) or (infinite and value > 0))
-            and (above is None or value > above)
-            and (least is None or value >= least)
-            and (most is None or value <= most)
-        )
-        if not sound:
-            raise InvalidArgument(
-                f"{attribute.name} must be {wanted}, not {value!r:.40}", field=attribute.name
-            )
-        if value < math.inf and not least_of_all <= value <= LARGEST:
-            raise InvalidArgument(
-                f"{attribute.name} must be a number{fit}, not {value!r:.40}", field=attribute.name
-            )
+        if checked(value, attribute.name, above=above, least=least, infinite=infinite) < math.inf:
+            checked(value, attribute.name, least=least if above is None else 1 / LARGEST, most=most)
 
     return check
 
 
 def whole(*, least: int) -> Validator:
-    """Return a validator for a whole number of at least so much."""
+    """Return a validator for an int of at least `least`."""
 
     def check(_owner: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if type(value) is not int or value < least:
-            raise InvalidArgument(
-                f"{attribute.name} must be a whole number of at least {least}, not {value!r:.40}",
-                field=attribute.name,
-            )
+        checked_whole(value, attribute.name, least=least)
 
     return check
 
 
 def kind(*kinds: type, hint: str = "") -> Validator:
-    """Return a validator for an object of one of the given classes; `hint` says which would be right."""
+    """Return a validator for an object of one of the given classes; `hint` is what errors ask for."""
     names = hint or " or ".join("None" if cls is type(None) else cls.__name__ for cls in kinds)
 
     def check(_owner: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -89,7 +116,7 @@ def seconds(values: Iterable[float], field: str) -> "array[float]":
     """Return the values as an array of floats.
 
     Raises:
-        InvalidArgument: There are none, or one is no finite number of at least 0; it is named by its place.
+        InvalidArgument: There are none, or one is no finite number of at least 0; the error gives its place.
     """
     try:
         column = array("d", values)
@@ -108,5 +135,5 @@ def seconds(values: Iterable[float], field: str) -> "array[float]":
 
 
 def length(column: "array[float]") -> str:
-    """Return how a column of numbers is shown: by its length."""
+    """Return the `repr` of a long column of numbers: its length."""
     return f"<{len(column):,} numbers>"

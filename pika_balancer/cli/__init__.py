@@ -1,25 +1,27 @@
-"""The command `pika-balancer`. One module per command, imported only when it is asked for.
+"""The command `pika-balancer`. One module per command, imported only when that command runs.
 
 A command module has `register(subparsers)`, which adds its parser, and `async run(args)`, which returns the
-exit code. `run` is cancelled by the first SIGINT or SIGTERM. One that has put everything in order then either
-returns a code or lets the `CancelledError` pass, having printed what there was to print.
+exit code. The first SIGINT or SIGTERM cancels `run`, which cleans up, prints its results, and either returns
+a code or lets the `CancelledError` pass.
 """
 
 import argparse
 import asyncio
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import pika_balancer
 from pika_balancer.cli.exit_codes import (
     FAILURE,
     INTERRUPTED,
     Interrupted,
+    MissingExtra,
     Usage,
     error_document,
     exit_for,
@@ -83,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _report(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:
         code = FAILURE
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and an exit code
+    except Exception as error:  # noqa: BLE001 - the user gets one line and an exit code
         code = _report(error, as_json=as_json)
-    _settle()
+    _flush()
     return code
 
 
@@ -105,24 +107,27 @@ def build_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _run(arguments: list[str]) -> int:
-    # Strangers among the arguments are never quoted whole: one may be a token.
+    # Unknown arguments are never quoted whole: one may be a token.
     first = arguments[0] if arguments else None
     if first not in (*COMMANDS, "-h", "--help", "--version"):
         what = "name a command first" if first is None or first.startswith("-") else "no such command"
         raise Usage(f"{what}; there are {', '.join(COMMANDS)}; see `{_PROG} --help`")
+    # Before a command starts, and not at the end of a long one, where it prints its first table.
+    if first != "--version" and importlib.util.find_spec("rich") is None:
+        raise MissingExtra("the commands need rich: pip install 'pika-balancer[cli]'")
     needed = [first] if first in COMMANDS else [] if first == "--version" else COMMANDS
     parser = build_parser(needed)
     try:
-        args, strangers = parser.parse_known_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
     except SystemExit as done:  # after --help and --version
         return int(done.code or 0)
-    if strangers:
-        raise Usage(f"{_strange(strangers)}; see `{_PROG} {first} --help`")
+    if unknown:
+        raise Usage(f"{_describe(unknown)}; see `{_PROG} {first} --help`")
     return supervise(lambda: args.run(args))
 
 
-def _strange(strangers: list[str]) -> str:
-    options = [word.partition("=")[0] for word in strangers if word.startswith("-")]
+def _describe(unknown: list[str]) -> str:
+    options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     if any(option.startswith(("--token", "--api")) for option in options):
         return (
             "tokens do not go on the command line, where others read them: use USEAPI_TOKEN or --token-file"
@@ -131,7 +136,7 @@ def _strange(strangers: list[str]) -> str:
 
 
 def _report(error: BaseException, *, as_json: bool) -> int:
-    # Nobody may be listening on either stream.
+    # Either stream may be a closed pipe.
     with contextlib.suppress(OSError):
         Output(as_json=as_json).document(error_document(error))
     with contextlib.suppress(OSError):
@@ -139,18 +144,11 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     return exit_for(error).code
 
 
-def _settle() -> None:
-    """Keep the interpreter from failing once more, at its end, on a full disk or a pipe that nobody reads."""
+def _flush() -> None:
+    """Keep the interpreter from failing once more at its exit, on a full disk or a closed pipe."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            _to_nowhere(stream)
-
-
-def _to_nowhere(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, stream.fileno())
-    finally:
-        os.close(nowhere)
+            with Path(os.devnull).open("w") as devnull:
+                os.dup2(devnull.fileno(), stream.fileno())

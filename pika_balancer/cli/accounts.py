@@ -12,12 +12,11 @@ _LONG_ENOUGH: Final = 12
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the parser of `accounts`."""
     parser = add_command(
         subparsers,
         "accounts",
         summary="list the configured accounts",
-        description="List the configured accounts with their caps. Discord tokens are masked.",
+        description="List the configured accounts with their caps; Discord tokens are masked.",
         examples="  pika-balancer accounts\n"
         "  pika-balancer accounts --base-url http://127.0.0.1:8080/v1/pika --json",
     )
@@ -26,7 +25,6 @@ def register(subparsers: Subparsers) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Print the account map."""
     out = Output(as_json=args.json)
     async with connect(args) as client:
         accounts = await client.accounts()

@@ -1,4 +1,4 @@
-"""What one side of a benchmark is set to, and the one setting that `--vs` changes for the other side."""
+"""The setting of one side of a benchmark, and how `--vs` changes it for the other side."""
 
 import argparse
 import itertools
@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import attrs
 
-from pika_balancer._util.units import nearest, parse_duration, parse_rate
+from pika_balancer._util.units import format_duration, nearest
 from pika_balancer.cli.exit_codes import Usage
-from pika_balancer.cli.options import read_by, whole
-from pika_balancer.loadtest.generators import ARRIVALS
+from pika_balancer.cli.options import duration, rate, reads, whole
+from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
 from pika_balancer.selection.policy import POLICIES
-from pika_balancer.server import Distribution, ServerAccount, parse_accounts, parse_distribution
+from pika_balancer.server import ServerAccount, parse_accounts
+from pika_balancer.simulate.arrivals import Arrivals
+from pika_balancer.simulate.notation import parse_arrivals
 
 Change = tuple[str, Any]
 """The name of a setting, and its other value."""
@@ -25,20 +27,20 @@ class Setting:
     policy: str
     """How accounts are chosen."""
     rate: float | None
-    """Jobs per second, of an open loop."""
+    """Jobs per second of an open loop, unless `arrivals` have a rate."""
     closed: int | None
-    """Jobs under way at once, of a closed loop."""
+    """Jobs under way at once in a closed loop."""
     arrivals: str
-    """The schedule of the open loop."""
-    poll_every: float | None
-    """Seconds between two looks at a job; None to be called back."""
+    """The arrivals of an open loop as a text, with or without a rate."""
+    poll: float | None
+    """Seconds between two polls of a job; None if the service calls back."""
     accounts: tuple[ServerAccount, ...]
-    """Those of the local server."""
+    """The accounts of the local server; none if another service is loaded."""
     service: Distribution
-    """How long its jobs run."""
+    """How long the jobs of the local server run."""
 
     def changed(self, changes: Sequence[Change]) -> "Setting":
-        """Return the other side.
+        """Return the setting of the other side.
 
         Raises:
             Usage: Nothing would differ.
@@ -55,9 +57,9 @@ class Setting:
         return changed
 
     def told(self, names: Iterable[str]) -> str:
-        """Return what these settings are, in the words of `--vs`."""
+        """Return the values of these settings, as `--vs` takes them."""
         words = self.document()
-        # Where one loop takes the place of the other, this side has the other one.
+        # If `--vs` replaces one loop by the other, this side is named by its own loop.
         loop = "rate" if self.closed is None else "closed"
         own = dict.fromkeys(loop if name in ("rate", "closed") else name for name in names)
         return " ".join(f"{name}={words[name]}" for name in own if words[name] is not None)
@@ -66,17 +68,24 @@ class Setting:
         """Return all settings, as `--json` shows them."""
         return {
             "policy": self.policy,
-            "rate": None if self.rate is None else f"{self.rate:g}/s",
+            "rate": None if self.schedule is None else f"{self.schedule.rate:g}/s",
             "closed": self.closed,
-            "arrivals": self.arrivals if self.closed is None else None,
-            "poll_every": None if self.poll_every is None else f"{self.poll_every:g}s",
+            "arrivals": None if self.schedule is None else self.arrivals,
+            "poll": None if self.poll is None else format_duration(self.poll),
             "accounts": caps(self.accounts) or None,
-            "service": self.service.text if self.accounts else None,
+            "service": format_distribution(self.service) if self.accounts else None,
         }
 
     @property
+    def schedule(self) -> Arrivals | None:
+        """When the jobs of an open loop start; None for a closed loop."""
+        if self.rate is None:
+            return None
+        return parse_arrivals(self.arrivals, rate=self.rate)
+
+    @property
     def slots(self) -> int:
-        """Slots of all accounts of the local server; 0 where the service is another's."""
+        """Slots of all accounts of the local server; 0 if another service is loaded."""
         return sum(account.max_jobs for account in self.accounts)
 
 
@@ -86,44 +95,19 @@ def caps(accounts: Sequence[ServerAccount]) -> str:
     return ",".join(f"{count}x{cap}" if count > 1 else f"{cap}" for cap, count in runs)
 
 
-def rate(text: str) -> float:
-    """Read a rate above 0, such as `200/s`."""
-    value = read_by(parse_rate, field="rate")(text)
-    if not value:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def duration(text: str) -> float:
-    """Read a duration above 0, such as `30s`."""
-    value = read_by(parse_duration, field="duration")(text)
-    if not value:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def law(text: str) -> Distribution:
-    """Read a law of service times."""
-    return read_by(parse_distribution)(text)
-
-
-def accounts(text: str) -> tuple[ServerAccount, ...]:
-    """Read caps of accounts."""
-    return read_by(parse_accounts)(text)
-
-
 def policy(text: str) -> str:
     """Read the name of a policy."""
     return _one_of("policy", POLICIES, text)
 
 
 def arrivals(text: str) -> str:
-    """Read the name of a schedule."""
-    return _one_of("schedule", tuple(ARRIVALS), text)
+    """Read the arrivals of an open loop, which may leave their rate to `--rate`."""
+    reads(parse_arrivals, rate=1.0)(text)
+    return text
 
 
 def change(text: str) -> Change:
-    """Read what is different on the other side, such as `policy=least_loaded`."""
+    """Read a setting of the other side, such as `policy=least_loaded`."""
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals:
@@ -144,9 +128,9 @@ _SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
     "rate": rate,
     "closed": whole(1),
     "arrivals": arrivals,
-    "poll_every": duration,
-    "accounts": accounts,
-    "service": law,
+    "poll": duration,
+    "accounts": reads(parse_accounts),
+    "service": reads(parse_distribution),
 }
 SETTINGS: Final = tuple(_SETTINGS)
-"""What `--vs` can change."""
+"""The names of what `--vs` can change."""

@@ -1,4 +1,4 @@
-"""Fetch a result into a directory: streamed, whole or not at all, under a name that cannot lead elsewhere."""
+"""Downloads a result into a directory: complete or not at all, under a name without directories."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ _OK: Final = 200
 
 
 def make_directory(directory: Path) -> None:
-    """Make sure that files can be put into `directory`; raises `Usage` if not."""
+    """Create the directory; raises `Usage` if files cannot be written to it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,7 +37,7 @@ def make_directory(directory: Path) -> None:
 
 
 def safe_name(attachment: Attachment, jobid: str) -> str:
-    """Return a plain file name, made of what the attachment calls itself."""
+    """Return a file name without directories, made of the name of the attachment."""
     offered = attachment.filename or unquote(urlsplit(attachment.url).path)
     last = re.split(r"[/\\]", offered)[-1]
     stem, dot, suffix = re.sub(r"[^A-Za-z0-9._-]+", "_", last).strip("._-").rpartition(".")
@@ -48,18 +48,17 @@ def safe_name(attachment: Attachment, jobid: str) -> str:
 
 
 async def download(job: Job, attachment: Attachment, directory: Path, service: str | None = None) -> Path:
-    """Fetch one result, without authorisation, and return its file; a file that exists is never replaced.
+    """Download one result, without authorisation, and return its file; existing files are never replaced.
 
     Args:
-        job: Whose result it is.
-        attachment: Which of its results.
-        directory: Where the file goes.
-        service: Base URL of the service that names the result. Neither the result's address nor a redirect
-            may lead to this machine or a network of somebody's own, unless the service is there, too. None
-            lets them lead anywhere.
+        job: The completed job.
+        attachment: One of its results.
+        directory: The directory of the file.
+        service: Base URL of the service that named the result. Neither the result's URL nor a redirect may
+            lead to this machine or a private network, unless the service is there, too. None: no limit.
 
     Raises:
-        DownloadFailed: It could not be fetched or kept; nothing is left behind.
+        DownloadFailed: It could not be fetched or saved; no file is left.
     """
     name = safe_name(attachment, job.jobid)
     part = directory / f".{name}.{secrets.token_hex(4)}.part"
@@ -80,7 +79,7 @@ async def download(job: Job, attachment: Attachment, directory: Path, service: s
 
 
 async def _scopes(service: str | None) -> Collection[Scope]:
-    """Return where results may be."""
+    """Return the networks where results may be."""
     if service is None:
         return SCOPES
     found = set[Scope]({"public"})
@@ -97,7 +96,7 @@ async def _fetch(url: str, part: Path, scopes: Collection[Scope]) -> None:
     timeout = aiohttp.ClientTimeout(total=_TOTAL, sock_connect=_SILENCE, sock_read=_SILENCE)
     headers = {"Accept-Encoding": "identity"}
     connector = aiohttp.TCPConnector(socket_factory=sockets_to(scopes))
-    # No session of the API's client: this goes to somebody else's host, which must never see the token.
+    # Not the session of the API's client: another host must never get the token.
     async with (
         aiohttp.ClientSession(
             connector=connector, timeout=timeout, headers=headers, auto_decompress=False
@@ -118,11 +117,11 @@ async def _fetch(url: str, part: Path, scopes: Collection[Scope]) -> None:
 
 
 class _Refused(ValueError):
-    """The answer is not a result that can be kept; the text is fit to print."""
+    """The answer is not a result; the message is safe to print."""
 
 
 def _reserve(path: Path) -> Path:
-    """Make an empty file of that name, or of that name with a number, and return it."""
+    """Create an empty file of that name, or of that name with a number, and return it."""
     number = 1
     candidate = path
     while True:

@@ -1,11 +1,11 @@
-"""Run jobs by their journal: send what is new, follow what runs, leave alone what is through."""
+"""Runs jobs by their journal: sends new ones, follows running ones, skips those that are done."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -30,10 +30,14 @@ from pika_balancer.errors import (
 from pika_balancer.events import Event, Refused, Submitted, Uncertain
 from pika_balancer.models import Job, JobStatus, Secret
 
+if TYPE_CHECKING:
+    from pika_balancer.cli.submit_batch import SubmitBatch
+    from pika_balancer.cli.submit_one import SubmitOne
+
 _DOWNLOADS_AT_ONCE: Final = 4
-_WAITS_IN_LINE: Final = 10.0
-_GRACE: Final = 5.0
-_LAST_WORDS: Final = 1.0
+_SLOT_TIMEOUT: Final = 10.0
+_ANSWER_TIMEOUT: Final = 5.0
+_CLEANUP: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -41,50 +45,43 @@ class BatchSettings:
     """How to run jobs."""
 
     output: Path | None = None
-    """Where the results go; None leaves them where they are."""
+    """The directory of the results; None if they are not fetched."""
     to_the_end: bool = True
     """Whether to follow a job once it is accepted."""
     resubmit_unknown: bool = False
-    """Whether to send a job again of which nobody knows whether the service has it."""
+    """Whether to send a job again if it is unknown whether the service has it."""
     reply_url: Secret | None = None
-    """Where the service reports ends."""
+    """The URL to which the service reports the end of a job."""
     reply_ref: str | None = None
-    """The reference of the only job; None has one made for each."""
+    """The reference of the only job; None: a new one for each job."""
 
 
 class BatchRun:
     """One run of jobs.
 
     Args:
-        journal: What became of each job; every step is in it before the next is taken.
+        journal: What happened to each job; every step is in it before the next is taken.
         settings: How to run them.
-        told: Called for each job that is through for this run, with the job where this run has seen it.
-        errors: Takes, by key, what goes wrong with a job in this run.
+        reporter: Told of each job that is done in this run; its `errors` take what goes wrong.
 
     Attributes:
-        errors: The same.
-        ended_by: What ended the run before all jobs were through.
+        ended_by: What ended the run before all jobs were done.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        settings: BatchSettings,
-        *,
-        told: Callable[[JobLine, Job | None], None],
-        errors: dict[str, PikaError] | None = None,
+        self, journal: Journal, settings: BatchSettings, reporter: "SubmitOne | SubmitBatch"
     ) -> None:
-        self.errors = {} if errors is None else errors
         self.ended_by: PikaError | None = None
         self._client: PikaClient
         self._journal = journal
         self._settings = settings
-        self._told = told
+        self._reporter = reporter
+        self._errors = reporter.errors
         self._dispatcher: Dispatcher
         self._keys: dict[str, str] = {}
-        self._on_its_way: set[str] = set()
-        self._landed = asyncio.Event()
-        self._landed.set()
+        self._pending_submits: set[str] = set()
+        self._answered = asyncio.Event()
+        self._answered.set()
         self._resumed: dict[str, JobHandle] = {}
         self._gate = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +89,7 @@ class BatchRun:
         self._crash: BaseException | None = None
 
     def observe(self, event: Event) -> None:
-        """Note in the journal what the dispatcher tells, in the very moment."""
+        """Record an event of the dispatcher in the journal, at once."""
         if not isinstance(event, Submitted | Refused | Uncertain) or event.reply_ref not in self._keys:
             return
         key = self._keys[event.reply_ref]
@@ -100,17 +97,17 @@ class BatchRun:
             self._accepted(key, event.jobid, event.channel)
         elif isinstance(event, Refused):
             self._note(key, "unsent")
-        self._on_its_way.discard(key)
-        if not self._on_its_way:
-            self._landed.set()
+        self._pending_submits.discard(key)
+        if not self._pending_submits:
+            self._answered.set()
 
     def abort(self, crash: BaseException) -> None:
-        """End the run at once and have `run` raise what nobody expected."""
+        """End the run at once and have `run` raise an unexpected error."""
         self._crash = self._crash or crash
         self._halt(PikaError("the run has ended unexpectedly"))
 
     async def take_over(self, client: PikaClient, dispatcher: Dispatcher, lines: Sequence[JobLine]) -> None:
-        """Resume what an earlier run has left, and count what executes.
+        """Resume the jobs of an earlier run, and count all running jobs.
 
         Args:
             client: Asks for the results of jobs that ended in an earlier run.
@@ -122,7 +119,7 @@ class BatchRun:
         self._keys = {self._journal[line.key].ref or "": line.key for line in in_flight}
         handles = await dispatcher.resume([self._journal[line.key].record for line in in_flight])
         self._resumed = {line.key: handle for line, handle in zip(in_flight, handles, strict=True)}
-        # Only now: what was resumed is recognised among what executes, and not taken for somebody else's.
+        # Only now: the resumed jobs are recognised among the running ones, and not counted as foreign.
         await dispatcher.reconcile()
 
     async def run(
@@ -130,65 +127,63 @@ class BatchRun:
         lines: Sequence[JobLine],
         *,
         concurrency: int,
-        patience: Callable[[], float],
         timeout: float | None = None,
     ) -> None:
-        """Run the jobs until all are through, or until something ends it, which `ended_by` then tells.
+        """Run the jobs until all are done, or until something ends the run, which `ended_by` then names.
 
-        A cancellation ends it too, and does not come through: nothing new is sent, and what runs is followed
-        a little longer; a second one cuts that short. No task is left.
+        A cancellation ends it, too, and is not raised: nothing new is sent, and running jobs are followed a
+        little longer; a second one stops that. No task is left.
 
         Args:
             lines: The jobs that were taken over.
-            concurrency: How many to have in hand at most.
-            patience: Tells, when it ends early, for how many seconds to follow what runs; asked once.
+            concurrency: How many jobs to run or wait for at once.
             timeout: Seconds after which to end; None for never.
         """
-        # What runs comes first, so that its end is noticed when it comes.
+        # Running jobs come first, so that their ends are noticed in time.
         todo = iter(sorted(lines, key=lambda line: line.key not in self._resumed))
         workers = [self._task(self._work(todo)) for _ in range(min(concurrency, len(lines)))]
-        crew: asyncio.Future[Any] = asyncio.gather(*workers, return_exceptions=True)
+        all_done: asyncio.Future[Any] = asyncio.gather(*workers, return_exceptions=True)
         try:
-            await asyncio.wait([crew, self._halted], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if not crew.done():
+            await asyncio.wait([all_done, self._halted], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not all_done.done():
                 self._end(StillRunning("time is up"))
-                await self._drain(patience)
+                await self._drain()
             while self._tasks and not self._halted.done():
                 await asyncio.wait([*self._tasks, self._halted], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._end(Interrupted("interrupted"))
-            await self._drain(patience)
+            await self._drain()
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(crew, *self._tasks, return_exceptions=True)
+            await asyncio.gather(all_done, *self._tasks, return_exceptions=True)
         if self._crash is not None:
             raise self._crash
 
     def _end(self, error: PikaError) -> None:
-        """Take up nothing new; all that is waited for are the jobs that run."""
+        """Start nothing new; wait only for running jobs."""
         self.ended_by = self.ended_by or error
 
     def _halt(self, error: PikaError) -> None:
-        """End, and do not even wait for what runs."""
+        """End without waiting for running jobs."""
         self._end(error)
         if not self._halted.done():
             self._halted.set_result(None)
 
-    async def _drain(self, patience: Callable[[], float]) -> None:
+    async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + (0.0 if self._halted.done() else patience())
+        until = loop.time() + (0.0 if self._halted.done() else self._reporter.drain_seconds())
         try:
-            # Whether the service has a job that is on its way, only the answer tells.
+            # Only its answer tells whether the service has accepted a job.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GRACE):
-                    await self._landed.wait()
+                async with asyncio.timeout(_ANSWER_TIMEOUT):
+                    await self._answered.wait()
             await self._dispatcher.drain(max(0.0, until - loop.time()))
         except asyncio.CancelledError:
-            until = 0.0  # a second signal: what is in flight stands in the journal
+            until = 0.0  # a second signal: the journal knows the jobs in flight
             await self._dispatcher.close()
-        # Whoever has an ended job in hand still writes that down, and fetches its results.
-        until = max(until, loop.time() + _LAST_WORDS)
+        # Tasks with an ended job still record that, and fetch its results.
+        until = max(until, loop.time() + _CLEANUP)
         while self._tasks and (left := until - loop.time()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
 
@@ -209,18 +204,19 @@ class BatchRun:
                 return
             entry = self._journal[line.key]
             if entry.state in {"ended", "saved"}:
-                if self._is_missing(entry):
-                    self._task(self._fetch(line, entry.jobid or ""))
+                output = self._settings.output
+                if output is not None and _lacks_files(entry, output):
+                    self._task(self._save(line, entry.jobid or "", output))
                 else:
-                    self._told(line, None)
+                    self._reporter.told(line, None)
             elif entry.state == "refused" or (
                 entry.state == "unknown" and not self._settings.resubmit_unknown
             ):
-                self._told(line, None)
+                self._reporter.told(line, None)
             else:
-                await self._carry(line)
+                await self._run_job(line)
 
-    async def _carry(self, line: JobLine) -> None:
+    async def _run_job(self, line: JobLine) -> None:
         try:
             job = await self._job(line)
         except PikaError as error:
@@ -233,10 +229,10 @@ class BatchRun:
         if self._settings.output is not None and job.status == JobStatus.COMPLETED:
             self._task(self._save(line, job, self._settings.output))
         else:
-            self._told(line, job)
+            self._reporter.told(line, job)
 
     async def _job(self, line: JobLine) -> Job:
-        """Return the ended job, or the accepted one if that is enough."""
+        """Return the ended job, or the accepted one if `to_the_end` is false."""
         resumed = self._resumed.pop(line.key, None)
         if resumed is not None:
             try:
@@ -253,8 +249,8 @@ class BatchRun:
                 return await self._dispatcher.submit(
                     line.verb,
                     channel=line.channel,
-                    # In turns, so that a wait that has become hopeless is noticed.
-                    timeout=_WAITS_IN_LINE,
+                    # In rounds, so that `reason == "never"` ends a wait that can no longer succeed.
+                    timeout=_SLOT_TIMEOUT,
                     reply_ref=self._settings.reply_ref,
                     reply_url=self._settings.reply_url,
                     before_send=partial(self._sending, line),
@@ -270,12 +266,12 @@ class BatchRun:
         self._keys[reply_ref] = line.key
         facts = {"line": line.number, "id": line.id, "verb": line.verb, "ref": reply_ref, "channel": channel}
         self._journal.note(line.key, "sending", **facts, jobid=None, error=None)
-        self._on_its_way.add(line.key)
-        self._landed.clear()
+        self._pending_submits.add(line.key)
+        self._answered.clear()
 
     def _refuse_if_ended(self) -> None:
         if self.ended_by is not None:
-            raise Closed("this run takes up nothing new")
+            raise Closed("this run starts no more jobs")
 
     async def _follow(self, line: JobLine, handle: JobHandle) -> Job:
         async for job in handle:
@@ -289,49 +285,38 @@ class BatchRun:
             self._note(key, "accepted", jobid=jobid, channel=channel)
 
     def _failed(self, line: JobLine, error: PikaError) -> None:
-        if isinstance(error, Closed):  # it stands where the journal says
+        if isinstance(error, Closed):  # its state is in the journal
             return
         if _stops_all(line, error):
-            # What runs is only followed to its end where that can still be.
+            # Running jobs are followed only if the service can still be asked.
             (self._end if isinstance(error, NoCapacity) else self._halt)(error)
             return
         entry = self._journal[line.key]
         if isinstance(error, SubmissionUnknown):
             self._note(line.key, "unknown", error=error.message)
-        elif entry.state != "accepted":  # otherwise the next run looks for it again
-            own = isinstance(error, BadRequest | PromptRejected)
-            own = own or (isinstance(error, NotFound) and line.verb == "button")
+        elif entry.state != "accepted":  # otherwise the next run follows it
+            own = isinstance(error, BadRequest | PromptRejected) or (
+                isinstance(error, NotFound) and line.verb == "button"
+            )
             self._note(line.key, "refused" if own else "unsent", error=error.message)
-        self.errors[line.key] = error
-        self._told(line, None)
+        self._errors[line.key] = error
+        self._reporter.told(line, None)
 
-    def _is_missing(self, entry: Entry) -> bool:
-        output = self._settings.output
-        if output is None or entry.status != JobStatus.COMPLETED:
-            return False
-        return entry.state == "ended" or not all((output / name).exists() for name in entry.files)
-
-    async def _fetch(self, line: JobLine, jobid: str) -> None:
-        # Asked for again: the addresses of results do not last.
+    async def _save(self, line: JobLine, job: Job | str, directory: Path) -> None:
+        """Save the results of a job; one that is given by its id is asked for, since the URLs expire."""
         try:
-            job = await self._client.job(jobid)
-        except PikaError as error:
-            self.errors[line.key] = error
-            self._told(line, None)
-            return
-        if self._settings.output is not None:
-            await self._save(line, job, self._settings.output)
-
-    async def _save(self, line: JobLine, job: Job, directory: Path) -> None:
-        service = self._client.base_url
-        try:
+            if isinstance(job, str):
+                job = await self._client.job(job)
             async with self._gate:
-                files = [(await download(job, one, directory, service)).name for one in job.attachments]
+                files = [
+                    (await download(job, one, directory, self._client.base_url)).name
+                    for one in job.attachments
+                ]
         except PikaError as error:
-            self.errors[line.key] = error
+            self._errors[line.key] = error
         else:
             self._note(line.key, "saved", files=tuple(files))
-        self._told(line, job)
+        self._reporter.told(line, None if isinstance(job, str) else job)
 
     def _note(self, key: str, state: State, **facts: Any) -> None:
         try:
@@ -341,8 +326,13 @@ class BatchRun:
             self._halt(error)
 
 
+def _lacks_files(entry: Entry, directory: Path) -> bool:
+    saved = entry.state == "saved" and all((directory / name).exists() for name in entry.files)
+    return entry.status == JobStatus.COMPLETED and not saved
+
+
 def _stops_all(line: JobLine, error: PikaError) -> bool:
-    """Return whether no other job would fare better."""
+    """Return whether every other job would fail in the same way."""
     if isinstance(error, NoCapacity):
         return line.channel is None
     return isinstance(error, Unauthorized | SubscriptionRequired | JournalError) or (

@@ -1,8 +1,8 @@
-"""Files of jobs: one job a line, as JSON or CSV, and all of them checked before any is sent.
+"""Files of jobs: one job per line, as JSON or CSV, all checked before any is sent.
 
-A job is known again in a later run by what it asks for: its `key` is made of its values and its `id`, and for
-equal jobs without an `id` of how many of them stand above. So lines may be added, removed and moved between
-two runs; a line that was changed is a new job. Files count by their names, not by what is in them.
+A later run recognises a job by its `key`: a digest of its values and its `id`, and the number of equal jobs
+above it. So lines may be added, removed and moved between two runs; a changed line is a new job. Images count
+by their names, not by their content.
 """
 
 import csv
@@ -25,7 +25,7 @@ from pika_balancer.client.requests import Upload, Verb
 from pika_balancer.errors import Fault, InvalidArgument
 
 COLUMNS: Final = ("id", "verb", "prompt", "image", "message", "font", "jobid", "button", "channel")
-"""The names that a line may use; `image`, and `message` for `encrypt_image`, are paths of files."""
+"""The columns of a job file; `image`, and `message` for `encrypt_image`, are paths."""
 
 STDIN: Final = "-"
 """Stands for standard input where a file is named."""
@@ -34,7 +34,7 @@ _STAND_IN: Final = Upload("file", b"-")
 _DIGITS: Final = 32
 
 Numbered = tuple[int, dict[str, Any] | str]
-"""Where a job stands in its file, and its values or what is wrong with it."""
+"""The line of a job, and its values or its fault."""
 
 
 @attrs.frozen
@@ -44,19 +44,18 @@ class JobLine:
     number: int
     """The line of the file where it begins, from 1."""
     key: str
-    """By what it is known again; the same only for a job that asks for the same."""
+    """Identifies it in later runs."""
     verb: Verb
-    """What is asked for."""
     id: str | None
     """The caller's own name for it."""
     channel: str | None
-    """The only channel that will do; None for any."""
+    """The only channel to use; None for any."""
     values: Mapping[str, str | Path]
     """The other parameters, by their Python names; files as paths."""
 
     @property
     def name(self) -> str:
-        """How to call it before its owner."""
+        """Its name in messages."""
         return f"line {self.number}" if self.id is None else f"line {self.number} ({self.id})"
 
 
@@ -65,23 +64,20 @@ class Source:
     """A file of jobs as it was read."""
 
     path: Path
-    """Where it is; `-` for standard input."""
+    """Its path; `-` for standard input."""
     content: bytes = attrs.field(repr=False)
-    """All of it."""
 
     @property
     def name(self) -> str:
-        """Its name without directories."""
         return self.path.name
 
     @property
     def digest(self) -> str:
-        """A digest of its content, in hex."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def directory(self) -> Path:
-        """Where the paths in it begin: its own directory, or the working one for standard input."""
+        """The base of the paths in it: its own directory, or the working directory for standard input."""
         return Path() if self.name == STDIN else self.path.parent
 
 
@@ -91,7 +87,9 @@ def read_source(path: Path) -> Source:
         content = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise Usage(f"--jobs: {path.name or str(path)!r:.60} cannot be read: {why}", field="jobs") from None
+        raise Usage(
+            f"--jobs-file: {path.name or str(path)!r:.60} cannot be read: {why}", field="jobs_file"
+        ) from None
     return Source(path, content)
 
 
@@ -99,7 +97,7 @@ def read_lines(source: Source) -> list[JobLine]:
     """Return the jobs of the file, in its order.
 
     Raises:
-        BadJobFile: Something in it is wrong; `faults` lists all of it by line.
+        BadJobFile: It has faults; `faults` lists all of them by line.
         Usage: There is no job in it.
     """
     faults: list[Fault] = []
@@ -112,22 +110,22 @@ def read_lines(source: Source) -> list[JobLine]:
             continue
         line, problems = _line(number, values, source.directory, equals)
         if line.id is not None and ids.setdefault(line.id, number) != number:
-            problems.append(f"id {printable(line.id, 40)!r} is that of line {ids[line.id]} already")
+            problems.append(f"id {printable(line.id, 40)!r} is also that of line {ids[line.id]}")
         faults += [Fault(f"line {number}", problem) for problem in problems]
         lines.append(line)
     if faults:
         count = f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}"
         raise BadJobFile(
-            f"--jobs: {source.name} has {count}, and nothing was sent; mend the lines named above",
+            f"--jobs-file: {source.name} has {count}, and nothing was sent; mend the lines named above",
             faults=tuple(faults),
         )
     if not lines:
-        raise Usage(f"--jobs: there is no job in {source.name}", field="jobs")
+        raise Usage(f"--jobs-file: there is no job in {source.name}", field="jobs_file")
     return lines
 
 
 def one_line(values: Mapping[str, Any]) -> JobLine:
-    """Return the one job that a command line describes; paths begin at the working directory.
+    """Return the one job that a command line describes; paths are relative to the working directory.
 
     Raises:
         Usage: A value is wrong.
@@ -220,7 +218,12 @@ def _kind(value: object) -> str:
     """Return the name of a JSON value's type, with article."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    names = {str: "a string", int: "a whole number", float: "a number with a point", list: "a list"}
+    names: dict[type, str] = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number with a point",
+        list: "a list",
+    }
     return names.get(type(value), "an object")
 
 

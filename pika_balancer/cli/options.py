@@ -1,10 +1,9 @@
-"""Options that commands share, what they accept, and the client that they lead to."""
+"""Options that several commands share, how to read their values, and the client or store that they open."""
 
 import argparse
 import asyncio
 import contextlib
 import getpass
-import math
 import os
 import sys
 import textwrap
@@ -13,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
 from pika_balancer._util.text import printable
+from pika_balancer._util.units import parse_count, parse_duration, parse_number, parse_rate, parse_share
+from pika_balancer._util.validators import checked
 from pika_balancer.cli.exit_codes import Interrupted, Usage
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.models import Secret
 
 if TYPE_CHECKING:
@@ -24,23 +26,24 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  #
 
 T = TypeVar("T")
 
-_LONGEST_TOKEN: Final = 4096
 _WIDTH: Final = 79
-_LONGEST: Final = 500
+_LONGEST_MESSAGE: Final = 500
+_LONGEST_TOKEN: Final = 4096
 _MOST: Final = 1_000_000
+_HIGHEST_SEED: Final = 10**12
 _LARGEST: Final = 1e9
+"""The largest number, duration and rate that an option accepts, and the inverse of the least."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `Usage` for a wrong command line, and never takes half of an option's name."""
+    """A parser that raises `Usage` for a wrong command line, and accepts no abbreviated option."""
 
     def __init__(self, **options: object) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type] # handed on as it came
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type] # passed on
 
     def error(self, message: str) -> NoReturn:
-        """Raise `Usage` with the message and where to read more."""
-        # The message may quote an argument whole.
-        raise Usage(f"{printable(message, _LONGEST)}; see `{self.prog} --help`")
+        # The message may quote a whole argument.
+        raise Usage(f"{printable(message, _LONGEST_MESSAGE)}; see `{self.prog} --help`")
 
 
 def add_command(
@@ -55,27 +58,22 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON document on stdout, all else on stderr"
+        "--json", action="store_true", help="print one JSON document on stdout, everything else on stderr"
     )
     return parser
 
 
 def add_service(parser: argparse.ArgumentParser, *, otherwise: str | None = None) -> None:
-    """Add the options that say which service to talk to, and as whom.
-
-    Args:
-        parser: Gets them.
-        otherwise: Which service it is without `--base-url`, for the help; None for the real one.
-    """
+    """Add `--base-url` and `--token-file`; `otherwise` is the default URL in the help, if another one."""
     from pika_balancer.client.client import BASE_URL  # noqa: PLC0415 - slow to import, and not all commands need it
 
     otherwise = otherwise or f"PIKA_BASE_URL, else {BASE_URL}"
     group = parser.add_argument_group("service")
-    group.add_argument("--base-url", metavar="URL", help=f"where the API is (default: {otherwise})")
+    group.add_argument("--base-url", metavar="URL", help=f"URL of the API (default: {otherwise})")
     group.add_argument(
         "--token-file",
         dest="token",
-        type=_read_token,
+        type=read_token,
         metavar="FILE",
         help="read the API token from this file, - for stdin (default: USEAPI_TOKEN)",
     )
@@ -83,11 +81,11 @@ def add_service(parser: argparse.ArgumentParser, *, otherwise: str | None = None
 
 @contextlib.asynccontextmanager
 async def connect(args: argparse.Namespace) -> "AsyncGenerator[PikaClient]":
-    """Open a client for the service that the options name.
+    """Open a client for the service of the options.
 
     Raises:
-        InvalidArgument: There is no token, or the base URL cannot work.
-        Interrupted: The command was cancelled inside.
+        InvalidArgument: There is no token, or the base URL is wrong.
+        Interrupted: The command was cancelled in the context.
     """
     from pika_balancer.client.client import PikaClient  # noqa: PLC0415 - slow to import, and not all commands need it
 
@@ -100,44 +98,62 @@ async def connect(args: argparse.Namespace) -> "AsyncGenerator[PikaClient]":
         raise Interrupted("interrupted") from None
 
 
-def read_by(parse: Callable[..., T], **more: str) -> Callable[[str], T]:
-    """Return what reads an option with `parse`, whose errors then come without the name of the field.
-
-    Args:
-        parse: Raises a `ValueError` with a `field`: `InvalidArgument`, or the server's `ConfigError`.
-        more: Its further arguments.
-    """
+def reads(parse: Callable[..., T], **more: object) -> Callable[[str], T]:
+    """Return a reader of an option by `parse(text, **more)`; argparse adds the option's name to errors."""
 
     def read(text: str) -> T:
         try:
             return parse(text, **more)
-        except ValueError as error:
-            field = getattr(error, "field", None)
-            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field}: ")) from None
+        except InvalidArgument as error:
+            raise argparse.ArgumentTypeError(error.message.removeprefix(f"{error.field}: ")) from None
 
     return read
 
 
+def whole(least: int, most: int = _MOST) -> Callable[[str], int]:
+    """Return a reader of a whole number from `least` to `most`."""
+    return reads(parse_count, least=least, most=most)
+
+
+def positive(parse: Callable[..., float]) -> Callable[[str], float]:
+    """Return a reader of an option by `parse`, above 0 and of a reasonable size."""
+
+    def check(text: str) -> float:
+        value = parse(text)
+        if not value:
+            raise InvalidArgument("must be above 0")
+        return checked(value, f"{text!r:.60}", least=1 / _LARGEST, most=_LARGEST)
+
+    return reads(check)
+
+
+above_zero = positive(parse_number)
+duration = positive(parse_duration)
+rate = positive(parse_rate)
+share = reads(parse_share)
+seed = whole(0, _HIGHEST_SEED)
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which shared pool to look at."""
+    """Add `--store` and `--pool`."""
     group = parser.add_argument_group("shared store")
     group.add_argument(
         "--store",
         nargs="?",
         const="",
         metavar="URL",
-        help="where the pool is, redis://host:6379/0; without a URL PIKA_STORE_URL, where passwords belong",
+        help="URL of the store, redis://host:6379/0 (default: PIKA_STORE_URL, the place for passwords)",
     )
     group.add_argument(
-        "--pool", default="default", metavar="NAME", help="which pool there (default: %(default)s)"
+        "--pool", default="default", metavar="NAME", help="name of the pool (default: %(default)s)"
     )
 
 
 def store_url(args: argparse.Namespace) -> Secret:
-    """Return the URL that the options or the environment name.
+    """Return the URL of the store from the options or the environment.
 
     Raises:
-        Usage: There is none.
+        Usage: Neither has one.
     """
     url = Secret(args.store or os.environ.get("PIKA_STORE_URL", ""))
     if not url.reveal():
@@ -146,11 +162,11 @@ def store_url(args: argparse.Namespace) -> Secret:
 
 
 def open_store(args: argparse.Namespace) -> "RedisStore":
-    """Return the store that the options name; it is not connected yet.
+    """Return the store of the options, not connected yet.
 
     Raises:
-        Usage: There is none, or what it takes is not installed.
-        InvalidArgument: The URL or the name of the pool cannot work.
+        Usage: There is none, or the extra that it needs is not installed.
+        InvalidArgument: The URL or the name of the pool is wrong.
     """
     from pika_balancer.store.redis.store import RedisStore  # noqa: PLC0415 - slow to import, for few commands
 
@@ -160,39 +176,9 @@ def open_store(args: argparse.Namespace) -> "RedisStore":
         raise Usage(str(error)) from None
 
 
-def whole(minimum: int, highest: int = _MOST) -> Callable[[str], int]:
-    """Return what reads a whole number of at least `minimum` and at most `highest`."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {minimum} or more")
-        if value > highest:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {highest:,} at most")
-        return value
-
-    return read
-
-
-def above_zero(text: str) -> float:
-    """Read a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    if not 1 / _LARGEST <= value <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"must be from {1 / _LARGEST:g} to {_LARGEST:g}")
-    return value
-
-
-def _read_token(name: str) -> Secret:
-    # Read while the options are: in the event loop, waiting for stdin would keep Ctrl-C out. No message
-    # quotes the name, which may be a token put there by mistake.
+def read_token(name: str) -> Secret:
+    # Read with the options: in the event loop, a read of stdin would block Ctrl-C. No message quotes the
+    # name, which may be a token given by mistake.
     try:
         if name != "-":
             with Path(name).open(encoding="utf-8") as file:

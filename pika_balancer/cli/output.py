@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from pika_balancer._util.text import printable
 
 if TYPE_CHECKING:
-    from pika_balancer.cli.terminal import Terminal
+    from rich.console import Console, OverflowMethod, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 _LONGEST_LINE: Final = 4000
+_UNLIMITED: Final = 100_000
+"""Columns where no terminal limits them: the lines of a file or a pipe are not folded."""
+
+QUIET: Final = "bright_black"
+"""The style of what matters less."""
 
 
 class Output:
@@ -27,9 +34,20 @@ class Output:
         self._people: TextIO = sys.stderr if as_json else sys.stdout
 
     @cached_property
-    def terminal(self) -> "Terminal | None":
-        """Where people look, if that is a terminal and `rich` is there."""
-        return _terminal(self._people)
+    def console(self) -> "Console":
+        """The console on which people read; `is_interactive` if it is a terminal that can redraw lines."""
+        from rich.console import Console  # noqa: PLC0415 - slow to import, and not all commands need it
+
+        terminal = self._people.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        # Nothing that comes in is markup, an emoji name or worth highlighting.
+        return Console(
+            file=self._people,
+            force_terminal=terminal,
+            width=None if terminal else _UNLIMITED,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
 
     def document(self, value: Any) -> None:
         """Print the JSON document; nothing without `as_json`."""
@@ -51,7 +69,7 @@ class Output:
             _print(clean(text), sys.stdout)
 
     def pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Print headings for people, each with what belongs to it."""
+        """Print headings for people, each with the text that belongs to it."""
         listed = [(clean(heading), text) for heading, text in pairs]
         width = max((len(heading) for heading, _ in listed), default=0)
         for heading, text in listed:
@@ -61,22 +79,59 @@ class Output:
         self, header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Container[int] = ()
     ) -> None:
         """Print a table for people; whole numbers and the columns `right` are aligned on the right."""
-        listed = list(rows)
-        cells = [[clean(str(cell)) for cell in row] for row in (header, *listed)]
-        ends = [
-            place in right or all(isinstance(row[place], int) for row in listed)
-            for place in range(len(header))
-        ]
-        if self.terminal is not None:
-            self.terminal.table(cells[0], cells[1:], ends)
-            return
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for row in cells:
-            line = "  ".join(
-                cell.rjust(width) if end else cell.ljust(width)
-                for cell, width, end in zip(row, widths, ends, strict=True)
-            )
+        self.show(self.grid(header, rows, right=right))
+
+    def show(self, renderable: "RenderableType") -> None:
+        """Print something of `rich` for people, without the blanks at the ends of its lines."""
+        with self.console.capture() as captured:
+            self.console.print(renderable)
+        for line in captured.get().split("\n")[:-1]:
             _print(line.rstrip(), self._people)
+
+    def grid(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        right: Container[int] = (),
+        cut: Container[str] | None = None,
+    ) -> "Table":
+        """Return a table for `show` or a live view.
+
+        Args:
+            header: The names of the columns.
+            rows: The cells, as they came.
+            right: Columns that are aligned on the right even if they are no whole numbers.
+            cut: Columns that a narrow terminal cuts, each row on one line; None folds all cells instead.
+        """
+        from rich.table import Table  # noqa: PLC0415 - slow to import, and not all commands need it
+
+        listed = list(rows)
+        table = Table(box=None, header_style=QUIET, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, name in enumerate(header):
+            figures = place in right or all(isinstance(row[place], int) for row in listed)
+            table.add_column(
+                self.text(name, one_line=cut is not None),
+                justify="right" if figures else "left",
+                overflow="fold",
+                no_wrap=cut is not None and name not in cut,
+            )
+        for row in listed:
+            table.add_row(*(self.text(str(cell), one_line=cut is not None) for cell in row))
+        return table
+
+    def text(self, text: str, style: str = "", *, one_line: bool = False) -> "Text":
+        """Return escaped text for `show` or a live view; `one_line` is cut where a terminal ends."""
+        from rich.text import Text  # noqa: PLC0415 - slow to import, and not all commands need it
+
+        # What the encoding lacks is escaped before it is measured.
+        encoding = self.console.encoding
+        fit = clean(text).encode(encoding, "backslashreplace").decode(encoding)
+        if not one_line:
+            return Text(fit, style, overflow="fold")
+        # The ellipsis of rich is no ASCII.
+        cut: OverflowMethod = "crop" if self.console.options.ascii_only else "ellipsis"
+        return Text(fit, style, no_wrap=True, overflow=cut)
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -87,13 +142,3 @@ def _print(text: str, stream: TextIO) -> None:
 def clean(text: str) -> str:
     """Return `text` as one line with everything escaped that could steer a terminal."""
     return printable(text, _LONGEST_LINE)
-
-
-def _terminal(stream: TextIO) -> "Terminal | None":
-    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        return None
-    try:
-        from pika_balancer.cli.terminal import Terminal  # noqa: PLC0415 - rich is an extra, and slow to import
-    except ImportError:
-        return None
-    return Terminal(stream)

@@ -1,4 +1,4 @@
-"""`pika-balancer plan`: how many accounts it takes."""
+"""`pika-balancer plan`: find how many accounts are needed."""
 
 import argparse
 import warnings
@@ -6,8 +6,9 @@ from typing import Final, get_args
 
 import attrs
 
+from pika_balancer._util.units import parse_count
 from pika_balancer.cli.exit_codes import INTERRUPTED, NO_CAPACITY, OK
-from pika_balancer.cli.options import Subparsers, add_command, whole
+from pika_balancer.cli.options import Subparsers, add_command, reads, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge, interruptible
 from pika_balancer.cli.scenario_options import (
@@ -16,15 +17,13 @@ from pika_balancer.cli.scenario_options import (
     add_trouble,
     extras,
     read_accounts_option,
-    reads,
     scenario_of,
     work_of,
 )
 from pika_balancer.cli.simulate import show_table
 from pika_balancer.simulate import Result, Scenario, SimulatedAccount, Trace, notation, simulate
 from pika_balancer.simulate.report import plan_page
-from pika_balancer.simulate.sizing import Find, Plan, SizePoint, plan
-from pika_balancer.simulate.variants import with_accounts, with_rate, with_slots
+from pika_balancer.simulate.sizing import Find, Plan, SizePoint, at_size, plan
 
 _MOST: Final = 1000
 _JOBS: Final = 50_000
@@ -36,10 +35,10 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "plan",
-        summary="find how many accounts it takes",
+        summary="find how many accounts are needed",
         description="Find the smallest number of accounts (or of slots, or the largest rate) that meets "
-        "every target at 95 % confidence, with what one more or less does, and what becomes of it when an "
-        "account is banned, jobs take longer or more of them come. Exits with 3 if nothing in reach does.",
+        "every target at 95 % confidence. Prints the sizes around it too, and what it does if an account is "
+        "banned, jobs run longer or more of them arrive. Exits with 3 if no size tried meets the targets.",
         examples="  pika-balancer plan --arrivals poisson:500/h --service lognormal:mean=180s,cv=0.7 "
         "--account-cap 6 --target 'refused<1%' --target 'wait.p95<120s' --when-full queue\n"
         "  pika-balancer plan --trace jobs.csv --account-cap 6 --when-full retry:15s,80 "
@@ -53,15 +52,15 @@ def register(subparsers: Subparsers) -> None:
         "--accounts",
         type=read_accounts_option,
         metavar="CAPS",
-        help="or the accounts that there are, as `simulate` takes them; more are like the last one",
+        help="existing accounts, as for `simulate`; additional ones are like the last",
     )
     parser.add_argument(
         "--target",
-        type=reads(notation.parse_target, "target"),
+        type=reads(notation.parse_target),
         action="append",
         required=True,
         metavar="TARGET",
-        help="what must be met: refused<1%%, wait.p95<120s, utilisation<85%%; may be repeated",
+        help="refused<1%%, wait.p95<120s, utilisation<85%%, …; repeatable",
     )
     parser.add_argument(
         "--find", choices=get_args(Find), default="accounts", help="what to find (default: %(default)s)"
@@ -69,48 +68,48 @@ def register(subparsers: Subparsers) -> None:
     add_jobs(parser)
     add_trouble(parser, by_account=False)
     add = add_run(parser).add_argument
-    count = reads(notation.parse_count, "jobs")
+    count = reads(parse_count)
     add(
         "--most",
         type=whole(1),
         default=_MOST,
         metavar="N",
-        help="the largest size to try (default: %(default)s)",
+        help="largest number of accounts or slots to try (default: %(default)s)",
     )
     add(
         "--jobs",
         type=count,
         default=_JOBS,
         metavar="N",
-        help="jobs of the first look at a size (default: 50,000)",
+        help="jobs of the first simulation of a size (default: 50,000)",
     )
     add(
         "--most-jobs",
         type=count,
         default=_MOST_JOBS,
         metavar="N",
-        help="jobs of the last (default: 3,200,000)",
+        help="jobs of its last simulation (default: 3,200,000)",
     )
     parser.set_defaults(run=run)
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Find the size, and print it with what surrounds it; after a signal, the sizes that were looked at."""
+    """Find the size, and print it with the sizes around it; after a signal, the sizes evaluated so far."""
     out = Output(as_json=args.json)
-    looks: list[SizePoint] = []
+    points: list[SizePoint] = []
     with interruptible(), extras():
         try:
             work = work_of(args)
             accounts = args.accounts or (SimulatedAccount("1", args.account_cap),)
             scenario = scenario_of(args, work, accounts)
-            found = _planned(args, scenario, looks)
+            found = _planned(args, scenario, points)
             found = attrs.evolve(found, warnings=(*work.notes, *found.warnings))
             if args.report is not None:
                 chosen = simulated(found, scenario, args.seed)
                 plan_page.report_of_plan(found, scenario, chosen).write(args.report)
         except KeyboardInterrupt:
-            out.document({"interrupted": True, "points": [point.to_dict() for point in looks]})
-            out.note(f"interrupted; {len(looks)} sizes were looked at" + _last(looks))
+            out.document({"interrupted": True, "points": [point.to_dict() for point in points]})
+            out.note(f"interrupted; {len(points)} sizes were evaluated" + _last(points))
             return INTERRUPTED
     out.document(found.to_dict() | {"seed": args.seed, "scenario": dict(plan_page.question(found, scenario))})
     if not args.json:
@@ -119,7 +118,7 @@ async def run(args: argparse.Namespace) -> int:
 
 
 def show(found: Plan, scenario: Scenario, out: Output) -> None:
-    """Print the plan, for people."""
+    """Print the plan as text."""
     out.pairs(plan_page.question(found, scenario))
     out.say()
     out.say(plan_page.answer(found))
@@ -139,24 +138,21 @@ def show(found: Plan, scenario: Scenario, out: Output) -> None:
 
 
 def simulated(found: Plan, scenario: Scenario, seed: int) -> Result | None:
-    """Return a simulation of the size that was chosen, None where none was."""
+    """Return a simulation of the answer, None if there is none."""
     if found.answer is None:
         return None
-    if found.find == "rate":
-        sized = with_rate(scenario, found.answer / scenario.arrivals.rate)
-    else:
-        sized = (with_accounts if found.find == "accounts" else with_slots)(scenario, int(found.answer))
+    sized = at_size(scenario, found.find, found.answer)
     return simulate(sized, jobs=None if isinstance(sized.arrivals, Trace) else _JOBS, seed=seed)
 
 
-def _planned(args: argparse.Namespace, scenario: Scenario, looks: list[SizePoint]) -> Plan:
-    # What the engine has to say is among the warnings.
+def _planned(args: argparse.Namespace, scenario: Scenario, points: list[SizePoint]) -> Plan:
+    # A warning about the slow engine would be one for each size.
     with Gauge(None) as gauge, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
 
         def progress(point: SizePoint) -> None:
-            looks.append(point)
-            gauge.show(len(looks))
+            points.append(point)
+            gauge.show(len(points))
 
         return plan(
             args.target,
@@ -170,8 +166,8 @@ def _planned(args: argparse.Namespace, scenario: Scenario, looks: list[SizePoint
         )
 
 
-def _last(looks: list[SizePoint]) -> str:
-    if not looks:
+def _last(points: list[SizePoint]) -> str:
+    if not points:
         return ""
-    last = looks[-1]
-    return f", the last of them with {last.slots} slots: {last.verdict}"
+    last = points[-1]
+    return f", the last with {last.slots} slots: {last.verdict}"

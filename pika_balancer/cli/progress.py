@@ -1,4 +1,4 @@
-"""How far a run of jobs is, on stderr: a bar on a terminal, if `rich` is there, and lines elsewhere."""
+"""How far a run is, on stderr: a bar on a terminal, and lines elsewhere."""
 
 import contextlib
 import signal
@@ -6,182 +6,151 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from types import FrameType
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pika_balancer.cli.exit_codes import Interrupted
 from pika_balancer.cli.output import Output, clean
 from pika_balancer.cli.signals import handling
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
-class ProgressView(Protocol):
-    """Shows how far it is, between its entry and its exit as a context manager."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        ...
-
-    def __exit__(self, *_: object) -> None:
-        """End, and leave the screen as it was."""
-        ...
-
-    def show(self, done: int) -> None:
-        """Show that so many jobs are through."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Print a line that everybody should see."""
-        ...
-
-    def mention(self, text: str) -> None:
-        """Print a line that a bar says as well."""
-        ...
-
-    def result(self, text: str) -> None:
-        """Print a result on stdout, unless that is for a JSON document."""
-        ...
+_DELAY: Final = 0.7
 
 
-class Lines:
-    """Without a terminal: one line for each job."""
+class Gauge:
+    """A bar with the time left, on stderr if that is a terminal; nothing for work under 0.7 s.
 
-    def __init__(self, out: Output) -> None:
-        self.say = self.mention = out.note
-        self.result = out.result
+    Args:
+        total: How much there is to do; None if that is unknown.
+        now: Seconds since an arbitrary moment.
+    """
+
+    delay = _DELAY
+
+    def __init__(self, total: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._begun = now()
+        self._console = Output(as_json=True).console
+        self._bar = _bar(self._console, total)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if not self._bar.disable:  # else older versions of rich print a blank line
+            self._bar.stop()
 
     def show(self, done: int) -> None:
-        """Do nothing: the lines tell."""
+        """Show that so much is done."""
+        if self._now() - self._begun >= self.delay:
+            self._bar.start()
+            self._bar.update(self._bar.task_ids[0], completed=done)
 
 
-class Bar:
-    """On a terminal: a bar below, and above it what scrolls by."""
+class JobProgress(Gauge):
+    """Progress of a run of jobs: on a terminal a bar with lines above it, elsewhere lines alone.
 
-    def __init__(self, out: Output, console: Any, total: int | None) -> None:
-        from rich.progress import (  # noqa: PLC0415 - an extra, and slow to import
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+    Args:
+        out: Prints results.
+        total: How many jobs there are.
+    """
 
+    delay = 0.0
+
+    def __init__(self, out: Output, total: int) -> None:
+        super().__init__(total)
         self._out = out
-        self._console = console
-        # What goes to stdout must go there, even while the bar is on the screen.
-        self._progress = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task = self._progress.add_task("", total=total)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self.show(0)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, done: int) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=done)
-
     def say(self, text: str) -> None:
-        """Print above the bar."""
-        self._console.print(clean(text), soft_wrap=True)
+        """Print a line."""
+        if self._console.is_interactive:
+            self._console.print(clean(text), soft_wrap=True)
+        else:
+            self._out.note(text)
 
     def mention(self, text: str) -> None:
-        """Do nothing: the bar tells."""
+        """Print a line that is needed only where there is no bar."""
+        if not self._console.is_interactive:
+            self._out.note(text)
 
     def result(self, text: str) -> None:
-        """Print above the bar where stdout is the same terminal, else plainly."""
-        if sys.stdout.isatty() and not self._out.as_json:
+        """Print a result on stdout; above the bar where both are on one terminal."""
+        if self._console.is_interactive and sys.stdout.isatty() and not self._out.as_json:
             self.say(text)
         else:
             self._out.result(text)
 
 
-def progress(out: Output, people: Output, total: int) -> ProgressView:
-    """Return what shows a run of so many jobs.
+def _bar(console: "Console", total: int | None) -> "Progress":
+    from rich import progress  # noqa: PLC0415 - slow to import, and not all commands need it
 
-    Args:
-        out: Prints results.
-        people: Its people look at stderr.
-        total: How many jobs there are.
-    """
-    return Lines(out) if people.terminal is None else Bar(out, people.terminal.console, total)
+    bar = progress.Progress(
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # What is printed to stdout must get there, even while the bar is on the screen.
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_interactive,
+    )
+    bar.add_task("", total=total)
+    return bar
 
 
-_QUICK: Final = 0.7
+class LiveLine:
+    """One line that is written over, cut to the width of the terminal; elsewhere one line after the other."""
 
+    def __init__(self, out: Output) -> None:
+        from rich.live import Live  # noqa: PLC0415 - slow to import, and not all commands need it
 
-class Gauge:
-    """A bar with the time left, on stderr if that is a terminal and `rich` is there; nothing elsewhere.
-
-    Whatever is over in the twinkling of an eye gets none.
-
-    Args:
-        total: How much there is to do; None where nobody knows.
-        now: Seconds since an arbitrary moment.
-    """
-
-    def __init__(self, total: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._total = total
-        self._now = now
-        self._begun = now()
-        self._bar: Bar | None = None
-        self._stack = contextlib.ExitStack()
+        self._out = out
+        self._live = Live(console=out.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
+        if self._out.console.is_interactive:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._live.stop()
 
-    def show(self, done: int) -> None:
-        """Show that so much is done."""
-        if self._bar is None:
-            if self._now() - self._begun < _QUICK:
-                return
-            people = Output(as_json=True)  # whose people look at stderr
-            if people.terminal is None:
-                self._begun = float("inf")
-                return
-            self._bar = self._stack.enter_context(Bar(people, people.terminal.console, self._total))
-        self._bar.show(done)
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._live.is_started:
+            self._live.update(self._out.text(text, one_line=True), refresh=True)
+        else:
+            self._out.say(text)
 
 
 class Stop:
-    """Whether a signal asked for the end."""
+    """A signal handler that records the first signal; the second raises `KeyboardInterrupt`."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self, _signum: int, _frame: FrameType | None) -> None:
-        """Take note of a signal."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
     def check(self) -> None:
-        """Raise `Interrupted` if the end was asked for."""
+        """Raise `Interrupted` if there was a signal."""
         if self.asked:
             raise Interrupted("interrupted")
 
 
 @contextlib.contextmanager
 def stopping() -> Generator[Stop]:
-    """Take note of the first SIGINT or SIGTERM inside; the next one raises `KeyboardInterrupt`.
+    """Record the first SIGINT or SIGTERM inside; the next one raises `KeyboardInterrupt`.
 
     For what computes in the event loop's own thread, where a cancellation would come too late.
     """
@@ -192,6 +161,6 @@ def stopping() -> Generator[Stop]:
 
 @contextlib.contextmanager
 def interruptible() -> Generator[None]:
-    """Let SIGINT and SIGTERM raise `KeyboardInterrupt` inside, for what knows how to end by that."""
+    """Let SIGINT and SIGTERM raise `KeyboardInterrupt` inside, for code that can end by that."""
     with handling(signal.default_int_handler):
         yield

@@ -1,4 +1,4 @@
-"""The options that describe a scenario, shared by `simulate` and `plan`, and what they lead to."""
+"""The options of `simulate` and `plan` that describe a scenario, and the scenario that they describe."""
 
 import argparse
 import contextlib
@@ -10,15 +10,16 @@ from typing import Final, TypeVar
 
 import attrs
 
+from pika_balancer._util.units import parse_duration
 from pika_balancer.cli.exit_codes import MissingExtra, Usage
-from pika_balancer.cli.options import above_zero
-from pika_balancer.distributions import Distribution
+from pika_balancer.cli.options import above_zero, reads, seed
+from pika_balancer.distributions import DISTRIBUTION_FORMS, Distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument, InvalidResponse
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import notation
 from pika_balancer.simulate.arrivals import Arrivals
 from pika_balancer.simulate.report import FORMS, drawable, form_of
-from pika_balancer.simulate.scenario import Failures, Scenario, SimulatedAccount, accounts_of
+from pika_balancer.simulate.scenario import Scenario, SimulatedAccount, accounts_of
 from pika_balancer.simulate.trace import read_trace
 
 T = TypeVar("T")
@@ -26,9 +27,6 @@ T = TypeVar("T")
 _ARRIVALS: Final = (
     "poisson:500/h, regular:500/h, bursty:500/h,cv=3, onoff:busy_rate=900/h,busy=10min,quiet=30min, or "
     "daily: and the jobs of each hour from midnight on"
-)
-_LAWS: Final = (
-    "exp:180s, fixed:180s, lognormal:mean=180s,cv=0.7, gamma likewise, or weibull:mean=180s,shape=0.8"
 )
 _RULES: Final = "loss, queue, queue:limit=50,patience=5min, or retry:15s,80,jitter=20%%"
 _ALL: Final = "all"
@@ -39,95 +37,91 @@ _FAILURES: Final = "all:mean_up=8h,mean_down=30min"
 
 @attrs.frozen
 class Work:
-    """What the options say of the jobs."""
+    """The jobs of the options."""
 
     arrivals: Arrivals
-    """When they come."""
+    """When they arrive."""
     service: Distribution
     """How long they run."""
     notes: tuple[str, ...] = ()
-    """What a trace left to be assumed, as sentences."""
+    """What was assumed about a trace, as sentences."""
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which jobs come, and what they do when every account is full."""
+    """Add the options for the jobs: when they arrive, how long they run, what they do when all is full."""
     group = parser.add_argument_group("jobs")
     add = group.add_argument
-    add(
+    when = group.add_mutually_exclusive_group(required=True)
+    when.add_argument(
         "--arrivals",
-        type=reads(notation.parse_arrivals, "arrivals"),
-        metavar="LAW",
-        help=f"when jobs come: {_ARRIVALS}",
+        type=reads(notation.parse_arrivals),
+        metavar="ARRIVALS",
+        help=f"when jobs arrive: {_ARRIVALS}",
     )
-    add("--trace", type=Path, metavar="FILE", help="or as recorded in this CSV or Parquet file")
+    when.add_argument("--trace", type=Path, metavar="FILE", help="read them from this CSV or Parquet file")
     add("--time-scale", type=above_zero, default=1.0, metavar="K", help="multiply the trace's arrival times")
-    add("--arrival-column", metavar="NAME", help="its column of arrivals (default: found by its name)")
-    add("--duration-column", metavar="NAME", help="its column of durations (default: the same)")
+    add("--arrival-column", metavar="NAME", help="the trace's column of arrivals (default: by name)")
+    add("--duration-column", metavar="NAME", help="its column of durations (default: by name)")
     add(
         "--service",
-        type=reads(notation.parse_distribution, "service"),
-        metavar="LAW",
-        help=f"how long they run: {_LAWS} (default: what the trace says)",
+        type=reads(parse_distribution),
+        metavar="DISTRIBUTION",
+        help=f"how long jobs run: {DISTRIBUTION_FORMS} (default: the durations of the trace)",
     )
     add(
         "--when-full",
-        type=reads(notation.parse_when_full, "when-full"),
+        type=reads(notation.parse_when_full),
         default="loss",
         metavar="RULE",
-        help=f"what a job does that finds every account full: {_RULES} (default: %(default)s)",
+        help=f"what a job does if every account is full: {_RULES} (default: %(default)s)",
     )
-    add("--policy", choices=POLICIES, default="random", help="how accounts are chosen (default: %(default)s)")
+    add("--policy", choices=POLICIES, default="random", help="how to choose accounts (default: %(default)s)")
 
 
 def add_trouble(parser: argparse.ArgumentParser, *, by_account: bool) -> None:
-    """Add the options that say what may go wrong.
-
-    Args:
-        parser: Gets them.
-        by_account: Whether single accounts can be named.
-    """
-    group = parser.add_argument_group("trouble")
-    add = group.add_argument
+    """Add the options for outages, slow accounts and faults; `by_account`: those of single accounts, too."""
+    add = parser.add_argument_group("trouble").add_argument
     if by_account:
-        for name, read, metavar, text in (
-            ("--speed", _speed, "CHANNEL:FACTOR", "an account works so much faster: 2:0.33"),
-            (
-                "--outage",
-                _outage,
-                "CHANNEL:FROM..TO",
-                "it gets no jobs then: 2:1h..90min, or 2:1h.. for good",
-            ),
-            ("--failures", _failures, "CHANNEL:UP,DOWN", f"or at random: {_FAILURES}"),
+        for option, read, form, example, text in (
+            ("--account-speed", above_zero, "FACTOR", "2:0.33 or all:1.2", "work so many times as fast"),
+            ("--outage", _span, "FROM..TO", "2:1h..90min, or 2:1h.. for good", "get no jobs in this time"),
+            ("--failures", reads(notation.parse_failures), "UP,DOWN", _FAILURES, "have random outages"),
         ):
-            add(name, type=read, action="append", default=[], metavar=metavar, help=text)
+            add(
+                option,
+                type=_of_account(read, example),
+                action="append",
+                default=[],
+                metavar=f"CHANNEL:{form}",
+                help=f"let an account {text}: {example}",
+            )
     add(
         "--slowdown",
-        type=reads(notation.parse_slowdown, "slowdown"),
+        type=reads(notation.parse_slowdown),
         metavar="RULE",
         help="accounts slow down: above=3,each=20%% longer for each job above 3 at once",
     )
     add(
         "--poll",
-        type=reads(notation.parse_duration, "poll"),
+        type=reads(parse_duration),
         default=0.0,
         metavar="PERIOD",
-        help="period of the poll that notices ends and frees slots (default: 0; the service: 15s to 60s)",
+        help="period of the poll that detects ends and frees slots (default: 0s; the service: 15s to 60s)",
     )
     add(
         "--faults",
-        type=reads(notation.parse_faults, "faults"),
+        type=reads(notation.parse_faults),
         default="rate_limited=0%",
         metavar="SHARES",
-        help="submits that fail with a slot free: rate_limited=1%%,accepted=0.5%% (taken, but answered 5xx)",
+        help="submits that fail despite a free slot: rate_limited=1%%,accepted=0.5%% (the job runs, but the "
+        "answer is 5xx)",
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
-    """Add the options that say how to compute it, and return their group."""
+    """Add `--seed` and `--report`, and return their group."""
     group = parser.add_argument_group("run")
-    group.add_argument(
-        "--seed", type=reads(_from_zero, "seed"), default=0, metavar="N", help="fixes all chance (default: 0)"
-    )
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all chance (default: 0)")
     group.add_argument(
         "--report",
         type=_report,
@@ -138,15 +132,12 @@ def add_run(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
 
 
 def work_of(args: argparse.Namespace) -> Work:
-    """Return which jobs come by the options.
+    """Return the jobs of the options.
 
     Raises:
-        Usage: Options are missing, or do not go together; or there is no such trace.
-        InvalidArgument: The trace cannot be understood.
-        MissingExtra: It is Parquet, and there is nothing to read it with.
+        Usage: Options are missing or contradict each other, or the trace cannot be read.
+        MissingExtra: The trace is Parquet, and no reader of Parquet is installed.
     """
-    if (args.arrivals is None) == (args.trace is None):
-        raise Usage("state when jobs come: either --arrivals, such as poisson:500/h, or --trace FILE")
     if args.trace is None:
         for option in ("time_scale", "arrival_column", "duration_column"):
             if getattr(args, option) not in {None, 1.0}:
@@ -186,10 +177,10 @@ def scenario_of(
     *,
     warm_up: float | None = None,
 ) -> Scenario:
-    """Return the scenario by the options, with these jobs and accounts.
+    """Return the scenario of the options, with these jobs and accounts.
 
     Raises:
-        InvalidArgument: The options make none.
+        InvalidArgument: A value is wrong for the scenario.
     """
     return Scenario(
         accounts=accounts,
@@ -205,20 +196,18 @@ def scenario_of(
 
 
 def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:
-    """Return the accounts by the options.
+    """Return the accounts of the options.
 
     Raises:
-        Usage: An option names an account that is not there.
+        Usage: An option names an account that does not exist.
     """
     made = {account.channel: account for account in args.accounts}
-    outages: dict[str, list[tuple[float, float]]] = {}
-    for channel, speed in args.speed:
-        for name in _named(made, channel, "speed"):
+    for channel, speed in args.account_speed:
+        for name in _named(made, channel, "account-speed"):
             made[name] = attrs.evolve(made[name], speed=speed)
     for channel, outage in args.outage:
         for name in _named(made, channel, "outage"):
-            outages.setdefault(name, []).append(outage)
-            made[name] = attrs.evolve(made[name], outages=outages[name])
+            made[name] = attrs.evolve(made[name], outages=[*made[name].outages, outage])
     for channel, failures in args.failures:
         for name in _named(made, channel, "failures"):
             made[name] = attrs.evolve(made[name], failures=failures)
@@ -226,9 +215,9 @@ def accounts_by(args: argparse.Namespace) -> tuple[SimulatedAccount, ...]:
 
 
 def read_accounts_option(text: str) -> tuple[SimulatedAccount, ...]:
-    """Read accounts: their caps, or the name of a file with an account map, `-` for stdin."""
+    """Read accounts from a text of caps, or from the named file with an account map, `-` for stdin."""
     if text != "-" and not text.endswith(".json"):
-        return reads(notation.parse_accounts, "accounts")(text)
+        return reads(notation.parse_accounts)(text)
     from pika_balancer.client.responses import read_accounts  # noqa: PLC0415 - slow to import, for few command lines
 
     name = "stdin" if text == "-" else Path(text).name
@@ -246,21 +235,9 @@ def read_accounts_option(text: str) -> tuple[SimulatedAccount, ...]:
         raise argparse.ArgumentTypeError(f"{name}: {error.message}") from None
 
 
-def reads(parse: Callable[..., T], field: str) -> Callable[[str], T]:
-    """Return what reads an option by `parse(text, field=...)`, for a parser of arguments."""
-
-    def read(text: str) -> T:
-        try:
-            return parse(text, field=field)
-        except InvalidArgument as error:
-            raise argparse.ArgumentTypeError(error.message.removeprefix(f"{field}: ")) from None
-
-    return read
-
-
 @contextlib.contextmanager
 def extras() -> Generator[None]:
-    """Turn the lack of an extra into an error with advice."""
+    """Raise `MissingExtra` instead of an `ImportError`."""
     try:
         yield
     except ImportError as error:
@@ -279,51 +256,44 @@ def _named(made: Iterable[str], channel: str, option: str) -> Sequence[str]:
     return [channel]
 
 
-def _by_account(text: str, example: str) -> tuple[str, str]:
-    channel, colon, rest = text.partition(":")
-    if not (channel and colon and rest):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} names no account; write it as {example}")
-    return channel, rest
+def _of_account(read: Callable[[str], T], example: str) -> Callable[[str], tuple[str, T]]:
+    """Return a reader of a channel, a colon, and what `read` reads."""
+
+    def both(text: str) -> tuple[str, T]:
+        channel, colon, rest = text.partition(":")
+        if not (channel and colon and rest):
+            raise argparse.ArgumentTypeError(f"{text!r:.60} names no account; write it as {example}")
+        return channel, read(rest)
+
+    return both
 
 
-def _speed(text: str) -> tuple[str, float]:
-    channel, rest = _by_account(text, "2:0.33 or all:1.2")
-    return channel, above_zero(rest)
-
-
-def _outage(text: str) -> tuple[str, tuple[float, float]]:
-    channel, rest = _by_account(text, "2:1h..90min, or 2:1h.. for good")
-    begin, dots, end = rest.partition("..")
+def _span(text: str) -> tuple[float, float]:
+    begin, dots, end = text.partition("..")
     if not dots:
         raise argparse.ArgumentTypeError(
-            f"{rest!r:.60} is no span of time; write it as 1h..90min, or 1h.. for good"
+            f"{text!r:.60} is no span of time; write it as 1h..90min, or 1h.. for good"
         )
-    duration = reads(notation.parse_duration, "outage")
-    span = duration(begin), duration(end) if end else math.inf
+    read = reads(parse_duration)
+    span = read(begin), read(end) if end else math.inf
     if span[0] >= span[1]:
-        raise argparse.ArgumentTypeError(f"{rest!r:.60} ends before it begins")
-    return channel, span
-
-
-def _failures(text: str) -> tuple[str, Failures]:
-    channel, rest = _by_account(text, _FAILURES)
-    return channel, reads(notation.parse_failures, "failures")(rest)
-
-
-def _from_zero(text: str, *, field: str) -> int:
-    return notation.parse_count(text, field=field, least=0)
+        raise argparse.ArgumentTypeError(f"{text!r:.60} ends before it begins")
+    return span
 
 
 def _report(text: str) -> Path:
     path = writable(text)
-    _checked(lambda: form_of(path))
+    try:
+        form_of(path)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.message) from None
     if not drawable():
         raise argparse.ArgumentTypeError("reports need matplotlib: pip install 'pika-balancer[plot]'")
     return path
 
 
 def writable(text: str) -> Path:
-    """Read the name of a file to be written, in a directory that is there."""
+    """Read the name of a file to write, in a directory that exists."""
     path = Path(text)
     try:
         is_directory, has_directory = path.is_dir(), path.parent.is_dir()
@@ -334,10 +304,3 @@ def writable(text: str) -> Path:
     if is_directory:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is a directory")
     return path
-
-
-def _checked(make: Callable[[], T]) -> T:
-    try:
-        return make()
-    except InvalidArgument as error:
-        raise argparse.ArgumentTypeError(error.message) from None

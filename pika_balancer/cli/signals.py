@@ -1,7 +1,4 @@
-"""SIGINT and SIGTERM: the first cancels the command, which puts things in order; another one hurries it.
-
-The second cancels it once more, and with that whatever it still waits for; the third aborts on the spot.
-"""
+"""SIGINT and SIGTERM: the first cancels the command, the second its cleanup, the third aborts both."""
 
 import asyncio
 import contextlib
@@ -10,14 +7,14 @@ from collections.abc import Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any, Final
 
-_PATIENT: Final = 2
+_MOST_CANCELLATIONS: Final = 2
 
 
 def supervise(command: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run the command in a new event loop and return its exit code.
 
     Raises:
-        CancelledError: A signal cancelled the command; after a third one it may not have come to its end.
+        CancelledError: A signal cancelled the command; after a third one it was aborted.
     """
     stop = _Stop()
     try:
@@ -47,7 +44,7 @@ class _Stop:
 
     def __call__(self, _signum: int, _frame: FrameType | None) -> None:
         self._signals += 1
-        if self._signals > _PATIENT:
+        if self._signals > _MOST_CANCELLATIONS:
             raise KeyboardInterrupt
         if self._cancel is not None:
             self._cancel()
@@ -61,7 +58,7 @@ def handling(handler: Callable[[int, FrameType | None], Any]) -> Generator[None]
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, handler)
     except ValueError:
-        # Only the main thread may; elsewhere whoever started the thread sees to its end.
+        # Only the main thread may; elsewhere the code that started the thread ends it.
         before.clear()
     try:
         yield

@@ -1,4 +1,4 @@
-"""`pika-balancer simulate`: what the accounts would do with the jobs that come."""
+"""`pika-balancer simulate`: simulate the accounts under a load."""
 
 import argparse
 import time
@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import attrs
 
+from pika_balancer._util.units import parse_count, parse_duration
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, Usage
-from pika_balancer.cli.options import Subparsers, add_command, whole
+from pika_balancer.cli.options import Subparsers, add_command, reads, share, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge, Stop, interruptible, stopping
 from pika_balancer.cli.scenario_options import (
@@ -20,13 +21,11 @@ from pika_balancer.cli.scenario_options import (
     add_trouble,
     extras,
     read_accounts_option,
-    reads,
     scenario_of,
     work_of,
     writable,
 )
-from pika_balancer.simulate import Result, Scenario, Trace, notation, replicate, simulate
-from pika_balancer.simulate.bursts import in_bursts
+from pika_balancer.simulate import Result, Scenario, Trace, in_bursts, replicate, simulate
 from pika_balancer.simulate.report import Table, report_of, simulation_page, words
 from pika_balancer.simulate.report.numbers import duration, figure
 
@@ -42,10 +41,10 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "simulate",
-        summary="simulate what the accounts will do",
-        description="Simulate what the accounts will do with the jobs that come: how many find every account "
-        "full, how long they wait, how busy each account is. Every estimate has its 95 % confidence "
-        "interval, and the exact figure beside it where theory has one. Ctrl-C prints what was found so far.",
+        summary="simulate the accounts under a load",
+        description="Simulate how many jobs find every account full, how long they wait, and how many slots "
+        "are in use. Every estimate has its 95 % confidence interval, and the exact value where queueing "
+        "theory has one. Ctrl-C prints the results so far.",
         examples="  pika-balancer simulate --accounts 5x6 --arrivals poisson:500/h --service exp:180s\n"
         "  pika-balancer simulate --accounts 5x6 --arrivals poisson:500/h "
         "--service lognormal:mean=180s,cv=0.7 --when-full retry:15s,80 --jobs 1e6 --seed 1\n"
@@ -59,8 +58,8 @@ def register(subparsers: Subparsers) -> None:
         type=read_accounts_option,
         required=True,
         metavar="CAPS",
-        help="accounts by their caps: 6,6,4, or 5x6 for five with cap 6; or a file accounts.json, as "
-        "`pika-balancer accounts --json` prints it, - for stdin",
+        help="accounts by their caps: 6,6,4, or 5x6 for five with cap 6; or a JSON file as printed by "
+        "`pika-balancer accounts --json`, - for stdin",
     )
     add_jobs(parser)
     add_trouble(parser, by_account=True)
@@ -69,63 +68,67 @@ def register(subparsers: Subparsers) -> None:
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--jobs",
-        type=reads(notation.parse_count, "jobs"),
+        type=reads(parse_count),
         metavar="N",
-        help=f"how many jobs come (default: a whole trace, else {_JOBS:,}, or {_JOBS_SLOW:,} if slow)",
+        help=f"number of jobs (default: the whole trace, else {_JOBS:,}; slow engine: {_JOBS_SLOW:,})",
     )
     length.add_argument(
         "--duration",
-        type=reads(notation.parse_duration, "duration"),
+        type=reads(parse_duration),
         metavar="TIME",
-        help="or for how long: 7d",
+        help="simulated time, instead of --jobs: 7d",
     )
     add(
         "--warm-up",
-        type=reads(notation.parse_share, "warm-up"),
+        type=share,
         metavar="SHARE",
-        help="share of the run that counts in no estimate (default: 10%%, nothing of a trace)",
+        help="share of the run that counts in no estimate (default: 10%%, of a trace 0%%)",
     )
     add(
         "--replications",
         type=whole(1),
         default=1,
         metavar="N",
-        help="so many independent runs, each as long, and what they say together (default: %(default)s)",
+        help="number of independent runs, whose results are pooled (default: %(default)s)",
     )
     add(
         "--processes",
         type=whole(1, 1000),
         metavar="N",
-        help="processes that share the replications (default: one for each processor)",
+        help="number of processes for --replications (default: one for each processor)",
     )
-    add("--engine", choices=_ENGINES, default="auto", help="numba is fast (default: %(default)s)")
+    add(
+        "--engine",
+        choices=_ENGINES,
+        default="auto",
+        help="numba is fast and needs the extra `sim` (default: %(default)s)",
+    )
     add("--csv", type=writable, metavar="FILE", help="write a table to this CSV file")
-    add("--parquet", type=_parquet, metavar="FILE", help="write it to this Parquet file")
+    add("--parquet", type=_parquet, metavar="FILE", help="write the table to this Parquet file")
     add(
         "--table",
         choices=_TABLES,
         default=_TABLES[0],
-        help="which: estimates, jobs in flight over time, or what became of each job (default: %(default)s)",
+        help="the table: estimates, jobs in flight over time, or the fate of each job (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Simulate, and print what was found; after a signal, what was found until then."""
+    """Simulate, and print the result; after a signal, the result so far."""
     out = Output(as_json=args.json)
     if args.replications > 1 and args.table == "jobs":
-        raise Usage("--table jobs is of one run, and does not go with --replications")
+        raise Usage("--table jobs needs a single run: remove --replications")
     if args.processes is not None and args.replications == 1:
-        raise Usage("--processes share replications: state --replications")
+        raise Usage("--processes needs --replications")
     with stopping() as stop, extras():
         work = work_of(args)
         scenario = scenario_of(args, work, accounts_by(args), warm_up=args.warm_up)
         stop.check()
-        run_it = _simulated if args.replications == 1 else _replicated
-        result = run_it(args, scenario, length_of(args, scenario), stop)
+        simulated = _simulated if args.replications == 1 else _replicated
+        result = simulated(args, scenario, length_of(args, scenario), stop)
         bursts = None if stop.asked or not isinstance(scenario.arrivals, Trace) else in_bursts(result)
-        more = () if bursts is None else (bursts,)
-        result = attrs.evolve(result, notes=(*work.notes, *result.notes, *more))
+        result = attrs.evolve(result, notes=(*work.notes, *result.notes, *([bursts] if bursts else [])))
         for path, write in ((args.csv, result.to_csv), (args.parquet, result.to_parquet)):
             if path is not None:
                 write(path, args.table)
@@ -138,14 +141,14 @@ async def run(args: argparse.Namespace) -> int:
 
 
 def length_of(args: argparse.Namespace, scenario: Scenario) -> int | None:
-    """Return how many jobs come, None where time or a trace ends the run.
+    """Return the number of jobs, None if --duration or a trace ends the run.
 
     Raises:
-        Usage: They are more than anybody could wait for.
+        Usage: There would be more jobs than can be simulated.
     """
     endless = not isinstance(scenario.arrivals, Trace)
     if endless and args.duration is not None and args.duration * scenario.arrivals.rate > _MOST:
-        raise Usage(f"--duration: more than {_MOST:,} jobs would come; shorten it, or bound them by --jobs")
+        raise Usage(f"--duration: more than {_MOST:,} jobs would arrive; shorten it, or use --jobs")
     if args.jobs is not None or args.duration is not None or isinstance(scenario.arrivals, Trace):
         jobs: int | None = args.jobs
         return jobs
@@ -154,7 +157,7 @@ def length_of(args: argparse.Namespace, scenario: Scenario) -> int | None:
 
 
 def document(result: Result) -> dict[str, Any]:
-    """Return what the simulation found, as JSON."""
+    """Return the result as plain JSON."""
     return result.to_dict() | {
         "seed": result.seed,
         "notes": list(result.notes),
@@ -164,7 +167,7 @@ def document(result: Result) -> dict[str, Any]:
 
 
 def show(result: Result, out: Output) -> None:
-    """Print what the simulation found, for people."""
+    """Print the result as text."""
     out.pairs(words.question(result.scenario))
     out.say()
     out.say(words.answer(result))
@@ -187,7 +190,7 @@ def show_table(table: Table, out: Output) -> None:
 def _simulated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, stop: Stop) -> Result:
     total = jobs or (len(scenario.arrivals) if isinstance(scenario.arrivals, Trace) else 0)
     total = total or int(args.duration * scenario.arrivals.rate)
-    # What the engine has to say is among the notes.
+    # The notes contain the engine's warning.
     with Gauge(total) as gauge, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
 
@@ -207,7 +210,7 @@ def _simulated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, s
 
 
 def _replicated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, stop: Stop) -> Result:
-    """Return what several runs say together; after a signal, those that have ended by then."""
+    """Return the pooled result of several runs; after a signal, of those that have ended."""
     began = time.perf_counter()
     with interruptible(), Gauge(args.replications) as gauge, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -224,11 +227,11 @@ def _replicated(args: argparse.Namespace, scenario: Scenario, jobs: int | None, 
     if pooled.interrupted:
         stop.asked = True
         if not pooled.runs:
-            raise Interrupted("interrupted before any run had ended")
+            raise Interrupted("interrupted before any run ended")
     result = pooled.result()
-    few = f"interrupted; {len(pooled.runs)} of {args.replications} runs have ended, and count"
+    few = f"interrupted; the result is of the {len(pooled.runs)} of {args.replications} runs that ended"
     notes = (*result.notes, few) if pooled.interrupted else result.notes
-    # The seed that was asked for makes the runs' own; and processes work side by side.
+    # The runs have seeds of their own, and run in parallel.
     return attrs.evolve(result, seed=args.seed, notes=notes, elapsed_s=time.perf_counter() - began)
 
 

@@ -1,4 +1,4 @@
-"""`pika-balancer submit`: one job or a file of them, each sent once, however often the command is run."""
+"""`pika-balancer submit`: one job or a file of jobs, each sent once even if the command is repeated."""
 
 import argparse
 import contextlib
@@ -11,19 +11,17 @@ from pika_balancer.cli.download import make_directory
 from pika_balancer.cli.exit_codes import BadJobFile, Interrupted, JournalInUse, Usage
 from pika_balancer.cli.job_batch import BatchRun, BatchSettings
 from pika_balancer.cli.job_file import STDIN, JobLine, Source, one_line, read_lines, read_source
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, connect, whole
+from pika_balancer.cli.options import Subparsers, add_command, add_service, connect, duration, whole
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.progress import progress
-from pika_balancer.cli.submit_batch import Many
+from pika_balancer.cli.submit_batch import SubmitBatch
 from pika_balancer.cli.submit_journal import Journal
-from pika_balancer.cli.submit_one import One
-from pika_balancer.clock import SystemClock
+from pika_balancer.cli.submit_one import SubmitOne
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.events import Event
 from pika_balancer.models import Secret
 
-_EVERY: Final = 10.0
-_LOOKS_UNTIL_LOST: Final = 18
+_POLL: Final = 10.0
+_SEARCH_POLLS: Final = 18
 _VERBS: Final = ("create", "animate", "encrypt_text", "encrypt_image")
 _ONE_ONLY: Final = ("prompt", "verb", "image", "message", "font", "button_of", "channel", "reply_ref")
 _JOURNAL: Final = "pika-journal"
@@ -32,86 +30,86 @@ _REFRESH_EVERY: Final = 300.0
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the parser of `submit`."""
     parser = add_command(
         subparsers,
         "submit",
         summary="run one job, or a file of jobs",
-        description="Submit jobs to accounts that have room for them, and follow them to their end. What "
-        "runs already is counted first, so that no cap is passed. The URL of each result goes to stdout; "
-        "with --jobs and --output, its file. With --jobs or --output a journal is kept, so that the same "
-        "command goes on after Ctrl-C, kill or a power cut, and sends no job twice. For --jobs it is "
-        "DIR/pika-journal.jsonl, without --output FILE.journal.jsonl; one knows nothing of the other.",
+        description="Submit jobs to accounts with a free slot, and follow them to their end. Running jobs of "
+        "all clients are counted first, so that no cap is exceeded. The URL of each result goes to stdout; "
+        "with --jobs-file and --output, its file. With --jobs-file or --output a journal is kept, so that "
+        "the same command resumes after Ctrl-C, kill or a power cut, and sends no job twice. It is "
+        "DIR/pika-journal.jsonl for --jobs-file, FILE.journal.jsonl without --output; they are independent.",
         examples='  pika-balancer submit "a cat in the rain"\n'
         '  pika-balancer submit "a cat in the rain" --output videos --timeout 900\n'
         '  pika-balancer submit "a cat in the rain" --channel 1100000000000000001 --no-wait --json\n'
         "  pika-balancer submit --button-of job:20240115021440711-user:1234-channel:5678\n"
-        "  pika-balancer submit --jobs jobs.csv --output videos --concurrency 5",
+        "  pika-balancer submit --jobs-file jobs.csv --output videos --concurrency 5",
     )
     _add_job(parser)
     _add_many(parser)
     add = parser.add_argument
     add("--output", type=Path, metavar="DIR", help="download the results into this directory")
-    add("--no-wait", action="store_true", help="leave once all is accepted; for one job, print its id")
+    add("--no-wait", action="store_true", help="leave once all jobs are accepted; for one job, print its id")
     add(
         "--timeout",
-        type=above_zero,
+        type=duration,
         metavar="SECONDS",
-        help="give up waiting after this long, for a slot or for the end; an accepted job goes on",
+        help="how long to wait for a slot and for the end (default: no limit); an accepted job runs on",
     )
     add(
-        "--every",
-        type=above_zero,
-        default=_EVERY,
+        "--poll",
+        type=duration,
+        default=_POLL,
         metavar="SECONDS",
-        help="how often to look at a job (default: %(default)g; the service asks for no less)",
+        help="how often to ask for running jobs (default: %(default)gs; the service asks for no less)",
     )
-    add("--reply-url", type=Secret, metavar="URL", help="where the service shall report each end")
+    add("--reply-url", type=Secret, metavar="URL", help="URL to which the service reports the end of a job")
     add_service(parser)
     parser.set_defaults(run=run)
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("one job").add_argument
-    add("prompt", nargs="?", metavar="PROMPT", help="what to make, up to 1500 characters")
+    add("prompt", nargs="?", metavar="PROMPT", help="prompt of the job, up to 1500 characters")
     add("--verb", choices=_VERBS, help="what to do (default: create)")
     add("--image", type=_file, metavar="FILE", help="an image to start from")
-    add("--message", metavar="TEXT", help="what encrypt_text hides; for encrypt_image, its file")
-    add("--font", metavar="NAME", help="in which font encrypt_text writes")
+    add("--message", metavar="TEXT", help="text for encrypt_text to hide; for encrypt_image, a file")
+    add("--font", metavar="NAME", help="font of encrypt_text")
     add("--button-of", metavar="JOBID", help="press the retry button of this completed job instead")
-    add("--channel", metavar="ID", help="the only account that will do (default: any with room)")
-    add("--reply-ref", metavar="TEXT", help="your own reference, never used before; comes with the report")
+    add("--channel", metavar="ID", help="use only this account (default: any with a free slot)")
+    add("--reply-ref", metavar="TEXT", help="a new reference of your own, which the report repeats")
 
 
 def _add_many(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("many jobs").add_argument
     add(
-        "--jobs",
+        "--jobs-file",
         type=_jobs,
         metavar="FILE",
-        help="jobs as JSON lines or CSV with a header, - for stdin: prompt, and where wanted verb, image, "
-        "message, font, jobid, button, channel, and an id of your own; paths begin at the file's directory",
+        help="jobs as JSON lines or CSV with a header, - for stdin; columns: prompt, verb, image, message, "
+        "font, jobid, button, channel, and an id of your own; paths are relative to the file",
     )
     add(
         "--concurrency",
         type=whole(1),
         metavar="N",
-        help="how many jobs to have in hand (default: as many as there are slots)",
+        help="how many jobs to run or wait for at once (default: the number of slots)",
     )
     add(
         "--resubmit-unknown",
         action="store_true",
-        help="send jobs again of which nobody knows whether the service has them; they may then run twice",
+        help="send jobs again if it is unknown whether the service has them; they may then run twice",
     )
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Submit what was asked for and see it to its end."""
     out = Output(as_json=args.json)
-    source: Source | None = read_source(args.jobs) if isinstance(args.jobs, Path) else args.jobs
+    source: Source | None = (
+        read_source(args.jobs_file) if isinstance(args.jobs_file, Path) else args.jobs_file
+    )
     lines = [_one(args)] if source is None else _many(args, source, out)
     if args.output is not None:
-        make_directory(args.output)  # before anything is paid for
+        make_directory(args.output)  # before any job is paid for
     settings = BatchSettings(
         output=args.output,
         to_the_end=not args.no_wait,
@@ -120,9 +118,19 @@ async def run(args: argparse.Namespace) -> int:
         reply_ref=args.reply_ref,
     )
     with _journal(source, args.output, lines[0]) as journal:
+        reporter: SubmitOne | SubmitBatch
         if source is None:
-            return await _run_one(args, lines[0], journal, settings, out)
-        return await _run_many(args, lines, journal, settings, out)
+            reporter = SubmitOne(lines[0], journal, out, args.output)
+        else:
+            reporter = SubmitBatch(lines, journal, out, args.output)
+        batch = BatchRun(journal, settings, reporter)
+        try:
+            with reporter.progress, _listing(out):
+                await _perform(args, lines, batch, reporter)
+            return reporter.finish(batch.ended_by, to_the_end=settings.to_the_end)
+        finally:
+            if source is None and journal[lines[0].key].is_over:
+                journal.discard()
 
 
 def _one(args: argparse.Namespace) -> JobLine:
@@ -132,23 +140,24 @@ def _one(args: argparse.Namespace) -> JobLine:
         values |= {"verb": "button", "jobid": args.button_of}
     if not any(values.values()):
         raise Usage(
-            "the following arguments are required: PROMPT, or --jobs FILE; see `pika-balancer submit --help`"
+            "the following arguments are required: PROMPT, or --jobs-file FILE; "
+            "see `pika-balancer submit --help`"
         )
     return one_line(values)
 
 
 def _many(args: argparse.Namespace, source: Source, out: Output) -> list[JobLine]:
     if any(getattr(args, name) is not None for name in _ONE_ONLY):
-        raise Usage("--jobs takes everything about its jobs from the file; leave out PROMPT and its options")
+        raise Usage("--jobs-file describes its jobs completely; leave out PROMPT and its options")
     if source.name == STDIN and args.output is None:
-        raise Usage("--jobs - needs --output DIR, where the journal goes", field="output")
+        raise Usage("--jobs-file - needs --output DIR, where the journal goes", field="output")
     with _listing(out):
         return read_lines(source)
 
 
 @contextlib.contextmanager
 def _listing(out: Output) -> Generator[None]:
-    """Print what is wrong with a job file, line by line."""
+    """Print the faults of a job file, line by line."""
     try:
         yield
     except BadJobFile as wrong:
@@ -164,7 +173,7 @@ def _journal(source: Source | None, directory: Path | None, line: JobLine) -> Jo
         return Journal(path, file=source.name, digest=source.digest)
     if directory is None:
         return Journal(None)
-    # One for each job, gone when the job is through: the same may be wanted again, even at once.
+    # One for each job, removed when the job is done: the same job may be wanted again, even at once.
     number = 1
     while True:
         try:
@@ -174,44 +183,19 @@ def _journal(source: Source | None, directory: Path | None, line: JobLine) -> Jo
             continue
         if not len(journal) or not journal[line.key].is_over:
             return journal
-        journal.discard()  # the job was through, and its run killed before it could do this
-
-
-async def _run_one(
-    args: argparse.Namespace, line: JobLine, journal: Journal, settings: BatchSettings, out: Output
-) -> int:
-    one = One(line, journal, out, args.output)
-    batch = BatchRun(journal, settings, told=one.told)
-    try:
-        await _perform(args, [line], batch, one)
-        interrupted = isinstance(batch.ended_by, Interrupted)
-        return one.finish(batch.ended_by if interrupted else batch.errors.get(line.key) or batch.ended_by)
-    finally:
-        if journal[line.key].is_over:
-            journal.discard()
-
-
-async def _run_many(
-    args: argparse.Namespace, lines: list[JobLine], journal: Journal, settings: BatchSettings, out: Output
-) -> int:
-    view = progress(out, Output(as_json=True), len(lines))
-    many = Many(lines, journal, view, out, output=args.output, clock=SystemClock())
-    batch = BatchRun(journal, settings, told=many.told, errors=many.errors)
-    with view, _listing(out):
-        await _perform(args, lines, batch, many)
-    return many.finish(batch.ended_by, to_the_end=settings.to_the_end)
+        journal.discard()  # the job was done, and its run was killed before it could do this
 
 
 async def _perform(
-    args: argparse.Namespace, lines: list[JobLine], batch: BatchRun, teller: One | Many
+    args: argparse.Namespace, lines: list[JobLine], batch: BatchRun, reporter: SubmitOne | SubmitBatch
 ) -> None:
-    """Run the jobs; what ends that early is then in `batch.ended_by`."""
+    """Run the jobs; `batch.ended_by` is what ended that early."""
 
     def observe(event: Event) -> None:
         batch.observe(event)
         try:
-            teller.observe(event)
-        except OSError as error:  # nobody reads what is printed any more, as in `submit … | head`
+            reporter.observe(event)
+        except OSError as error:  # a closed pipe, as in `submit … | head`
             batch.abort(error)
 
     try:
@@ -221,26 +205,25 @@ async def _perform(
             Dispatcher(
                 client,
                 balancer,
-                poll_every=args.every,
-                search_for=_LOOKS_UNTIL_LOST * args.every,
+                poll_every=args.poll,
+                search_for=_SEARCH_POLLS * args.poll,
                 reconcile=False,
             ) as dispatcher,
         ):
             await batch.take_over(client, dispatcher, lines)
-            teller.begin(balancer)
+            reporter.begin(balancer)
             await batch.run(
                 lines,
                 concurrency=args.concurrency or max(1, balancer.snapshot().capacity),
-                patience=teller.patience,
                 timeout=args.timeout,
             )
-            await dispatcher.close()  # what was not to be followed goes on without it
+            await dispatcher.close()  # jobs that were not to be followed run on
     except Interrupted as stop:
         batch.ended_by = batch.ended_by or stop
 
 
 def _jobs(name: str) -> Path | Source:
-    # Standard input is read while the options are: in the event loop, that would keep Ctrl-C out.
+    # Standard input is read with the options: in the event loop, that would block Ctrl-C.
     return read_source(Path(name)) if name == STDIN else Path(name)
 
 

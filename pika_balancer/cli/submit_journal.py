@@ -1,4 +1,4 @@
-"""The journal of a run: what became of each job, on disk before the next step is taken.
+"""The journal of a run: what happened to each job, on disk before the next step is taken.
 
 One JSON object a line, appended and synced. A header names the job file and its digest; every other line adds
 facts to the job that it names. A last line without its end was being written when the run was killed, and is
@@ -22,9 +22,9 @@ VERSION: Final = 1
 State = Literal["new", "sending", "unsent", "accepted", "ended", "saved", "refused", "unknown"]
 """How far a job is.
 
-`new`: not sent yet; `sending`: it may be on its way; `unsent`: the service does not have it, and it may be
-sent again; `accepted`: the service has it; `ended`: it has ended; `saved`: and its files are here; `refused`:
-by its own fault, so that it is not sent again; `unknown`: nobody knows whether the service has it.
+`new`: not sent yet; `sending`: submitted without an answer yet; `unsent`: the service does not have it, and
+it may be sent again; `accepted`: the service has it; `ended`: it has ended; `saved`: and its files are here;
+`refused`: by its own fault, so that it is not sent again; `unknown`: the service may or may not have it.
 """
 
 
@@ -33,27 +33,22 @@ class Entry:
     """What is known of one job."""
 
     state: State = "new"
-    """How far it is."""
     line: int | None = None
-    """Where it stood in the job file when it was sent."""
+    """Its line in the job file when it was sent."""
     id: str | None = None
-    """Its owner's name for it."""
+    """The caller's own name for it."""
     verb: str | None = None
-    """What was asked for."""
     ref: str | None = None
     """The reference under which it was sent last."""
     channel: str | None = None
-    """Where it was sent."""
     jobid: str | None = None
-    """The service's id of it."""
     status: str | None = None
     """How it ended."""
     urls: tuple[str, ...] = ()
-    """Its results."""
     files: tuple[str, ...] = ()
-    """Where they are, in the directory of the journal."""
+    """Its results, in the directory of the journal."""
     error: str | None = None
-    """Why it was refused, or is unknown; as a sentence."""
+    """Why it was refused, or is unknown."""
 
     @property
     def in_flight(self) -> bool:
@@ -62,13 +57,13 @@ class Entry:
 
     @property
     def is_over(self) -> bool:
-        """Whether no run has anything left to do for it, or none has begun."""
+        """Whether no run has anything left to do for it."""
         bad = self.state == "ended" and self.status != JobStatus.COMPLETED
         return bad or self.state in {"new", "unsent", "refused", "saved"}
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a dispatcher needs to take it over."""
+        """The record with which a dispatcher resumes it."""
         return {
             "version": 1,
             "verb": self.verb,
@@ -88,8 +83,8 @@ class Journal:
     """A journal, open for one run; use it as a context manager.
 
     Args:
-        path: Where it is or will be; None keeps it in memory. It is readable by its owner alone from its
-            first byte on, and one that others could read is so no longer. A symbolic link is refused.
+        path: The file; None keeps it in memory. Only its owner can read it, from its first byte on; an
+            existing one gets these permissions. A symbolic link is refused.
         file: Name of the job file that it belongs to.
         digest: Digest of that file as it is now.
 
@@ -113,7 +108,7 @@ class Journal:
         try:
             self._fd = _open_locked(path)
             self._read(self._fd, path)
-            self._greet(path, file, digest)
+            self._write_header(path, file, digest)
         except OSError as error:
             self.close()
             raise JournalError(f"the journal {path} cannot be used: {_why(error)}") from None
@@ -127,7 +122,7 @@ class Journal:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def strangers(self, keys: Iterable[str]) -> int:
+    def count_others(self, keys: Iterable[str]) -> int:
         """Return how many jobs of the journal are not among these."""
         return len(self._facts.keys() - set(keys))
 
@@ -135,17 +130,17 @@ class Journal:
         """Add facts to a job, durably.
 
         Raises:
-            JournalError: That failed, now or before; nothing more is written then.
+            JournalError: That failed, now or earlier; nothing more is written then.
         """
         self._append({"job": key, "state": state, **facts})
         self.remember(key, state, **facts)
 
     def remember(self, key: str, state: State, **facts: Any) -> None:
-        """Add facts to a job for as long as this process lives."""
+        """Add facts to a job in memory alone."""
         self._facts.setdefault(key, {}).update(facts, state=state)
 
     def close(self) -> None:
-        """Let others have it; a second time does nothing."""
+        """Close the file, and with that unlock it; a second time does nothing."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -168,7 +163,7 @@ class Journal:
             raise self._broken
         if self._fd is None:
             return
-        # ASCII: nothing in it can steer a terminal on which somebody reads it.
+        # ASCII: nothing in it can steer a terminal.
         left = memoryview(json.dumps(facts).encode() + b"\n")
         try:
             while left:
@@ -194,7 +189,7 @@ class Journal:
                 )
 
     def _take(self, line: bytes, *, first: bool) -> bool:
-        """Take over one line; return whether it makes sense."""
+        """Read one line; return whether it is valid."""
         try:
             tree: Any = json.loads(line)
         except (ValueError, RecursionError):
@@ -214,7 +209,7 @@ class Journal:
         self.remember(key, cast("State", state), **{name: _frozen(value) for name, value in facts.items()})
         return True
 
-    def _greet(self, path: Path, file: str, digest: str) -> None:
+    def _write_header(self, path: Path, file: str, digest: str) -> None:
         last = self._headers[-1] if self._headers else {"file": file, "digest": None}
         if last["file"] != file:
             raise JournalError(
@@ -251,7 +246,7 @@ def _open_locked(path: Path) -> int:
             _narrow(fd, path)
             if made:
                 _sync_directory(path.parent)
-            # Whoever had it before may have removed it while this was waiting to be opened.
+            # The run before may have removed it between `open` and the lock.
             if os.fstat(fd).st_ino == path.stat().st_ino:
                 return fd
         except FileNotFoundError:
@@ -264,7 +259,7 @@ def _open_locked(path: Path) -> int:
 
 def _lock(fd: int, path: Path) -> None:
     try:
-        import fcntl  # noqa: PLC0415 - there is none on Windows, whose users have to take turns themselves
+        import fcntl  # noqa: PLC0415 - there is none on Windows, where concurrent runs are not detected
     except ImportError:  # pragma: no cover
         return
     try:
@@ -276,7 +271,7 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _narrow(fd: int, path: Path) -> None:
-    """Keep everybody else from reading it, however it was made."""
+    """Let only its owner read it."""
     if hasattr(os, "fchmod") and os.fstat(fd).st_mode & 0o077:
         try:
             os.fchmod(fd, 0o600)

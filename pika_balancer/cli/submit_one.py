@@ -1,5 +1,6 @@
-"""One job before its owner's eyes: its story line by line, and what to say of it in the end."""
+"""Terminal output for one job: its events line by line, and its result."""
 
+import contextlib
 from pathlib import Path
 
 from pika_balancer.balancer.balancer import Balancer
@@ -13,40 +14,44 @@ from pika_balancer.events import Changed, Ended, Event, Refused, Submitted, Subm
 from pika_balancer.models import Job, JobStatus
 
 
-class One:
-    """Tells of one job.
+class SubmitOne:
+    """Reports one job.
 
     Args:
         line: The job.
-        journal: What became of it.
+        journal: What happened to it.
         out: Prints.
-        output: Where its results go; None where they are not fetched.
+        output: The directory of its results; None if they are not fetched.
+
+    Attributes:
+        errors: What goes wrong with it in this run, by its key; the `BatchRun` fills it.
     """
 
     def __init__(self, line: JobLine, journal: Journal, out: Output, output: Path | None) -> None:
-        self.lines = [line]
         self._line = line
         self._journal = journal
         self._out = out
         self._output = output
         self._job: Job | None = None
+        self.errors: dict[str, PikaError] = {}
+        self.progress = contextlib.nullcontext()
 
     @property
     def _entry(self) -> Entry:
         return self._journal[self._line.key]
 
     def begin(self, balancer: Balancer) -> None:
-        """Say what stands in the way of the job, if anything does."""
+        """Say whether the job is resumed, or has to wait."""
         self._balancer = balancer
         if self._entry.in_flight:
-            self._out.note(f"going on with job {self._entry.jobid or self._entry.ref}")
+            self._out.note(f"resuming job {self._entry.jobid or self._entry.ref}")
             return
-        why_unavailable = balancer.why_unavailable(self._line.channel)
-        if why_unavailable is not None and why_unavailable.reason != "never":
+        why = balancer.why_unavailable(self._line.channel)
+        if why is not None and why.reason != "never":
             self._out.note("no slot is free; waiting for one")
 
     def observe(self, event: Event) -> None:
-        """Print the next line of the story."""
+        """Print what happens."""
         match event:
             case Submitting():
                 self._out.note(f"submitting on channel {event.channel}")
@@ -55,16 +60,16 @@ class One:
             case Changed() | Ended():
                 self._out.note(event.status)
             case Refused(error="ChannelFull"):
-                self._out.note("the channel has just become full; looking for another slot")
+                self._out.note("the channel has just become full; waiting for another slot")
             case Refused(again=True):
-                self._out.note(f"not taken ({event.error}); it will be sent again")
+                self._out.note(f"not accepted ({event.error}); it will be sent again")
             case Uncertain():
-                self._out.note(f"the job may run all the same ({event.error}); looking for it")
+                self._out.note(f"the job may be running ({event.error}); searching for it")
             case _:
                 pass
 
     def told(self, _line: JobLine, job: Job | None) -> None:
-        """Print what the job brought."""
+        """Print the results of the job."""
         self._job = job
         if job is None or job.status != JobStatus.COMPLETED:
             return
@@ -75,26 +80,24 @@ class One:
         for file in self._files():
             self._out.note(f"saved {file}")
 
-    def patience(self) -> float:
-        """Return for how many seconds to follow the job at a signal: none, its id is all that is needed."""
+    def drain_seconds(self) -> float:
+        """Return the seconds for which to follow the job after a signal: 0, since its id is enough."""
         return 0.0
 
-    def finish(self, error: PikaError | None) -> int:
-        """Print the document and return the exit code, or raise what is wrong.
-
-        Args:
-            error: What went wrong with the job, or ended the run.
-        """
+    def finish(self, ended_by: PikaError | None, *, to_the_end: bool) -> int:  # noqa: ARG002 - as of a batch
+        """Print the document and return the exit code, or raise what went wrong or ended the run."""
         entry, job = self._entry, self._job
+        interrupted = isinstance(ended_by, Interrupted)
+        error = ended_by if interrupted else self.errors.get(self._line.key) or ended_by
         if isinstance(error, Interrupted):
-            raise Interrupted(self._farewell(entry), jobid=entry.jobid)
+            raise Interrupted(self._interrupted(entry), jobid=entry.jobid)
         if isinstance(error, StillRunning):
-            raise self._out_of_time(entry)
+            raise self._time_is_up(entry)
         if error is not None:
             raise error
         if entry.state == "unknown":
             raise SubmissionUnknown(f"{entry.error}; --resubmit-unknown sends it again", reply_ref=entry.ref)
-        assert job is not None  # noqa: S101 - told without an error
+        assert job is not None  # noqa: S101 - `told` without an error has one
         if job.ended and job.status != JobStatus.COMPLETED:
             words = ": ".join(text for text in (job.error, job.error_details) if text)
             raise NotCompleted(
@@ -111,8 +114,8 @@ class One:
     def _files(self) -> list[str]:
         return [] if self._output is None else [str(self._output / name) for name in self._entry.files]
 
-    def _farewell(self, entry: Entry) -> str:
-        again = "; the same command goes on with it" if self._journal.path is not None else ""
+    def _interrupted(self, entry: Entry) -> str:
+        again = "; the same command resumes it" if self._journal.path is not None else ""
         if entry.state in {"accepted", "ended", "saved"}:
             stands = "goes on" if entry.state == "accepted" else f"has ended as {entry.status}"
             return f"interrupted; the job {stands}: `pika-balancer jobs {entry.jobid}` shows it{again}"
@@ -122,7 +125,7 @@ class One:
             )
         return "interrupted; nothing was submitted"
 
-    def _out_of_time(self, entry: Entry) -> PikaError:
+    def _time_is_up(self, entry: Entry) -> PikaError:
         if entry.jobid is not None:
             return StillRunning(
                 f"the job has not ended in time and goes on; ask with `pika-balancer jobs {entry.jobid}`",
@@ -131,12 +134,7 @@ class One:
             )
         if entry.in_flight:
             return StillRunning("time is up during the submit: the job may run", channel=entry.channel)
-        why_unavailable = self._balancer.why_unavailable(self._line.channel)
-        if why_unavailable is None:
+        why = self._balancer.why_unavailable(self._line.channel)
+        if why is None:
             return NoCapacity("no slot in time; allow more with --timeout", channel=self._line.channel)
-        return NoCapacity(
-            why_unavailable.message,
-            reason=why_unavailable.reason,
-            until=why_unavailable.until,
-            channel=self._line.channel,
-        )
+        return NoCapacity(why.message, reason=why.reason, until=why.until, channel=self._line.channel)

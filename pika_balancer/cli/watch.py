@@ -1,28 +1,26 @@
-"""`pika-balancer watch`: accounts and jobs of a service, looked at again and again."""
+"""`pika-balancer watch`: accounts and running jobs of a service or of a shared pool, shown until Ctrl-C."""
 
 import argparse
 import asyncio
+import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable
-from typing import Final, Self
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final
 
-from pika_balancer._util.text import printable
-from pika_balancer.cli import pool_view
-from pika_balancer.cli.exit_codes import INTERRUPTED, OK, sentence
-from pika_balancer.cli.fetch_jobs import ask
-from pika_balancer.cli.options import Subparsers, above_zero, add_command, add_service, add_store, connect
-from pika_balancer.cli.output import Output
-from pika_balancer.cli.views import (
-    JOBS_HEADER,
-    NO_ACCOUNTS,
-    SLOTS_HEADER,
-    Look,
-    LookView,
-    job_cells,
-    slots_cells,
-    time_of_day,
+from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, sentence
+from pika_balancer.cli.jobs import running_jobs
+from pika_balancer.cli.options import (
+    Subparsers,
+    add_command,
+    add_service,
+    add_store,
+    connect,
+    duration,
+    open_store,
 )
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.views import View, WatchView, pool_view, service_view
 from pika_balancer.client.client import PikaClient
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.errors import (
@@ -31,148 +29,122 @@ from pika_balancer.errors import (
     NotFound,
     RateLimited,
     ServiceError,
+    StoreUnavailable,
     TransportError,
 )
 
-_EVERY: Final = 10.0
-_LONGEST_PROMPT: Final = 60
-_PASSING: Final = (TransportError, ServiceError, LostTrack, RateLimited, InvalidResponse)
+_POLL: Final = 10.0
+_TRANSIENT: Final = (
+    TransportError,
+    ServiceError,
+    LostTrack,
+    RateLimited,
+    InvalidResponse,
+    StoreUnavailable,
+)
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the parser of `watch`."""
     parser = add_command(
         subparsers,
         "watch",
         summary="watch accounts and running jobs, live",
-        description="Show accounts and running jobs, by whomever they were submitted, and look again every "
-        "few seconds until Ctrl-C. Trouble of the network or the service is shown, and the next look comes "
-        "all the same. With --store: the same for a pool that processes share, with who holds what since "
-        "when, who waits in line, and what dead processes have left. With --json there is one look.",
+        description="Show accounts and running jobs of all clients, and poll again until Ctrl-C; errors of "
+        "the network and the service are shown and polling goes on. With --store, show a pool that "
+        "processes share: its leases with their processes and ages, its waiters, and the orphans of dead "
+        "processes. With --json, print one document and leave.",
         examples="  pika-balancer watch\n"
-        "  pika-balancer watch --every 30 --base-url http://127.0.0.1:8080/v1/pika\n"
+        "  pika-balancer watch --poll 30s --base-url http://127.0.0.1:8080/v1/pika\n"
         "  pika-balancer watch --once --json\n"
         "  pika-balancer watch --store redis://127.0.0.1:6379/0 --pool default",
     )
     parser.add_argument(
-        "--every",
-        type=above_zero,
-        default=_EVERY,
+        "--poll",
+        type=duration,
+        default=_POLL,
         metavar="SECONDS",
-        help="pause between two looks; the service asks for 10 or more (default: %(default)g)",
+        help="pause between two polls (default: %(default)gs; the service asks for no less)",
     )
-    parser.add_argument("--once", action="store_true", help="look once and leave")
+    parser.add_argument("--once", action="store_true", help="poll once and leave")
     add_service(parser)
     add_store(parser)
     parser.set_defaults(run=run)
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Show how the service stands, once or until cancelled."""
     out = Output(as_json=args.json)
-    if args.store is not None:
-        return await pool_view.watch(args, out, clock=SystemClock(), wall=time.time)
-    async with connect(args) as client:
-        # Outside the loop that shrugs off trouble: a wrong address or token is told at once.
-        first = await take(client, time.time)
+    source = _pool if args.store is not None else _service
+    async with source(args) as take:
+        try:
+            # Outside the loop that tolerates errors: a wrong address or token ends the command at once.
+            first = await take()
+        except asyncio.CancelledError:
+            raise Interrupted("interrupted") from None
         if args.json:
-            out.document(first.document())
+            out.document(first.document)
         elif args.once:
-            show(first, out)
+            first.show(out)
         else:
-            view = PlainLooks(out) if out.terminal is None else out.terminal.looks(args.every)
             try:
-                await follow(client, view, first, every=args.every, clock=SystemClock(), wall=time.time)
+                await follow(take, WatchView(out, args.poll), first, poll=args.poll, clock=SystemClock())
             except asyncio.CancelledError:
                 return INTERRUPTED
     return OK
 
 
 async def follow(
-    client: PikaClient,
-    view: LookView,
-    look: Look,
-    *,
-    every: float,
-    clock: Clock,
-    wall: Callable[[], float],
+    take: Callable[[], Awaitable[View]], shown: WatchView, view: View, *, poll: float, clock: Clock
 ) -> None:
-    """Show a first look, then further ones until cancelled.
+    """Show a first view, then further ones until cancelled.
 
     Args:
-        client: Asks the service.
-        view: Shows the looks.
-        look: The first one.
-        every: Seconds from the end of one look to the beginning of the next.
+        take: Returns the next view.
+        shown: Shows the views.
+        view: The first one.
+        poll: Seconds from one view to the next call of `take`.
         clock: Measures them.
-        wall: Seconds since 1970, from which ages are told.
 
     Raises:
-        PikaError: The service refuses, and will not do otherwise by itself.
+        PikaError: The service refuses, and asking again cannot help.
     """
-    with view:
-        view.show(look)
+    with shown:
+        shown.show(view)
         while True:
-            await clock.sleep(every)
+            await clock.sleep(poll)
             try:
-                look, trouble = await take(client, wall), None
-            except _PASSING as error:
-                trouble = f"{time_of_day(moment(wall))}  {sentence(error)}"
-            view.show(look, trouble)
+                view, trouble = await take(), None
+            except _TRANSIENT as error:
+                trouble = f"{_now():%H:%M:%S}  {sentence(error)}"
+            shown.show(view, trouble)
 
 
-async def take(client: PikaClient, wall: Callable[[], float]) -> Look:
-    """Look at the accounts and ask for every running job once.
+@contextlib.asynccontextmanager
+async def _service(args: argparse.Namespace) -> AsyncGenerator[Callable[[], Awaitable[View]]]:
+    async with connect(args) as client:
+        yield lambda: take_service(client)
 
-    Args:
-        client: Asks the service.
-        wall: Seconds since 1970, from which ages are told.
 
-    Raises:
-        PikaError: The service cannot be reached or understood.
-    """
+async def take_service(client: PikaClient) -> View:
+    """Ask the service for its accounts and for every running job once."""
     try:
         accounts = await client.accounts()
     except NotFound:  # the service has no accounts yet, but may run jobs
         accounts = {}
-    jobs = await ask(client, dict.fromkeys(await client.jobs()))
-    return Look.of(accounts.values(), jobs, moment(wall))
+    return service_view(accounts.values(), await running_jobs(client), _now())
 
 
-def moment(wall: Callable[[], float]) -> dt.datetime:
-    """Return the moment that `wall` tells, in the zone of this machine."""
-    return dt.datetime.fromtimestamp(wall(), dt.UTC).astimezone()
+@contextlib.asynccontextmanager
+async def _pool(args: argparse.Namespace) -> AsyncGenerator[Callable[[], Awaitable[View]]]:
+    store = open_store(args)
+
+    async def take() -> View:
+        return pool_view(await store.pool_status(), _now())
+
+    try:
+        yield take
+    finally:
+        await store.close()
 
 
-class PlainLooks:
-    """A block of lines per look, and a line per trouble."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, look: Look, trouble: str | None = None) -> None:
-        """Print the block, or the line."""
-        if trouble is None:
-            show(look, self._out)
-        else:
-            self._out.say(trouble)
-        self._out.say()
-
-
-def show(look: Look, out: Output) -> None:
-    """Print one look, whole."""
-    out.say(look.summary)
-    if look.accounts:
-        out.table(SLOTS_HEADER, [slots_cells(slots) for slots in look.accounts])
-    else:
-        out.say(NO_ACCOUNTS)
-    if look.jobs:
-        out.say()
-        rows = [job_cells(job) for job in look.jobs]
-        out.table(JOBS_HEADER, [(*cells, printable(prompt, _LONGEST_PROMPT)) for *cells, prompt in rows])
+def _now() -> dt.datetime:
+    return dt.datetime.fromtimestamp(time.time(), dt.UTC).astimezone()

@@ -1,13 +1,10 @@
-"""A job's whole life: lease → submit → what the answer means → follow to the end → release.
+"""A job's whole life: lease, submit, act on the answer, follow to the end, release.
 
-The map, from the centre outwards:
-
-    verdict, health        what an error means for job, slot and account; how long an account rests
-    handle, gate, poller   one job, as its submitter sees it; the way in; looking at many, spread over time
-    lookout                what executes upstream, compared with the books
-    roster                 the jobs in care, and every step of their lives
-    submission, following  a submit and its answer; what is told of a job after that
-    batch, dispatcher      many jobs; the whole
+handle, batch, webhook      one job, many jobs and the receiver of callbacks, as a caller sees them
+dispatcher                  the interface: arguments, start, drain and close
+submitter, cooldown         one job until the service has it: slot, POST, what each answer means
+registry, poller            the jobs until their ends: answers, polls, callbacks
+reconciler                  the in-flight counts against what the service executes
 """
 
 from pika_balancer.dispatch.batch import Batch, Outcome, Progress

@@ -1,4 +1,4 @@
-"""Many jobs, so many at a time: read as far as they are begun, told as they end."""
+"""`Batch`: runs many jobs, a limited number at a time, and yields their outcomes as they end."""
 
 import asyncio
 from collections.abc import (
@@ -10,41 +10,40 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 
-from pika_balancer.errors import Closed, InvalidArgument, PikaError, SubscriptionRequired, Unauthorized
+from pika_balancer.dispatch.registry import REFUSALS
+from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.models import Job, Secret, hide
-
-_FATAL: Final = (Closed, Unauthorized, SubscriptionRequired)
 
 
 @attrs.frozen
 class Outcome:
-    """What became of one of many jobs."""
+    """How one job of a batch ended."""
 
     index: int
-    """Its place among the jobs, from 0."""
+    """Position among the jobs, from 0."""
     request: Mapping[str, Any] = attrs.field(repr=False)
-    """What was asked for; secrets in it as a `Secret`."""
+    """The arguments of the job, secrets in it as `Secret`."""
     job: Job | None = None
-    """The ended job, however it ended; None if there is an error instead."""
+    """The ended job; None if there is an error."""
     error: PikaError | None = None
     """Why there is no ended job."""
 
 
-@attrs.frozen
+@attrs.define
 class Progress:
-    """How far many jobs are."""
+    """Counts of a batch so far."""
 
-    begun: int
-    """Jobs read so far."""
-    completed: int
-    """Jobs that have ended as completed."""
-    ended: int
-    """Jobs that have ended otherwise."""
-    failed: int
+    begun: int = 0
+    """Jobs read."""
+    completed: int = 0
+    """Jobs that ended as completed."""
+    ended: int = 0
+    """Jobs that ended otherwise."""
+    failed: int = 0
     """Jobs that ended in an error."""
 
     @property
@@ -54,11 +53,15 @@ class Progress:
 
 
 class Batch:
-    """An async iterator over the outcomes of many jobs, in the order in which they end.
+    """An async iterator over the outcomes of many jobs, in order of their ends.
 
-    What concerns one job is its outcome's `error`. What concerns all (`Unauthorized`, `SubscriptionRequired`,
-    `Closed`) is raised. Who leaves the loop before its end should `aclose()` it, or use
-    `contextlib.aclosing`: what is not sent yet is then not sent, the rest runs on in the dispatcher's care.
+    An error of one job is its outcome's `error`; an error that concerns all jobs (`Unauthorized`,
+    `SubscriptionRequired`, `Closed`, `WrongLoop`) is raised. Close the iterator with `aclose()` or
+    `contextlib.aclosing` if the loop may end early: jobs that are not sent yet are then not sent; the others
+    run on, followed by the dispatcher.
+
+    Attributes:
+        progress: The counts so far.
     """
 
     def __init__(
@@ -69,92 +72,73 @@ class Batch:
     ) -> None:
         self._run = run
         self._outcomes = self._work(_read(jobs), concurrency)
-        self.progress = Progress(0, 0, 0, 0)
-
-    progress: Progress
-    """How far it is now."""
+        self.progress = Progress()
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
 
     async def __anext__(self) -> Outcome:
-        """Return the next job's outcome."""
         return await anext(self._outcomes)
 
     async def aclose(self) -> None:
-        """Begin nothing more, and wait for nothing more."""
+        """Start no more jobs and stop waiting for the others."""
         await self._outcomes.aclose()
 
     async def _work(
         self, jobs: AsyncGenerator[Mapping[str, Any]], concurrency: int
     ) -> AsyncGenerator[Outcome]:
         running: set[asyncio.Task[Outcome | PikaError]] = set()
-        reading: asyncio.Task[Mapping[str, Any] | None] | None = None
+        reading: asyncio.Future[Mapping[str, Any] | None] | None = None
         exhausted = False
         try:
             while True:
                 if reading is None and not exhausted and len(running) < concurrency:
-                    # In a task of its own: a source that takes its time holds up no outcome.
-                    reading = asyncio.create_task(_next(jobs))
-                waiting = running if reading is None else running | {reading}
-                if not waiting:
+                    # A task: a slow source does not delay outcomes.
+                    reading = asyncio.ensure_future(_next(jobs))
+                pending = running if reading is None else running | {reading}
+                if not pending:
                     return
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if reading is not None and reading.done():
                     request, reading = reading.result(), None
                     exhausted = request is None
                     if request is not None:
                         running.add(asyncio.create_task(self._one(self.progress.begun, request)))
-                        self._count(begun=1)
-                ended = [task.result() for task in running if task.done()]
+                        self.progress.begun += 1
+                done = [task.result() for task in running if task.done()]
                 running = {task for task in running if not task.done()}
-                for outcome in ended:
-                    if isinstance(outcome, Outcome):
-                        yield self._told(outcome)
-                if fatal := [outcome for outcome in ended if isinstance(outcome, PikaError)]:
-                    raise fatal[0]
+                for outcome in sorted(done, key=lambda one: isinstance(one, PikaError)):
+                    if isinstance(outcome, PikaError):
+                        raise outcome
+                    self._count(outcome)
+                    yield outcome
         finally:
-            left: list[asyncio.Task[Any]] = [*running] if reading is None else [*running, reading]
+            left: list[asyncio.Future[Any]] = [*running] if reading is None else [*running, reading]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
             await jobs.aclose()
 
-    async def _one(self, index: int, request: Any) -> Outcome | PikaError:
-        """Run one job; return its outcome, or the error that ends all."""
+    async def _one(self, index: int, request: Mapping[Any, Any]) -> Outcome | PikaError:
+        """Run one job; return its outcome, or the error that ends the batch."""
         try:
-            job = await self._run(**{"verb": "create", **_checked(request)})
-        except _FATAL as error:
+            if not isinstance(cast("object", request), Mapping) or not all(
+                isinstance(n, str) for n in request
+            ):
+                raise InvalidArgument("jobs must be mappings from argument names to values", field="jobs")
+            return Outcome(index, request, job=await self._run(**{"verb": "create", **request}))
+        except REFUSALS as error:
             return error
         except PikaError as error:
             return Outcome(index, request, error=error)
-        return Outcome(index, request, job=job)
 
-    def _told(self, outcome: Outcome) -> Outcome:
+    def _count(self, outcome: Outcome) -> None:
         if outcome.job is None:
-            self._count(failed=1)
+            self.progress.failed += 1
         elif outcome.job.status == "completed":
-            self._count(completed=1)
+            self.progress.completed += 1
         else:
-            self._count(ended=1)
-        return outcome
-
-    def _count(self, **more: int) -> None:
-        now = {name: getattr(self.progress, name) + number for name, number in more.items()}
-        self.progress = attrs.evolve(self.progress, **now)
-
-
-def _checked(request: Mapping[Any, Any] | None) -> Mapping[str, Any]:
-    if not isinstance(request, Mapping) or not all(isinstance(name, str) for name in request):
-        raise InvalidArgument("a job must be a mapping of arguments by their names", field="jobs")
-    return request
-
-
-def _concealed(request: Any) -> Any:
-    """Return the request without plain secrets: it stands in frames of the tracebacks of errors."""
-    values: dict[str, Any] = dict(request) if isinstance(cast("object", request), Mapping) else {}
-    hide(values)
-    return values if any(isinstance(value, Secret) for value in values.values()) else request
+            self.progress.ended += 1
 
 
 async def _next(jobs: AsyncGenerator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -167,8 +151,15 @@ async def _read(
     if isinstance(jobs, AsyncIterable):
         async for job in jobs:
             yield _concealed(job)
-            del job  # a source that fails later finds no secret in this frame
+            del job  # a traceback of the source's next error would show it
     else:
         for job in jobs:
             yield _concealed(job)
             del job
+
+
+def _concealed(request: Any) -> Any:
+    """Return the request with its secrets as `Secret`: tracebacks of errors show it."""
+    values: dict[str, Any] = dict(request) if isinstance(cast("object", request), Mapping) else {}
+    hide(values)
+    return values if any(isinstance(value, Secret) for value in values.values()) else request

@@ -1,131 +1,111 @@
-"""`JobHandle`: one job in a dispatcher's care, to be awaited or watched."""
+"""`JobHandle`: one job of a dispatcher, to await or to watch."""
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import Any, Final, cast
 
+import attrs
+
 from pika_balancer._util.text import encodable
-from pika_balancer.errors import Closed, InvalidArgument, PikaError
+from pika_balancer.errors import InvalidArgument, PikaError
 from pika_balancer.models import Job, Lease
 
 VERSION: Final = 1
-"""Of the records that `JobHandle.record` makes."""
+"""Version of the records that `JobHandle.record` returns."""
 
 REFERENCE: Final = "ref "
-"""Begins the key by which the books have the slot of a job whose id is not known; no id begins so."""
+"""Prefix of a slot's key while the job's id is unknown; no id starts with it."""
 
 UNKNOWN: Final = "unknown"
-"""The status of a job of which the service has not told anything yet."""
+"""Status of a job before the service has reported one."""
 
 
+@attrs.define(eq=False, repr=False)
 class JobHandle:
-    """A job from its submit to its end.
+    """A job from its submit to its end; made by a `Dispatcher`.
 
-    Await it for the ended job, iterate over it for each change of its status. Neither holds the job: who
-    stops waiting, or drops the handle, leaves the job to the dispatcher, which follows it all the same.
-
-    Made by a `Dispatcher`, never by hand.
+    Await it for the ended job, or iterate over it for each change of status. A cancelled waiter, or a handle
+    that is dropped, does not affect the job: the dispatcher follows it to its end.
     """
 
-    def __init__(self, verb: str, reply_ref: str) -> None:
-        self.verb = verb
-        self.reply_ref = reply_ref
-        self.refs = [reply_ref]
-        self.channel: str | None = None
-        self.jobid: str | None = None
-        self.job: Job | None = None
-        self.lease: Lease | None = None
-        self.sent = False
-        self.abandoned = False
-        self.over = False
-        self.doubt: PikaError | None = None
-        self.since = 0.0
-        self.missing_since: float | None = None
-        self.found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ended: Job | None = None
-        self._error: PikaError | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-
     verb: str
-    """What was asked for: `create`, `animate`, …"""
+    """The kind of job: `create`, `animate`, …"""
     reply_ref: str
-    """The reference under which it was sent last; a job of the service that carries it is this one."""
-    refs: list[str]
-    """Every reference under which it was sent: more than one only where sending it again was allowed."""
-    channel: str | None
-    """The channel that runs it; None until one has been chosen."""
-    jobid: str | None
-    """The service's id of it; None while the service has not told one."""
-    job: Job | None
-    """The job as the service told it last."""
-    lease: Lease | None
-    """The slot that it takes; the dispatcher's to give back."""
-    sent: bool
-    """Whether the service may have it: no longer once it has refused it, until it is sent again."""
-    abandoned: bool
-    """Whether its submitter was cancelled, so that nobody would send it again."""
-    over: bool
-    """Whether the dispatcher is done with it, though its slot may be on its way back yet."""
-    doubt: PikaError | None
-    """The error that its submit was answered with, until the service is known to have it all the same."""
-    since: float
-    """When it was accepted, as far as this process knows, on the dispatcher's clock."""
-    missing_since: float | None
-    """When the service first said that it does not know it; None while it does."""
-    found: asyncio.Future[None]
-    """Done once the service is known to have it."""
+    """The reference of the last submit; a job of the service with this reference is this job."""
+    earlier_refs: list[str] = attrs.field(init=False, factory=list[str])
+    """The references of earlier submits that may have arrived; used only where a job may be sent again."""
+    channel: str | None = attrs.field(init=False, default=None)
+    """The channel of the job; None until a slot was granted."""
+    jobid: str | None = attrs.field(init=False, default=None)
+    """The service's id of the job; None until it is known."""
+    job: Job | None = attrs.field(init=False, default=None)
+    """The job as last reported by the service."""
+    error: PikaError | None = attrs.field(init=False, default=None)
+    """The error that awaiting the handle raises."""
+    done: bool = attrs.field(init=False, default=False)
+    """Whether awaiting the handle returns, or raises, at once."""
+    lease: Lease | None = attrs.field(init=False, default=None)
+    """The slot of the job; the dispatcher releases it."""
+    sent: bool = attrs.field(init=False, default=False)
+    """Whether the service may have the job; False again once it has refused it."""
+    abandoned: bool = attrs.field(init=False, default=False)
+    """Whether the submitter was cancelled, so that the job is not sent again."""
+    doubt: PikaError | None = attrs.field(init=False, default=None)
+    """The error of the submit, until the service is known to have the job all the same."""
+    since: float = attrs.field(init=False, default=0.0)
+    """Time of the accepting answer, on the dispatcher's clock."""
+    missing_since: float | None = attrs.field(init=False, default=None)
+    """Time of the first 404 in a row for the job; None while the service knows it."""
+    found: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    """Set once the service is known to have the job, or the job is over."""
+    _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
 
     @property
     def status(self) -> str:
-        """The job's status as told last; `unknown` before anything was told."""
+        """The job's status as last reported; `unknown` before the first report."""
         return self.job.status if self.job is not None else UNKNOWN
 
     @property
     def key(self) -> str:
-        """The key by which the books have its slot, once it was sent.
+        """The key under which the balancer counts the slot once the job was sent.
 
-        Not the id while it is in doubt whether the service knows it: others would find it nowhere, and free
-        the slot.
+        It is the id only if the service is known to have the job: another process that does not find the id
+        among the executing jobs frees the slot.
         """
         return self.jobid if self.jobid and self.doubt is None else REFERENCE + self.reply_ref
 
-    @property
-    def done(self) -> bool:
-        """Whether awaiting it would return, or raise, at once."""
-        return self._ended is not None or self._error is not None
-
     def __await__(self) -> Generator[Any, None, Job]:
-        """Return the ended job, however it ended; raise what it was given up with.
+        """Return the ended job: completed, moderated, failed or cancelled.
 
         Raises:
-            SubmissionUnknown: Nobody knows whether the service has it.
-            LostTrack, NotFound: The service knows nothing of it any more.
-            Unauthorized, SubscriptionRequired: The service refuses to tell.
-            Closed: The dispatcher was closed first; the job goes on, see `Dispatcher.drain`.
+            SubmissionUnknown: It is unknown whether the service has the job.
+            LostTrack, NotFound: The service no longer knows the job.
+            Unauthorized, SubscriptionRequired: The service refuses all calls.
+            Closed: The dispatcher was closed first; the job runs on, see `Dispatcher.drain`.
         """
         while not self.done:
-            yield from self._change().__await__()
+            yield from self._changed.wait().__await__()
         return self._result()
 
     async def __aiter__(self) -> AsyncIterator[Job]:
-        """Yield the job as it stands, then after each change of its status, at last as it ended.
+        """Yield the job as it is now, then after each change of its status, last as it ended.
 
-        A reader that is slower than the job misses what is no longer so. Raises as `await` does.
+        A reader slower than the job misses intermediate statuses. Raises as `await` does.
         """
-        told: str | None = None
+        reported: str | None = None
         while True:
             job = self.job
-            if job is not None and job.status != told:
-                told = job.status
+            if job is not None and job.status != reported:
+                reported = job.status
                 yield job
             elif self.done:
                 self._result()
                 return
             else:
-                await self._change()
+                await self._changed.wait()
 
     def record(self) -> dict[str, Any]:
-        """Return what a later process needs to take it over, as plain JSON without secrets."""
+        """Return what `Dispatcher.resume` needs, as plain JSON without secrets."""
         return {
             "version": VERSION,
             "verb": self.verb,
@@ -136,79 +116,55 @@ class JobHandle:
         }
 
     def renew(self) -> None:
-        """Take a new reference if the old one may have arrived after all; for the dispatcher."""
+        """Take a new reference if the last submit may have arrived; called by the dispatcher."""
         if self.doubt is not None:
             self.doubt = None
-            self.reply_ref = f"{self.refs[0]}.{len(self.refs) + 1}"
-            self.refs.append(self.reply_ref)
+            self.earlier_refs.append(self.reply_ref)
+            self.reply_ref = f"{self.earlier_refs[0]}.{len(self.earlier_refs) + 1}"
 
-    def tell(self, job: Job) -> None:
-        """Take note of what the service says; for the dispatcher."""
-        self.job = job
-        self._notify()
-
-    def end(self, job: Job) -> None:
-        """Let whoever waits have the ended job; for the dispatcher."""
-        self.job = self._ended = job
-        self._notify()
-
-    def fail(self, error: PikaError) -> None:
-        """Let whoever waits have the error; for the dispatcher."""
-        self._error = error
-        self._notify()
+    def update(self, job: Job | None, *, done: bool = False, error: PikaError | None = None) -> None:
+        """Store a report of the service, or how the job ended, and wake the waiters; for the dispatcher."""
+        self.job = job or self.job
+        self.done, self.error = done, error
+        # Each event wakes the waiters of one change.
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _result(self) -> Job:
-        if self._ended is None:
-            raise (self._error or Closed()).with_traceback(None)
-        return self._ended
-
-    async def _change(self) -> None:
-        """Return after the next thing that happens to the job."""
-        # A future for each who waits: a cancelled one concerns nobody else.
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _notify(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        return cast("Job", self.job)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.verb} {self.jobid or self.reply_ref!r} on {self.channel!r}: {self.status}>"
 
 
 def read_records(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return the records, checked before any of them is acted on.
+    """Return the records after checking all of them.
 
     Raises:
-        InvalidArgument: A record is not as `JobHandle.record` makes them; the message says where.
+        InvalidArgument: A record is not as `JobHandle.record` returns it; the message gives its position.
     """
-    checked: list[dict[str, Any]] = []
     if not isinstance(records, Iterable):
         raise InvalidArgument("records must be a list of what `drain` returned", field="records")
+    checked: list[dict[str, Any]] = []
     for number, entry in enumerate(records):
         record = dict(cast("Mapping[str, Any]", entry)) if isinstance(entry, Mapping) else {}
-        if type(version := record.get("version")) is not int or version != VERSION:
-            raise _wrong(number, f"is not of version {VERSION}; pass what `drain` returned")
-        for name in ("verb", "reply_ref", "channel"):
-            if not _is_name(record.get(name)):
-                raise _wrong(number, f"{name} must be a non-empty string")
-        jobid = record.setdefault("jobid", None)
-        if jobid is not None and not _is_name(jobid):
-            raise _wrong(number, "jobid must be a non-empty string, or null while it is not known")
+        record.setdefault("jobid", None)
+        problem = _problem(record)
+        if problem is not None:
+            raise InvalidArgument(f"record {number}: {problem}", field="records")
         checked.append(record)
     return checked
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and encodable(value)
-
-
-def _wrong(number: int, problem: str) -> InvalidArgument:
-    return InvalidArgument(f"record {number}: {problem}", field="records")
+def _problem(record: dict[str, Any]) -> str | None:
+    if type(version := record.get("version")) is not int or version != VERSION:
+        return f"is not of version {VERSION}; pass what `drain` returned"
+    for name in ("verb", "reply_ref", "channel", "jobid"):
+        value = record.get(name)
+        if name == "jobid" and value is None:
+            continue
+        if not isinstance(value, str) or not value or not encodable(value):
+            return f"{name} must be a non-empty string{', or null if unknown' if name == 'jobid' else ''}"
+    return None

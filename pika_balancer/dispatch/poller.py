@@ -1,109 +1,75 @@
-"""Looking at each of many jobs again and again, spread over time: never all at once."""
+"""Polls many jobs periodically, spread over time."""
 
 import asyncio
-import heapq
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
+from pika_balancer._util.tasks import Tasks
 from pika_balancer.clock import Clock, Timer
 
 AT_ONCE: Final = 8
-"""How many looks are under way at most."""
+"""Maximum number of polls under way."""
 _SPREAD: Final = 0.2
 _SOON: Final = 2.0
 _MOST_DOUBLINGS: Final = 3
 
 
 class Poller:
-    """Calls `look` for each key every so often, for as long as the key is in it.
+    """Calls `poll` periodically for each key, at most `AT_ONCE` at a time.
 
     Args:
-        look: Looks at what the key names; returns whether that worked. Must not raise.
-        every: Seconds between two looks at one key, give or take a fifth. After a look that did not work it
-            is twice as long, up to eight times.
-        rng: Spreads the looks.
-        clock: Measures the seconds.
+        poll: Polls the job of a key; returns whether that worked. Must not raise.
+        every: Seconds between two polls of one key, ±20 %; doubled by each failure in a row, up to 8 times.
+        rng: Spreads the polls.
+        clock: Measures the interval.
     """
 
     def __init__(
-        self, look: Callable[[str], Awaitable[bool]], *, every: float, rng: random.Random, clock: Clock
+        self, poll: Callable[[str], Awaitable[bool]], *, every: float, rng: random.Random, clock: Clock
     ) -> None:
-        self._look = look
+        self._call = poll
         self._every = every
         self._rng = rng
         self._clock = clock
-        self._serial = 0
-        self._turns: dict[str, int] = {}
-        self._line: list[tuple[float, int, str]] = []
-        self._running: set[asyncio.Task[None]] = set()
-        self._failures: dict[str, int] = {}
-        self._timer: Timer | None = None
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks = Tasks()
+        # The timer of a key's last scheduled poll also tells if the key was removed while that poll runs.
+        self._timers: dict[str, Timer] = {}
         self._closed = False
 
     def add(self, key: str, *, soon: bool = False) -> None:
-        """Begin to look at what the key names, `every` from now.
+        """Poll the key from now on, first after the interval, or within two seconds if `soon`."""
+        self._schedule(key, 0, self._rng.uniform(0, min(_SOON, self._every)) if soon else None)
 
-        Args:
-            key: Names it.
-            soon: Whether to begin within two seconds: for what may have ended long ago.
-        """
-        self._put(key, self._rng.uniform(0, min(_SOON, self._every)) if soon else self._pause())
-
-    def discard(self, key: str) -> None:
-        """Look at it no more; a look that is under way ends by itself."""
-        self._turns.pop(key, None)
-        self._failures.pop(key, None)
+    def remove(self, key: str) -> None:
+        """Stop polling the key; a poll under way runs to its end."""
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
 
     async def close(self) -> None:
-        """Look at nothing any more; returns once no look is under way."""
+        """Stop polling; return once no poll is under way."""
         self._closed = True
-        self._turns.clear()
-        self._disarm()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for key in tuple(self._timers):
+            self.remove(key)
+        await self._tasks.cancel()
 
-    def _pause(self, failures: int = 0) -> float:
-        often = self._every * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
-        return often * 2.0 ** min(failures, _MOST_DOUBLINGS)
-
-    def _put(self, key: str, pause: float) -> None:
-        if self._closed:
-            return
-        self._serial += 1
-        self._turns[key] = self._serial
-        heapq.heappush(self._line, (self._clock.now() + pause, self._serial, key))
-        if self._line[0][1] == self._serial:  # otherwise what comes first is seen to already
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Begin what is due, as far as that may be, and see to it that the next is not forgotten."""
-        self._disarm()
-        while self._line and len(self._running) < AT_ONCE:
-            moment, turn, key = self._line[0]
-            if self._turns.get(key) == turn:
-                wait = moment - self._clock.now()
-                if wait > 0:
-                    self._timer = self._clock.call_later(wait, self._go_on)
-                    return
-                task = asyncio.get_running_loop().create_task(self._turn(key, turn))
-                self._running.add(task)
-                task.add_done_callback(self._over)
-            heapq.heappop(self._line)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _turn(self, key: str, turn: int) -> None:
-        worked = await self._look(key)
-        if self._turns.get(key) == turn:
-            failures = self._failures[key] = 0 if worked else self._failures.get(key, 0) + 1
-            self._put(key, self._pause(failures))
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+    def _schedule(self, key: str, failures: int, pause: float | None = None) -> None:
+        if pause is None:
+            pause = self._every * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
+            pause *= 2.0 ** min(failures, _MOST_DOUBLINGS)
         if not self._closed:
-            self._go_on()
+            self._timers[key] = self._clock.call_later(pause, partial(self._start, key, failures))
+
+    def _start(self, key: str, failures: int) -> None:
+        self._tasks.spawn(self._poll(key, failures))
+
+    async def _poll(self, key: str, failures: int) -> None:
+        timer = self._timers.get(key)
+        async with self._slots:
+            if timer is None or self._timers.get(key) is not timer:
+                return
+            worked = await self._call(key)
+        if self._timers.get(key) is timer:
+            self._schedule(key, 0 if worked else failures + 1)

@@ -1,13 +1,16 @@
-"""The jobs in a dispatcher's care, by reference and by id, and every step of their lives.
+"""The jobs that a dispatcher follows, by reference and by id, and each step of their lives.
 
-A step is taken at once, without an await, so that of an answer, a poll and a callback that tell the same the
-first one counts. What a step owes the books follows, in a task of its own.
+A step happens at once, without an await: if an answer, a poll and a callback report the same, the first one
+counts. What a step has to tell the store follows in a task.
 """
 
 import asyncio
 import copy
+import random
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+import attrs
 
 from pika_balancer._util.tasks import Tasks
 from pika_balancer.balancer.balancer import Balancer
@@ -25,64 +28,113 @@ from pika_balancer.errors import (
     Unauthorized,
     WrongLoop,
 )
-from pika_balancer.events import Changed, Detached, Ended, Failed, Submitted
+from pika_balancer.events import Changed, Detached, Ended, Failed, JobEvent, Submitted
 from pika_balancer.models import Job, Lease
 
+REFUSALS: Final = (Unauthorized, SubscriptionRequired, Closed, WrongLoop)
+"""Errors that concern every call: the service refuses the token, or the client cannot be used."""
 
+
+@attrs.define(eq=False)
 class JobRegistry:
-    """Knows every job that was sent and has not ended.
+    """Every job that was sent and has not ended."""
 
-    Args:
-        balancer: Takes the slots back, and is told the events.
-        clock: Tells the moments of events.
-        emptied: Called whenever a job has left.
-    """
+    client: PikaClient
+    """Looks up jobs."""
+    balancer: Balancer
+    """Keeps the in-flight counts, and reports the events."""
+    prefix: str
+    """Prefix of the references of this dispatcher's jobs."""
+    search_for: float
+    """Seconds after which a job that the service does not know is given up."""
+    poll_every: float
+    """Seconds between two polls of a job, and between two passes of the reconciler."""
+    refused: Callable[[PikaError], bool]
+    """Called with the errors of polls and passes; returns whether to stop."""
+    removed: Callable[[], None]
+    """Called whenever a job has left."""
+    rng: random.Random
+    """Spreads the polls."""
+    clock: Clock
+    """Measures the seconds."""
+    reconciler: Reconciler = attrs.field(init=False)
+    """Counts what the service executes."""
+    poller: Poller = attrs.field(init=False)
+    """Polls the jobs."""
+    records: list[dict[str, Any]] = attrs.field(init=False, factory=list[dict[str, Any]])
+    """Records of the jobs that were detached."""
+    naming: Tasks = attrs.field(init=False, factory=Tasks)
+    """Tasks that name slots."""
+    taking_over: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
+    """Held while jobs are taken over, so that a job gets one handle only."""
+    _by_ref: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _by_jobid: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _live: dict[JobHandle, None] = attrs.field(init=False, factory=dict[JobHandle, None])
+    _reconciling: bool = attrs.field(init=False, default=False)
+    _regained: dict[str, JobHandle] = attrs.field(init=False, factory=dict[str, JobHandle])
+    _unreturned: list[JobHandle] = attrs.field(init=False, factory=list[JobHandle])
 
-    def __init__(self, balancer: Balancer, clock: Clock, emptied: Callable[[], None]) -> None:
-        self._balancer = balancer
-        self._clock = clock
-        self._emptied = emptied
-        self._by_ref: dict[str, JobHandle] = {}
-        self._by_jobid: dict[str, JobHandle] = {}
-        self._live: dict[JobHandle, None] = {}
-        self.names = Tasks()
-
-    poller: Poller
-    """Looks at the jobs; set by the dispatcher, since each of the two needs the other."""
-    reconciler: Reconciler
-    """Counts the jobs; likewise."""
+    def __attrs_post_init__(self) -> None:
+        self.poller = Poller(self._poll, every=self.poll_every, rng=self.rng, clock=self.clock)
+        self.reconciler = Reconciler(
+            self.client,
+            self.balancer,
+            known=self.knows,
+            claim=self._claim,
+            refused=self.refused,
+            search_for=self.search_for,
+            every=self.poll_every,
+            rng=self.rng,
+            clock=self.clock,
+        )
 
     @property
     def handles(self) -> tuple[JobHandle, ...]:
-        """Every job, in the order in which they came."""
+        """All jobs, in order of their submit."""
         return tuple(self._live)
 
     def knows(self, key: str) -> bool:
-        """Return whether the books have the slot of one of the jobs by that key."""
+        """Return whether the balancer counts the slot of one of the jobs under that key."""
         return key in self._by_jobid or key.removeprefix(REFERENCE) in self._by_ref
-
-    def with_ref(self, reply_ref: str | None) -> JobHandle | None:
-        """Return the job that was sent under that reference."""
-        return self._by_ref.get(reply_ref) if reply_ref is not None else None
 
     def with_id(self, jobid: str) -> JobHandle | None:
         """Return the job of that id."""
         return self._by_jobid.get(jobid)
 
+    def report(self, kind: type[JobEvent], handle: JobHandle, **more: Any) -> None:
+        """Report an event of the job."""
+        event = kind(
+            at=self.clock.now(),
+            channel=handle.channel,
+            verb=handle.verb,
+            reply_ref=handle.reply_ref,
+            jobid=handle.jobid,
+            **more,
+        )
+        self.balancer.reporter.report(event)
+
+    # --- the steps of a job ----------------------------------------------------------------------------
+
     def enter(self, handle: JobHandle, lease: Lease) -> None:
-        """Take the job in, before it is sent: what is told of it may come before the answer."""
+        """Add the job before it is sent: a callback may come before the answer.
+
+        Raises:
+            InvalidArgument: Another job with that reference is followed.
+        """
+        if handle.reply_ref in self._by_ref:
+            raise reference_in_use()
         handle.lease = lease
         handle.channel = lease.channel
         self._live[handle] = None
-        for ref in handle.refs:
+        for ref in (handle.reply_ref, *handle.earlier_refs):
             self._by_ref[ref] = handle
 
     def accept(self, handle: JobHandle, job: Job, *, taken_over: bool = False) -> None:
-        """Note that the service has the job; a second time does nothing. `name_the_slot` has to follow.
+        """Record that the service has the job; does nothing the second time. `name_slot` has to follow.
 
         Args:
             handle: The job here.
-            job: The job there.
+            job: The job as the service reports it.
             taken_over: Whether an earlier process submitted it; it may have ended since.
         """
         if handle.jobid is not None:
@@ -90,241 +142,155 @@ class JobRegistry:
         handle.sent = True
         handle.jobid = job.jobid
         handle.channel = job.channel or handle.channel
-        handle.since = self._clock.now()
+        handle.since = self.clock.now()
         self._by_jobid[job.jobid] = handle
-        if not handle.found.done():
-            handle.found.set_result(None)
+        handle.found.set()
         if not taken_over:
-            self._balancer.reporter.report(Submitted(**self.facts(handle)))
-        handle.tell(job)
+            self.report(Submitted, handle)
+        handle.update(job)
         if not job.ended:
             self.poller.add(job.jobid, soon=taken_over)
 
-    def update_from(self, job: Job, by: str) -> bool:
-        """Take note of what a poll, callback or answer says of a job; return whether it is one of these."""
-        handle = self._by_jobid.get(job.jobid) or self.with_ref(job.reply_ref)
+    def update_from(self, job: Job, source: str) -> bool:
+        """Apply what a poll, a callback or an answer reports; return whether the job is one of these."""
+        handle = self._by_jobid.get(job.jobid) or self._by_ref.get(job.reply_ref or "")
         if handle is None or handle.jobid not in (None, job.jobid):
             return handle is not None
         before, key = handle.status, handle.key
         handle.missing_since = handle.doubt = None
         if handle.jobid is None:
             self.accept(handle, job)
-        if (key != handle.key or not self._is_held(handle)) and not job.ended:
-            self.names.spawn(self.name_the_slot(handle))
         if job.ended:
-            self._end(handle, job, by)
-        elif job.status != before:
-            self._balancer.reporter.report(Changed(**self.facts(handle), status=job.status))
-            handle.tell(job)
+            elapsed = self.clock.now() - handle.since
+            self.report(Ended, handle, status=job.status, elapsed=elapsed, told_by=source)
+            self._leave(handle, job)
+            return True
+        # A shared store may have dropped the slot meanwhile.
+        if key != handle.key or handle.lease is None or not handle.lease.held:
+            self.naming.spawn(self.name_slot(handle))
+        if job.status != before:
+            self.report(Changed, handle, status=job.status)
+            handle.update(job)
         return True
 
     def fail(self, handle: JobHandle, error: PikaError, *, keep_slot: bool = False) -> None:
-        """Give the job up; its slot is given back unless it has to stay taken."""
-        event = Failed(**self.facts(handle), error=type(error).__name__, status=error.status)
-        self._balancer.reporter.report(event)
-        self._leave(handle, lambda: handle.fail(error), keep_slot=keep_slot)
+        """Give the job up; free its slot unless `keep_slot`."""
+        self.report(Failed, handle, error=type(error).__name__, status=error.status)
+        self._leave(handle, error=error, keep_slot=keep_slot)
 
     def detach(self, handle: JobHandle, error: PikaError) -> None:
-        """Follow the job no more; it runs on and keeps its slot."""
-        self._balancer.reporter.report(Detached(**self.facts(handle), error=type(error).__name__))
-        self._leave(handle, lambda: handle.fail(error), keep_slot=True)
+        """Stop following the job, which runs on and keeps its slot; add a record of it."""
+        if handle.done:  # a callback came before the poll that failed
+            return
+        self.records.append(handle.record())
+        self.report(Detached, handle, error=type(error).__name__)
+        self._leave(handle, error=_about(handle, error), keep_slot=True)
+
+    def detach_all(self, error: PikaError, unsent: PikaError) -> None:
+        """Stop following all jobs; fail those that were not sent with `unsent`."""
+        for handle in self.handles:
+            if handle.sent:
+                self.detach(handle, error)
+            else:
+                self.fail(handle, unsent)
 
     def remove(self, handle: JobHandle) -> None:
-        """Let the job go that the service does not have, and give its slot back; it may come again."""
+        """Remove a job that the service does not have, and free its slot; it may be sent again."""
         handle.sent = False
         self._forget(handle)
         lease, handle.lease = handle.lease, None
         if lease is not None:
-            self._balancer.release_nowait(lease)
+            self.balancer.release_nowait(lease)
 
-    def facts(self, handle: JobHandle) -> dict[str, Any]:
-        """Return what every event of the job tells."""
-        return {
-            "at": self._clock.now(),
-            "channel": handle.channel,
-            "verb": handle.verb,
-            "reply_ref": handle.reply_ref,
-            "jobid": handle.jobid,
-        }
-
-    def _end(self, handle: JobHandle, job: Job, by: str) -> None:
-        elapsed = self._clock.now() - handle.since
-        event = Ended(**self.facts(handle), status=job.status, elapsed=elapsed, told_by=by)
-        self._balancer.reporter.report(event)
-        self._leave(handle, lambda: handle.end(job))
-
-    def _leave(self, handle: JobHandle, tell: Callable[[], None], *, keep_slot: bool = False) -> None:
-        handle.over = True
-        if not handle.found.done():
-            handle.found.set_result(None)
+    def _leave(
+        self,
+        handle: JobHandle,
+        job: Job | None = None,
+        *,
+        error: PikaError | None = None,
+        keep_slot: bool = False,
+    ) -> None:
+        handle.found.set()
         self._forget(handle)
         try:
-            # First the slot: whoever waited may want it next.
+            # Before the waiters of the handle wake: one of them may want the slot next.
             if handle.lease is not None and not keep_slot:
-                self._balancer.release_nowait(handle.lease)
+                self.balancer.release_nowait(handle.lease)
         finally:
-            tell()
-
-    def _is_held(self, handle: JobHandle) -> bool:
-        """Return whether the job's slot is counted: a shared store may have given it up meanwhile."""
-        return handle.lease is not None and handle.lease.held
+            handle.update(job, done=True, error=error)
 
     def _forget(self, handle: JobHandle) -> None:
         self._live.pop(handle, None)
-        for ref in handle.refs:
+        for ref in (handle.reply_ref, *handle.earlier_refs):
             self._by_ref.pop(ref, None)
         if handle.jobid is not None:
             self._by_jobid.pop(handle.jobid, None)
-            self.poller.discard(handle.jobid)
-        self._emptied()
+            self.poller.remove(handle.jobid)
+        self.removed()
 
-    async def name_the_slots(self) -> None:
-        """Have the books know the slots of all jobs that were sent by the jobs' ids; returns once they do."""
-        await self.names.settle()
-        for handle in self.handles:
-            if handle.sent:
-                await self.name_the_slot(handle)
+    # --- what the service reports ----------------------------------------------------------------------
 
-    async def name_the_slot(self, handle: JobHandle) -> None:
-        """Have the books know the slot by the job's id, or its reference, and not by a mere number.
-
-        Nobody who asks what executes then counts the job a second time, and the slot outlives the dispatcher.
-        If the store fails, the slot stays under its number: the job is the service's all the same.
-        """
-        key = handle.key
-        if handle.over or handle.channel is None or handle.lease is None:
-            return
+    async def _poll(self, jobid: str) -> bool:
+        """Look the job up; return whether the service answered."""
+        handle = self._by_jobid[jobid]
         try:
-            named = await self.reconciler.adopt(handle.channel, key)
-        except PikaError:
-            return
-        superfluous = named
-        if handle in self._live and handle.key == key and named is not None:
-            # Not the lease from before the wait: the slot may have got a name meanwhile.
-            handle.lease, superfluous = named, handle.lease
-        if superfluous is not None and superfluous is not handle.lease:
-            self._balancer.release_nowait(superfluous)
-
-
-REFUSALS: Final = (Unauthorized, SubscriptionRequired, Closed, WrongLoop)
-"""Errors that concern every call, not just one: the service's refusals, and a client that is of no use."""
-
-
-class Reports(Protocol):
-    """Where the service reports the ends of jobs."""
-
-    @property
-    def reply_url(self) -> str:
-        """The address to name in a submit."""
-        ...
-
-    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], object]:
-        """Have `take` told of every job that is reported, from now until the returned function is called."""
-        ...
-
-
-class Following:
-    """Hands on to the roster whatever is told of its jobs, and takes over jobs of earlier processes.
-
-    Args:
-        client: Asks after jobs.
-        roster: Keeps the jobs.
-        refused: Is told of polls that failed; returns whether there is no sense in any more.
-        prefix: Begins the references of our own jobs.
-        lost_for: Seconds after which a job that the service does not know is given up.
-        clock: Measures the seconds.
-    """
-
-    def __init__(
-        self,
-        client: PikaClient,
-        registry: JobRegistry,
-        *,
-        refused: Callable[[PikaError], bool],
-        prefix: str,
-        search_for: float,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._registry = registry
-        self._refused = refused
-        self._prefix = prefix
-        self._search_for = search_for
-        self._clock = clock
-        self.taking_over = asyncio.Lock()
-        self._regaining = False
-        self._regained: dict[str, JobHandle] = {}
-        self._told: set[str] = set()
-        self.records: list[dict[str, Any]] = []
-
-    reconciler: Reconciler
-    """Sees what executes; set by the dispatcher, since each of the two needs the other."""
-    records: list[dict[str, Any]]
-    """Of jobs that were let go and run on."""
-    taking_over: asyncio.Lock
-    """Held by whoever takes jobs over, so that two who do at once do not make two handles of one job."""
-
-    async def poll(self, jobid: str) -> bool:
-        """Ask how the job stands; return whether the service told."""
-        handle = self._registry.with_id(jobid)
-        if handle is None:
-            return True
-        try:
-            job = await self._client.job(jobid)
+            job = await self.client.job(jobid)
         except NotFound as error:
             self._missing(handle, error)
         except PikaError as error:
-            if self._refused(error):
+            if self.refused(error):
                 self.detach(handle, error)
             return False
         else:
-            self._registry.update_from(job, "poll")
+            self.update_from(job, "poll")
         return True
 
-    def called_back(self, job: Job) -> bool:
-        """Take note of a callback; return whether the job is one of ours."""
-        return self._registry.update_from(job, "callback")
+    def _missing(self, handle: JobHandle, error: NotFound) -> None:
+        now = self.clock.now()
+        if handle.missing_since is None:
+            handle.missing_since = now if handle.doubt is None else handle.since
+        if now - handle.missing_since >= self.search_for:
+            self.fail(handle, _about(handle, handle.doubt or error))
 
-    async def claim(self, job: Job) -> bool:
-        """Take note of a job that executes; return whether it is one of ours."""
-        handle = self._registry.with_ref(job.reply_ref)
+    async def _claim(self, job: Job) -> bool:
+        """Apply the report of an executing job; return whether it is one of this dispatcher's."""
+        handle = self._by_ref.get(job.reply_ref or "")
         if handle is not None and handle.jobid not in (None, job.jobid):
             return False
-        if handle is None and self._regaining and (job.reply_ref or "").startswith(self._prefix):
-            facts = {
+        if handle is None and self._reconciling and (job.reply_ref or "").startswith(self.prefix):
+            record = {
                 "verb": (job.verb or "create").removeprefix("pika-"),
                 "reply_ref": job.reply_ref,
                 "jobid": job.jobid,
                 "channel": job.channel,
             }
-            handle = await self.take_over(facts)
+            handle = await self.take_over(record)
             self._regained[handle.reply_ref] = handle
-        if handle is None:
-            return False
-        self._registry.update_from(job, "poll")
-        return True
+            self._unreturned.append(handle)
+        return handle is not None and self.update_from(job, "poll")
+
+    # --- jobs of earlier processes ---------------------------------------------------------------------
 
     async def reconcile(self) -> tuple[JobHandle, ...]:
-        """Look at what executes, and return new handles for what carries our prefix."""
+        """Make a pass over the executing jobs; return new handles for those with this dispatcher's prefix."""
         async with self.taking_over:
-            self._regaining = True
-            # A look without that aim may have taken ours for others'.
+            self._reconciling = True
+            # An earlier pass may have counted some of them as another submitter's.
             self.reconciler.ask_again()
             try:
-                await self.reconciler.look()
+                await self.reconciler.reconcile()
             finally:
-                self._regaining = False
-        # What one found that was cancelled before it could tell, the next one tells.
-        found = [ref for ref in self._regained if ref not in self._told]
-        self._told.update(found)
-        return tuple(self._regained[ref] for ref in found)
+                self._reconciling = False
+        # If the last caller was cancelled before it could return its handles, this one returns them.
+        found, self._unreturned = tuple(self._unreturned), []
+        return found
 
-    def had(self, reply_ref: str) -> JobHandle | None:
-        """Return the job of that reference, if it is on the roster or was regained, perhaps ended since."""
-        return self._registry.with_ref(reply_ref) or self._regained.get(reply_ref)
+    def find(self, reply_ref: str) -> JobHandle | None:
+        """Return the job of that reference; one that `reconcile` found may have ended since."""
+        return self._by_ref.get(reply_ref) or self._regained.get(reply_ref)
 
     async def take_over(self, record: Mapping[str, Any]) -> JobHandle:
-        """Return a handle for a job of which there is a record, with its slot counted."""
+        """Count the job of a record and return a new handle of it."""
         handle = JobHandle(record["verb"], record["reply_ref"])
         handle.sent = True
         jobid = record["jobid"]
@@ -334,38 +300,53 @@ class Following:
                 f"the job {jobid or handle.reply_ref!r} is counted on another channel already",
                 field="records",
             )
-        self._registry.enter(handle, lease)
+        self.enter(handle, lease)
         if jobid is None:
             self.reconciler.ask_again()
         else:
             job = Job(jobid, channel=record["channel"], reply_ref=record["reply_ref"])
-            self._registry.accept(handle, job, taken_over=True)
-            # Its slot may have been kept under the reference, while its id was not known, or in doubt.
+            self.accept(handle, job, taken_over=True)
+            # The slot may have been counted under the reference while the id was unknown or in doubt.
             await self.reconciler.drop(REFERENCE + handle.reply_ref)
         return handle
 
-    def detach(self, handle: JobHandle, error: PikaError) -> None:
-        """Follow the job no more: it runs on, with a record and its slot kept."""
-        if handle.over:  # a callback was quicker than the poll that failed
-            return
-        self.records.append(handle.record())
-        error = copy.copy(error)
-        error.jobid, error.channel = handle.jobid, handle.channel
-        self._registry.detach(handle, error)
+    # --- the key of the slot ---------------------------------------------------------------------------
 
-    def detach_all(self, error: PikaError, unsent: PikaError) -> None:
-        """Follow nothing more; what was not sent never will be, for the reason `unsent`."""
-        for handle in self._registry.handles:
+    async def name_slots(self) -> None:
+        """Count the slots of all jobs that were sent under the jobs' keys."""
+        await self.naming.settle()
+        for handle in self.handles:
             if handle.sent:
-                self.detach(handle, error)
-            else:
-                self._registry.fail(handle, unsent)
+                await self.name_slot(handle)
 
-    def _missing(self, handle: JobHandle, error: NotFound) -> None:
-        now = self._clock.now()
-        if handle.missing_since is None:
-            handle.missing_since = now if handle.doubt is None else handle.since
-        if now - handle.missing_since >= self._search_for:
-            lost = copy.copy(handle.doubt or error)
-            lost.jobid, lost.channel = handle.jobid, handle.channel
-            self._registry.fail(handle, lost)
+    async def name_slot(self, handle: JobHandle) -> None:
+        """Count the slot under the job's id, or its reference, instead of the lease's number.
+
+        A reconciler then does not count the job a second time, and the slot outlives the dispatcher. If the
+        store fails, the slot stays counted under its number: the service has the job all the same.
+        """
+        key = handle.key
+        if handle.done or handle.channel is None or handle.lease is None:
+            return
+        try:
+            named = await self.reconciler.adopt(handle.channel, key)
+        except PikaError:
+            return
+        superfluous = named
+        if handle in self._live and handle.key == key and named is not None:
+            # Read after the wait: the slot may have been named meanwhile.
+            handle.lease, superfluous = named, handle.lease
+        if superfluous is not None and superfluous is not handle.lease:
+            self.balancer.release_nowait(superfluous)
+
+
+def reference_in_use() -> InvalidArgument:
+    """Return the error for a job whose reference belongs to another job that is followed."""
+    return InvalidArgument("reply_ref is in use; pass another one for each job", field="reply_ref")
+
+
+def _about(handle: JobHandle, error: PikaError) -> PikaError:
+    """Return a copy of the error that names the job."""
+    copied = copy.copy(error)
+    copied.jobid, copied.channel = handle.jobid, handle.channel
+    return copied

@@ -1,8 +1,8 @@
-"""`Callbacks`: where the service reports that jobs have ended, as a part of your own web server or alone.
+"""`Webhook`: receives the service's callbacks of ended jobs, mounted in an aiohttp server or on its own.
 
-The address is a capability: whoever knows it is believed, and nobody else learns whether it exists. What
-comes is told to the subscribers at once, whether or not anybody waits for it; whose job it is they decide.
-A sender learns only whether it sent a job, never whether somebody knew that job.
+The URL contains a secret: a request to it is trusted, and any other request gets the same 404. Each callback
+goes to the subscribers at once; they decide whose job it is. The sender learns only whether its body was a
+job, never whether a subscriber knew it.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from secrets import token_urlsafe
 from typing import Any, Final, Never, cast
 
@@ -28,20 +29,19 @@ from pika_balancer.clock import Clock, SystemClock, alarm
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Job, Secret, guarded, hidden
 
-READ_WITHIN: Final = 30.0
-"""Seconds within which a callback must have arrived whole."""
+READ_TIMEOUT: Final = 30.0
+"""Seconds within which the body of a callback must arrive."""
 
-Taker = Callable[[Job], bool]
-"""Is told a job and says whether it was its own."""
+Subscriber = Callable[[Job], bool]
+"""Called with a job; returns whether the job is the subscriber's."""
 
 _LONGEST_URL: Final = 1024
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{16,256}")
 _CONTINUE: Final = "100-continue"
 _STOP_WITHIN: Final = 0.25
 _LINGER: Final = 1.0
-_CAUSES: Final = 3
-# The third is what aiohttp's parser in Python raises, and the compiled one does not; the last is what it says
-# of a sender that had gone before anybody began to read.
+# HttpProcessingError comes only from aiohttp's pure Python parser; RuntimeError means that the connection was
+# closed before reading began.
 _BROKEN_OFF: Final = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
 
 _log = logging.getLogger(__name__)
@@ -49,38 +49,38 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class WebhookStatistics:
-    """What has come so far, callbacks that are still being read left out."""
+    """Counts of callbacks whose body was read."""
 
     matched: int = 0
-    """Callbacks that a subscriber took for its own."""
+    """Callbacks of a job that a subscriber knew."""
     unmatched: int = 0
-    """Callbacks that none did: duplicates, and jobs of somebody else."""
+    """Callbacks of other jobs: duplicates, and jobs of other submitters."""
     broken: int = 0
-    """Bodies that were no job: wrong, compressed, too large, too slow or cut off."""
+    """Bodies that were refused: malformed, compressed, too large, too slow or cut off."""
     failed: int = 0
-    """How often a subscriber raised."""
+    """Exceptions raised by subscribers."""
 
     @property
     def received(self) -> int:
-        """All that came to the right address."""
+        """All callbacks to the right URL."""
         return self.matched + self.unmatched + self.broken
 
 
 class Webhook:
-    """Receives callbacks and tells its subscribers. Mount `app()` in a server of yours, or `run()` it alone.
+    """Receive callbacks and pass them to subscribers. Mount `app()` in an aiohttp server, or `run()` it.
 
-    The log of a server that it is mounted in is that server's own: an access log there shows the address.
+    The access log of a server that it is mounted in shows the secret URL.
 
     Args:
-        public_url: Where the service reaches the mounted application, such as `https://worker.example/pika`;
-            None where `run()` is reached directly, at the address that it binds.
-        secret: The last segment of the path: 16 to 256 of `A-Z a-z 0-9 _ -`. None draws one, which then
-            lasts as long as this object: jobs of an earlier process call an address that is gone.
-        body_limit: Bytes of a callback above which it is refused. A compressed one always is.
-        clock: Runs the deadline for reading.
+        public_url: URL at which the service reaches the mounted application, e.g.
+            `https://worker.example/pika`; None if the service reaches the address that `run()` binds.
+        secret: Last segment of the path: 16 to 256 characters of `A-Z a-z 0-9 _ -`. None draws one for this
+            object: callbacks of jobs of an earlier process then get a 404.
+        body_limit: Maximum size of a body in bytes. A compressed body is always refused.
+        clock: Measures the time limit for reading.
 
     Raises:
-        InvalidArgument: `field` names the argument, which is not quoted.
+        InvalidArgument: An argument cannot work; `field` names it, and the message does not quote it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Webhook:
         secret = hidden(token_urlsafe(32) if secret is None else secret)
         if not isinstance(secret, Secret) or not _SECRET.fullmatch(secret.reveal()):
             raise InvalidArgument(
-                "secret must be 16 to 256 letters, digits, '_' or '-'; leave it out to have one drawn",
+                "secret must be 16 to 256 letters, digits, '_' or '-'; None draws one",
                 field="secret",
             )
         if type(body_limit) is not int or body_limit < 1:
@@ -107,47 +107,56 @@ class Webhook:
             raise InvalidArgument(public, field="public_url")
         self._public = public
         self._bound: list[URL] = []
-        self._takers: dict[object, Taker] = {}
+        self._subscribers: dict[object, Subscriber] = {}
         self._counts: Counter[str] = Counter()
 
     @property
     def reply_url(self) -> str:
-        """The whole URL to pass as `reply_url` with a submit; at most 1024 characters. Keep it secret.
+        """The secret URL to pass as `reply_url` with a submit; at most 1024 characters.
 
         Raises:
-            InvalidArgument: It is not known: there is no `public_url`, and `run()` is not under way.
+            InvalidArgument: There is no `public_url`, and `run()` is not active.
         """
-        return str(self._base() / self._secret.reveal())
-
-    def subscribe(self, take: Taker) -> Callable[[], None]:
-        """Have `take(job)` called for every callback that is a job; return what ends that.
-
-        Subscribers are asked one after the other, in the order in which they came, within the event loop and
-        before the sender has its answer, until one returns True. They must be quick. What one raises is
-        logged, and the others are asked all the same. The same job may come more than once.
-
-        Raises:
-            InvalidArgument: `take` cannot be called, or is a coroutine function.
-        """
-        if inspect.iscoroutinefunction(take) or not callable(take):
+        if self._public is not None:
+            return str(self._public / self._secret.reveal())
+        if not self._bound:
             raise InvalidArgument(
-                "take must be a plain function of a job; have it start a task if there is to wait",
-                field="take",
+                "the webhook has no URL yet: pass public_url, or read it within `async with webhook.run()`",
+                field="public_url",
+            )
+        bound = self._bound[-1]
+        if ipaddress.ip_address(bound.host or "").is_unspecified:
+            raise InvalidArgument(
+                "host stands for all addresses: pass public_url, the URL at which the service gets here",
+                field="public_url",
+            )
+        return str(bound / self._secret.reveal())
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], object]:
+        """Call `subscriber(job)` for every callback; return a function that ends the subscription.
+
+        Subscribers are called in order of subscription, in the event loop and before the sender gets its
+        answer, until one returns True; they must be quick. If one raises, the error is logged and the next
+        one is called. The same job may come more than once.
+
+        Raises:
+            InvalidArgument: `subscriber` is not callable, or is a coroutine function.
+        """
+        if inspect.iscoroutinefunction(subscriber) or not callable(subscriber):
+            raise InvalidArgument(
+                "subscriber must be a plain function of a job; start a task in it if it has to wait",
+                field="subscriber",
             )
         key = object()
-        self._takers[key] = take
-
-        def unsubscribe() -> None:
-            self._takers.pop(key, None)
-
-        return unsubscribe
+        self._subscribers[key] = subscriber
+        return partial(self._subscribers.pop, key, None)
 
     def statistics(self) -> WebhookStatistics:
-        """Return what has come until now."""
+        """Return the counts so far."""
         return WebhookStatistics(**self._counts)
 
     def app(self) -> web.Application:
-        """Return an application to mount with `add_subapp`, where `public_url` leads; each call makes one."""
+        """Return a new application, to mount with `add_subapp` at the path of `public_url`."""
         app = web.Application(middlewares=[self._refuse])
         app.router.add_post("/{secret}", self._receive, expect_handler=_expected)
         return app
@@ -156,23 +165,21 @@ class Webhook:
     async def run(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
         """Serve while the context lasts, and yield `reply_url`.
 
-        The secret is the whole path here. A proxy between `public_url` and this has to take its path off.
+        The secret is the whole path: a proxy has to strip the path of `public_url`.
 
         Args:
-            host: Address to bind; the default keeps other machines out.
+            host: Address to bind; the default accepts connections from this machine only.
             port: Port to bind; 0 takes a free one.
 
         Raises:
-            InvalidArgument: All addresses are bound, and without a `public_url` none is the one to tell.
+            InvalidArgument: `host` stands for all addresses, and there is no `public_url`.
             OSError: The address cannot be bound.
         """
         runner = web.AppRunner(self.app(), shutdown_timeout=_STOP_WITHIN)
         try:
             await runner.setup()
-            loop, server = (
-                asyncio.get_running_loop(),
-                cast("web.Server", runner.server),
-            )  # None before setup()
+            loop = asyncio.get_running_loop()
+            server = cast("web.Server", runner.server)  # None before setup()
 
             def protocol() -> _Protocol:
                 return _Protocol(
@@ -180,21 +187,21 @@ class Webhook:
                     loop=loop,
                     access_log=cast("logging.Logger", None),
                     logger=cast("logging.Logger", _Discreet(_log)),
-                    keepalive_timeout=READ_WITHIN,
-                    # What nobody will read is not worth unpacking, which can take long.
+                    keepalive_timeout=READ_TIMEOUT,
+                    # Compressed bodies are refused; decompressing them can take long.
                     auto_decompress=False,
                 )
 
-            # Not `TCPSite`, which offers no way to a protocol of one's own, and which loses the socket if it
-            # is cancelled while it begins to serve.
-            subscriber = await loop.create_server(protocol, host, port, start_serving=False)
-            bound = _url(*subscriber.sockets[0].getsockname()[:2])
+            # Not `TCPSite`: it takes no protocol class, and leaks its socket if cancelled while starting.
+            listener = await loop.create_server(protocol, host, port, start_serving=False)
+            bound_host, bound_port = listener.sockets[0].getsockname()[:2]
+            bound = URL.build(scheme="http", host=bound_host, port=bound_port)
             self._bound.append(bound)
             try:
-                await subscriber.start_serving()
+                await listener.start_serving()
                 yield self.reply_url
             finally:
-                subscriber.close()
+                listener.close()
                 self._bound.remove(bound)
         finally:
             await shielded(runner.cleanup())
@@ -202,26 +209,10 @@ class Webhook:
     @guarded
     def __repr__(self) -> str:
         where = self._public or next(reversed(self._bound), None)
-        return f"<Callbacks at {where or 'no known address'}, subscribers: {len(self._takers)}>"
+        return f"<Webhook at {where or 'an unknown address'}, subscribers: {len(self._subscribers)}>"
 
     def __reduce__(self) -> Never:
-        raise TypeError("a receiver belongs to the process that it tells and cannot be pickled or copied")
-
-    def _base(self) -> URL:
-        if self._public is not None:
-            return self._public
-        if not self._bound:
-            raise InvalidArgument(
-                "the address is not known yet: pass public_url, or ask within `async with receiver.run()`",
-                field="public_url",
-            )
-        bound = self._bound[-1]
-        if ipaddress.ip_address(bound.host or "").is_unspecified:
-            raise InvalidArgument(
-                "all addresses are bound, so public_url has to say at which one the service gets here",
-                field="public_url",
-            )
-        return bound
+        raise TypeError("a webhook belongs to its process and cannot be pickled or copied")
 
     # --- one request -----------------------------------------------------------------------------------
 
@@ -229,7 +220,7 @@ class Webhook:
     async def _refuse(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Answer every refusal, aiohttp's own included, in the service's shape."""
+        """Answer every refusal, aiohttp's own included, with the service's JSON."""
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -237,39 +228,39 @@ class Webhook:
             answer = _refusal(error.status, error.reason, allow)
         if not request.content.at_eof():
             answer.force_close()
-            # A connection cut while the sender still sends would cost it the answer.
+            # If the connection closed while the sender still sends, the sender would not get the answer.
             with suppress(*_BROKEN_OFF):
                 async with asyncio.timeout(None) as window, alarm(window, self._clock, _LINGER):
                     await answer.prepare(request)
                     await answer.write_eof()
                     async for _ in request.content.iter_any():
                         pass
-            # aiohttp would go on for longer, even when the sender is gone.
+            # aiohttp would wait longer, even if the sender is gone.
             request.protocol.force_close()
         return answer
 
     async def _receive(self, request: web.Request) -> web.Response:
-        # Secrets are compared in constant time.
+        # `Secret` compares in constant time.
         if Secret(request.match_info["secret"]) != self._secret:
             raise web.HTTPNotFound
         try:
             job = read_job(await self._read(request), secrets=(self._secret,))
         except InvalidResponse as error:
-            raise self._broken(web.HTTPBadRequest, _causes(error)) from None
-        self._counts["matched" if self._tell(job) else "unmatched"] += 1
+            raise self._broken(web.HTTPBadRequest, f"the body is not a job: {error.faults[0]}") from None
+        self._counts["matched" if self._publish(job) else "unmatched"] += 1
         return web.json_response({})
 
     async def _read(self, request: web.Request) -> bytes:
-        """Return the body, in bounded time and memory; raise the answer to one that cannot be had."""
+        """Return the body, in bounded time and memory; raise the refusal of one that cannot be read."""
         if not _knows_expectation(request):
-            raise self._broken(web.HTTPExpectationFailed, "nothing is expected but 100-continue")
+            raise self._broken(web.HTTPExpectationFailed, "only 100-continue may be expected")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._broken(web.HTTPUnsupportedMediaType, "the body must not be compressed")
         try:
-            async with asyncio.timeout(None) as window, alarm(window, self._clock, READ_WITHIN):
+            async with asyncio.timeout(None) as window, alarm(window, self._clock, READ_TIMEOUT):
                 body = await _bounded(request, self._body_limit)
         except TimeoutError:
-            problem = f"the body did not arrive within {READ_WITHIN:g} s"
+            problem = f"the body did not arrive within {READ_TIMEOUT:g} s"
             raise self._broken(web.HTTPRequestTimeout, problem) from None
         except _BROKEN_OFF:
             problem = "the body broke off, or its chunks are broken"
@@ -284,29 +275,29 @@ class Webhook:
         _log.info("a callback was refused with %d: %s", answer.status_code, problem)
         return answer(reason=problem)
 
-    def _tell(self, job: Job) -> bool:
-        for key, take in tuple(self._takers.items()):
-            if key not in self._takers:  # ended by one that was asked before
+    def _publish(self, job: Job) -> bool:
+        for key, subscriber in tuple(self._subscribers.items()):
+            if key not in self._subscribers:  # an earlier one has ended its subscription
                 continue
             try:
-                if take(job) is True:
+                if subscriber(job) is True:
                     return True
-            except Exception as error:  # noqa: BLE001 - one subscriber must not keep it from the others
+            except Exception as error:  # noqa: BLE001 - the other subscribers must be called all the same
                 self._counts["failed"] += 1
-                # Only our own errors are known to hold no token, and a traceback's locals may hold some.
-                said = str(error) if isinstance(error, PikaError) else ""
-                _log.error("a subscriber failed on a callback: %s %s", type(error).__name__, said)
+                # Only this library's errors are known to hold no token; a traceback's locals may hold some.
+                message = str(error) if isinstance(error, PikaError) else ""
+                _log.error("a subscriber failed on a callback: %s %s", type(error).__name__, message)
         return False
 
 
 class _TooLarge(web.HTTPClientError):
-    """aiohttp's own wants two sizes, of which one is not known here."""
+    """aiohttp's own class needs both sizes, and the size of the body is not known."""
 
     status_code = 413
 
 
 class _Protocol(web.RequestHandler):
-    """aiohttp's connection handler, which answers what is no HTTP in the service's shape, quoting nothing."""
+    """Connection handler that answers invalid HTTP with the service's JSON and does not quote it."""
 
     __slots__ = ()
 
@@ -315,11 +306,11 @@ class _Protocol(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the first line
+        message: str | None = None,  # noqa: ARG002 - quotes the request
     ) -> web.StreamResponse:
-        super().handle_error(request, status, exc)  # logs it; an answer that was under way is cut off
+        super().handle_error(request, status, exc)  # logs it, and cuts off an unfinished answer
         if isinstance(exc, UnicodeEncodeError):
-            # Where no route is found, aiohttp quotes an `Expect` that it does not know, and fails at bytes.
+            # aiohttp quotes an unknown `Expect` in its answer, and fails to encode one that is not ASCII.
             status = 417
         answer = _refusal(status, http.HTTPStatus(status).phrase)
         answer.force_close()
@@ -327,17 +318,17 @@ class _Protocol(web.RequestHandler):
 
 
 class _Discreet(logging.LoggerAdapter[logging.Logger]):
-    """aiohttp's log of requests that went wrong, without the bytes that it quotes: perhaps the address."""
+    """aiohttp's error log without the bytes that it quotes, which may hold the secret URL."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return f"{msg}: {type(kwargs.pop('exc_info', None)).__name__}", kwargs
 
 
 async def _expected(request: web.Request) -> None:
-    """Let a sender that asks go on with its body. aiohttp's own fails at an expectation of bytes."""
+    """Answer `Expect: 100-continue`; aiohttp's own handler fails on an `Expect` that is not ASCII."""
     if _knows_expectation(request) and request.version > HttpVersion10:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the interim answer is no part of the answer
+        request.writer.output_size = 0  # the interim answer does not count as the answer
 
 
 def _knows_expectation(request: web.Request) -> bool:
@@ -349,11 +340,11 @@ def _refusal(status: int, error: str, headers: Mapping[str, str] | None = None) 
 
 
 async def _bounded(request: web.Request, limit: int) -> bytes | None:
-    """Return the body; None as soon as it is known to be longer than `limit`."""
+    """Return the body; None if it is longer than `limit`, which stops reading."""
     if (request.content_length or 0) > limit:
         return None
     if request.content.at_eof():
-        # A middleware of the server around this may have read it already.
+        # A middleware of the enclosing server may have read it already.
         body = await request.read()
         return body if len(body) <= limit else None
     read = bytearray()
@@ -364,14 +355,8 @@ async def _bounded(request: web.Request, limit: int) -> bytes | None:
     return bytes(read)
 
 
-def _causes(error: InvalidResponse) -> str:
-    more = len(error.faults) - _CAUSES
-    told = [str(fault) for fault in error.faults[:_CAUSES]] + ([f"and {more} more"] if more > 0 else [])
-    return f"the body is not a job: {'; '.join(told)}"
-
-
 def _public(text: str, room: int) -> URL | str:
-    """Return the base of the reply URL, which has to leave `room` characters; else what is wrong with it."""
+    """Return the base of the reply URL, or the problem with it; it has to leave `room` characters."""
     try:
         url = URL(text) if text.isprintable() and " " not in text else URL()
         port = url.port
@@ -383,7 +368,3 @@ def _public(text: str, room: int) -> URL | str:
     if len(str(url / ("x" * room))) > _LONGEST_URL:
         return f"public_url and secret make a URL of more than {_LONGEST_URL} characters; shorten one"
     return url
-
-
-def _url(host: str, port: int) -> URL:
-    return URL.build(scheme="http", host=host, port=port)

@@ -1,4 +1,4 @@
-"""Two settings against each other: whose turn it is, and what the turns say."""
+"""Compares two settings that are loaded in alternating turns."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ import attrs
 from pika_balancer.loadtest.recorder import Recorder
 
 PAIRS: Final = 6
-"""Turns of each. If chance alone decided, all would point the same way in 1 of 32 comparisons."""
+"""Turns of each setting. By chance alone, all pairs differ in the same direction in 1 of 32 comparisons."""
 
 
 def turns(pairs: int = PAIRS) -> Iterator[tuple[int, int]]:
-    """Yield the number of each pair of turns, and whose turn it is: 0, 1, then 1, 0, then 0, 1 again.
+    """Yield the number of each pair and the setting to load: 0, 1, then 1, 0, then 0, 1 again.
 
-    So none is always first, and a machine that grows slower, or quicker, all the time favours neither.
+    The order alternates so that a machine that becomes slower over time favours neither.
     """
     for pair in range(pairs):
         first = pair % 2
@@ -25,41 +25,33 @@ def turns(pairs: int = PAIRS) -> Iterator[tuple[int, int]]:
 
 @attrs.frozen
 class Ratio:
-    """How the second stands to the first in one figure, over the pairs of turns."""
+    """One figure of the second setting divided by that of the first, over all pairs of turns."""
 
     figure: str
-    """Which."""
+    """A key of `FIGURES`."""
     median: float
-    """The median of the second's figure divided by the first's, pair by pair."""
     low: float
-    """The lowest of these."""
     high: float
-    """The highest of these."""
     pairs: int
-    """How many there are."""
 
     @property
     def differs(self) -> bool:
-        """Whether all of enough pairs say that the second's is higher, or all that it is lower."""
+        """Whether there are enough pairs, and all ratios are above 1 or all below."""
         return self.pairs >= PAIRS and (self.low > 1 or self.high < 1)
 
 
-def _rate(tally: Recorder) -> float | None:
-    return tally.completed / tally.window if tally.window else None
-
-
 FIGURES: Final[dict[str, Callable[[Recorder], float | None]]] = {
-    "accepted p50": lambda tally: tally.accepted.quantile(0.5),
-    "accepted p99": lambda tally: tally.accepted.quantile(0.99),
-    "ended p50": lambda tally: tally.ended.quantile(0.5),
-    "ended p99": lambda tally: tally.ended.quantile(0.99),
-    "completed per second": _rate,
+    "accepted p50": lambda turn: turn.accepted.quantile(0.5),
+    "accepted p99": lambda turn: turn.accepted.quantile(0.99),
+    "ended p50": lambda turn: turn.ended.quantile(0.5),
+    "ended p99": lambda turn: turn.ended.quantile(0.99),
+    "completed per second": lambda turn: turn.per_second(turn.completed),
 }
-"""What is compared: from one turn to a number."""
+"""The figures that are compared."""
 
 
 def ratios(first: Sequence[Recorder], second: Sequence[Recorder]) -> list[Ratio]:
-    """Return a ratio for each figure; a turn that is cut short, or measured nothing, counts in none."""
+    """Return the ratio of each figure; pairs in which one turn measured nothing are left out."""
     found: list[Ratio] = []
     for name, figure in FIGURES.items():
         quotients: list[float] = []

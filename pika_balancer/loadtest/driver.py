@@ -1,4 +1,4 @@
-"""One stretch of load: jobs through a real dispatcher, every one of them measured."""
+"""Sends jobs through a dispatcher in turns of load, and measures every one of them."""
 
 import asyncio
 import random
@@ -11,29 +11,24 @@ import attrs
 from pika_balancer.clock import Clock, alarm
 from pika_balancer.dispatch import Dispatcher
 from pika_balancer.dispatch.registry import REFUSALS
-from pika_balancer.errors import (
-    ApiError,
-    InvalidResponse,
-    SubmissionUnknown,
-    TransportError,
-)
+from pika_balancer.errors import ApiError, InvalidResponse, SubmissionUnknown, TransportError
 from pika_balancer.events import Event, Refused, Uncertain
-from pika_balancer.loadtest.generators import ARRIVALS, Job, Reason, closed_loop, open_loop, together
+from pika_balancer.loadtest.generators import Job, Reason, closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import JobTiming, Recorder
+from pika_balancer.simulate.arrivals import Arrivals
+from pika_balancer.simulate.streams import Streams
 
 PROMPT: Final = "a benchmark of a job"
 
-_OWN: Final = (ApiError, TransportError, SubmissionUnknown, InvalidResponse)
+_JOB_ERRORS: Final = (ApiError, TransportError, SubmissionUnknown, InvalidResponse)
 
 
 @attrs.frozen(kw_only=True)
 class LoadPlan:
-    """How one stretch is loaded. Either `rate` or `closed` is set."""
+    """The load of one turn. Either `arrivals` or `closed` is set."""
 
-    rate: float | None = None
-    """Jobs per second, for an open loop."""
-    arrivals: str = "poisson"
-    """The schedule of the open loop, a key of `ARRIVALS`."""
+    arrivals: Arrivals | None = None
+    """When jobs start, for an open loop."""
     closed: int | None = None
     """Jobs under way at once, for a closed loop."""
     seconds: float
@@ -41,89 +36,88 @@ class LoadPlan:
     warm_up: float
     """Seconds from the beginning in which jobs are started and not measured."""
     most: int
-    """How many jobs are started at most."""
+    """Most jobs to start."""
     grace: float
-    """Seconds, after the last start, within which jobs should end."""
+    """Seconds to wait for unfinished jobs after the last start."""
 
 
-class Load:
-    """Loads a service through a dispatcher, one stretch after the other.
+class Driver:
+    """Loads a service through a dispatcher, one turn after the other.
 
     Args:
         clock: Measures everything.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.dispatcher: Dispatcher
         self._clock = clock
-        self._tally: Recorder | None = None
-        self._flights: dict[str, JobTiming] = {}
-
-    dispatcher: Dispatcher
-    """Carries the jobs; to be set before the first stretch. Its balancer's observer is `observe`."""
+        self._recorder: Recorder | None = None
+        self._by_ref: dict[str, JobTiming] = {}
 
     def observe(self, event: Event) -> None:
-        """Count what goes wrong on the way."""
-        if self._tally is None or not isinstance(event, Refused | Uncertain):
+        """Count errors of submits; to be an observer of the dispatcher's balancer."""
+        if self._recorder is None or not isinstance(event, Refused | Uncertain):
             return
-        self._tally.answered(event.error, event.status)
-        if isinstance(event, Refused) and event.reply_ref in self._flights:
-            self._flights[event.reply_ref].back()
+        self._recorder.submit_failed(event.error, event.status)
+        if isinstance(event, Refused) and event.reply_ref in self._by_ref:
+            self._recorder.returned(self._by_ref[event.reply_ref])
 
     async def run(
         self,
+        dispatcher: Dispatcher,
         plan: LoadPlan,
-        tally: Recorder,
+        recorder: Recorder,
         *,
         rng: random.Random,
         watch: Callable[[], object],
         interval: float,
     ) -> Reason:
-        """Load it for one stretch, and return why no more jobs were started.
+        """Run one turn of load, and return why no more jobs were started.
 
-        When it returns or raises, no task of it is left, and the tally has all that was measured. Jobs that
-        have not ended by then stay in the dispatcher's care.
+        When it returns or raises, all its tasks have ended and `recorder` is complete. The dispatcher still
+        follows jobs that have not ended.
 
         Args:
-            plan: How.
-            tally: Takes the measures.
+            dispatcher: Runs the jobs; `observe` observes its balancer.
+            plan: The load.
+            recorder: Takes the measurements.
             rng: Draws the arrivals.
-            watch: Called every so often; what it raises ends the stretch.
+            watch: Called periodically; an exception ends the turn.
             interval: Seconds between two such calls.
 
         Raises:
-            PikaError: The service refuses everything, or the jobs cannot work.
+            PikaError: The service refuses every job, or the jobs are invalid.
         """
-        self._tally = tally
+        self._recorder = recorder
         clock, reasons = self._clock, list[Reason]()
 
         def offered(reason: Reason) -> None:
             reasons.append(reason)
-            tally.close(clock.now())
+            recorder.close(clock.now())
 
-        async def look() -> None:
+        async def sample() -> None:
             while True:
-                tally.look(clock.now())
+                recorder.sample(clock.now())
                 watch()
                 await clock.sleep(interval)
 
-        tally.begin(clock.now())
+        recorder.begin(clock.now())
         try:
             async with together() as group:
-                looking = group.create_task(look())
+                sampling = group.create_task(sample())
                 try:
                     async with asyncio.timeout(None) as limit, alarm(limit, clock, plan.seconds + plan.grace):
-                        await self._offer(plan, partial(self._carry, tally), rng, offered)
+                        job = partial(self._run_job, dispatcher, recorder)
+                        await self._generate(plan, job, rng, offered)
                 except TimeoutError:
-                    pass  # what has not ended has been cut, and is counted so
+                    pass  # unfinished jobs have been cut and counted
                 finally:
-                    looking.cancel()
+                    sampling.cancel()
         finally:
-            tally.close(clock.now())
-            tally.look(clock.now())
+            recorder.close(clock.now())
+            recorder.sample(clock.now())
         return reasons[0]
 
-    async def _offer(
+    async def _generate(
         self, plan: LoadPlan, job: Job, rng: random.Random, offered: Callable[[Reason], object]
     ) -> None:
         limits: dict[str, Any] = {
@@ -132,34 +126,33 @@ class Load:
             "clock": self._clock,
             "offered": offered,
         }
-        if plan.rate is not None:
-            await open_loop(ARRIVALS[plan.arrivals](plan.rate, rng), job, **limits)
+        if plan.arrivals is not None:
+            await open_loop(plan.arrivals.times(Streams(rng.getrandbits(64))), job, **limits)
         else:
             await closed_loop(plan.closed or 1, job, **limits)
 
-    async def _carry(self, tally: Recorder, intended: float) -> None:
-        """Carry one job to its end, or until cancelled."""
+    async def _run_job(self, dispatcher: Dispatcher, recorder: Recorder, intended: float) -> None:
         now = self._clock.now
-        flight = tally.start(intended, now())
+        timing = recorder.start(intended, now())
         refs: list[str] = []
 
         def sending(channel: str, ref: str) -> None:
             refs.append(ref)
-            self._flights[ref] = flight
-            flight.sent(channel)
+            self._by_ref[ref] = timing
+            recorder.sent(timing, channel)
 
         try:
-            handle = await self.dispatcher.submit("create", prompt=PROMPT, before_send=sending)
-            flight.accepted(now())
+            handle = await dispatcher.submit("create", prompt=PROMPT, before_send=sending)
+            recorder.job_accepted(timing, now())
             job = await handle
         except BaseException as error:
-            if isinstance(error, _OWN) and not isinstance(error, REFUSALS):
-                flight.failed(type(error).__name__)
+            if isinstance(error, _JOB_ERRORS) and not isinstance(error, REFUSALS):
+                recorder.job_failed(timing, type(error).__name__)
             else:
-                flight.cut(now())
+                recorder.job_cut(timing, now())
                 raise
         else:
-            flight.ended(now(), job.status)
+            recorder.job_ended(timing, now(), job.status)
         finally:
             for ref in refs:
-                self._flights.pop(ref, None)
+                self._by_ref.pop(ref, None)

@@ -1,44 +1,21 @@
-"""Starting jobs: at their moments, whatever the service does (open loop), or so many at a time (closed)."""
+"""Starts jobs: by a schedule, however slow the service is (open loop), or N at a time (closed loop)."""
 
 import asyncio
 import contextlib
-import itertools
-import random
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final, Literal
 
 from pika_balancer.clock import Clock
 
-
-def even(rate: float, _rng: random.Random) -> Iterator[float]:
-    """Yield moments at equal distances, from 0 on, without end; `rate` per second."""
-    # By multiplication: a sum of distances would drift.
-    return (number / rate for number in itertools.count())
-
-
-def poisson(rate: float, rng: random.Random) -> Iterator[float]:
-    """Yield the moments of a Poisson process after 0, without end; `rate` per second on average."""
-    moment = 0.0
-    while True:
-        moment += rng.expovariate(rate)
-        yield moment
-
-
-ARRIVALS: Final[dict[str, Callable[[float, random.Random], Iterator[float]]]] = {
-    "poisson": poisson,
-    "even": even,
-}
-"""By name: from a rate above 0, per second, and a source of chance to seconds from the start, ascending."""
-
-
 Job = Callable[[float], Coroutine[Any, Any, None]]
-"""Carries one job to its end; is told when it was meant to start. What it raises ends the load."""
+"""Runs one job to its end; gets the intended moment of its start. An exception ends the load."""
 
 Reason = Literal["duration", "jobs", "backlog"]
-"""Why no more jobs were started: time was up, all were started, or too many were under way at once."""
+"""Why no more jobs were started: the time was over, all were started, or too many had not ended."""
 
 MOST_UNDER_WAY: Final = 10_000
-"""Jobs under way at once with which an open loop gives up: the service does not keep up with the rate."""
+"""Jobs under way at which an open loop stops, because the service does not keep up with the rate."""
 
 
 async def open_loop(
@@ -53,32 +30,32 @@ async def open_loop(
 ) -> None:
     """Start a job at each moment of a schedule, and return once all have ended.
 
-    A start that comes late is not left out and moves no other.
+    A late start is not left out and delays no other.
 
     Args:
         arrivals: Seconds from now, ascending.
-        job: Carries one.
+        job: Runs one job.
         seconds: For how long jobs are started.
-        most: How many are started at most.
+        most: Most jobs to start.
         clock: Measures the moments.
-        offered: Called once the last has been started, with the reason for which it was the last.
-        most_under_way: How many may be under way at once.
+        offered: Called with the reason when no more jobs will be started.
+        most_under_way: Most jobs under way at once.
     """
     begun = clock.now()
-    moment = next(arrivals)
+    moment = next(arrivals, math.inf)
     under_way: set[asyncio.Task[None]] = set()
     reason: Reason | None = None
     async with together() as group:
         while reason is None:
             await clock.sleep(begun + min(moment, seconds) - clock.now())
-            # Read once: whoever looks again and again, and is late for ever, lets nobody else run.
+            # Read once per round: a loop that is always late would otherwise never yield to other tasks.
             now = clock.now() - begun
             while moment <= now and moment < seconds and most and len(under_way) < most_under_way:
                 task = group.create_task(job(begun + moment))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
                 most -= 1
-                moment = next(arrivals)
+                moment = next(arrivals, math.inf)
             if len(under_way) >= most_under_way:
                 reason = "backlog"
             elif not most:
@@ -97,15 +74,15 @@ async def closed_loop(
     clock: Clock,
     offered: Callable[[Reason], object],
 ) -> None:
-    """Keep so many jobs under way, starting one whenever one ends; return once all have ended.
+    """Keep `workers` jobs under way, starting one when one ends; return once all have ended.
 
     Args:
-        workers: How many.
-        job: Carries one. It is meant to start in the moment in which the one before it has ended.
+        workers: Jobs under way at once.
+        job: Runs one job. Its intended start is the end of the one before it.
         seconds: For how long jobs are started.
-        most: How many are started at most.
-        clock: Measures that.
-        offered: Called once no more will be started, with the reason.
+        most: Most jobs to start.
+        clock: Measures the time.
+        offered: Called with the reason when no more jobs will be started.
     """
     begun = clock.now()
     left = most
@@ -137,7 +114,7 @@ async def closed_loop(
 
 @contextlib.asynccontextmanager
 async def together() -> AsyncGenerator[asyncio.TaskGroup]:
-    """Yield a task group that raises the first error of its tasks as it is, and not a group of one."""
+    """Yield a task group that raises the first error of its tasks, not an exception group."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group

@@ -1,6 +1,6 @@
-"""What is measured of each job, and what it adds up to. Moments are readings of one clock, in seconds."""
+"""Measures jobs and adds up the measurements. Moments are readings of one clock, in seconds."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from statistics import fmean
 from typing import Final
 
@@ -9,272 +9,227 @@ import attrs
 from pika_balancer.loadtest.latency import Latencies
 
 COMPLETED: Final = "completed"
-"""The outcome of a job that went well."""
+"""The status of a job that succeeded."""
 
 BINS: Final = 30
-"""Into how many parts the time of the load is cut, to see how latencies change."""
+"""Number of intervals of the load for which `series` shows latencies."""
 
 _COARSE: Final = 2
 
 
 @attrs.frozen(kw_only=True)
 class TimePoint:
-    """A part of the time of the load."""
+    """Figures of one interval of the load; None where there are none."""
 
     at_s: float
     """Its middle, in seconds from the beginning."""
     jobs: int
-    """Measured jobs that were meant to start in it."""
+    """Measured jobs with their intended start in it."""
     p50_s: float | None
-    """The median of their times to the end; None where there are none."""
+    """The median of their times to the end."""
     p99_s: float | None
     """The 99th percentile of these."""
     in_flight: float | None
-    """Jobs with a slot, on average; None where nobody looked."""
+    """Jobs with a slot, on average."""
     waiting: float | None
     """Jobs without one, on average."""
 
 
+@attrs.define(eq=False)
 class JobTiming:
-    """One job under measurement, from the moment at which it was meant to start.
+    """One job under measurement; `Recorder` changes it."""
 
-    Args:
-        tally: Counts it.
-        intended: When it was meant to start. All its durations are measured from here: measured from when it
-            did start, the wait that a slow server imposes on those behind would count nowhere
-            (coordinated omission).
-        now: When it starts.
-    """
-
-    __slots__ = ("_accepted", "_channel", "_intended", "_measured", "_tally")
-
-    def __init__(self, tally: "Recorder", intended: float, now: float) -> None:
-        self._tally = tally
-        self._intended = intended
-        self._measured = intended - tally.begun >= tally.warm_up
-        self._accepted = False
-        self._channel: str | None = None
-        tally.jobs += 1
-        tally.waiting += 1
-        tally.offered += self._measured
-        if self._measured:
-            tally.lag.record(now - intended)
-
-    def sent(self, channel: str) -> None:
-        """Take note that it has a slot of that channel, and is on its way to the service."""
-        self.back()
-        self._channel = channel
-        tally = self._tally
-        tally.waiting -= 1
-        tally.running += 1
-        tally.on[channel] += 1
-        tally.sent[channel] += 1
-        tally.peaks[channel] = max(tally.peaks[channel], tally.on[channel])
-        tally.peak = max(tally.peak, tally.running)
-
-    def back(self) -> None:
-        """Take note that the service would not have it, and it is in line again."""
-        if self._channel is not None:
-            self._tally.on[self._channel] -= 1
-            self._tally.running -= 1
-            self._tally.waiting += 1
-            self._channel = None
-
-    def accepted(self, now: float) -> None:
-        """Take note that the service has it."""
-        self._accepted = True
-        if self._measured:
-            self._tally.accepted.record(now - self._intended)
-
-    def ended(self, now: float, status: str) -> None:
-        """Take note of its end, `completed` or other."""
-        tally = self._tally
-        taken = now - self._intended
-        self._over()
-        tally.statuses[status] += 1
-        if status == COMPLETED:
-            tally.recent = taken
-            tally.completed += tally.window_from <= now <= tally.window_to
-        if self._measured:
-            tally.ended.record(taken)
-            tally.over_time(self._intended).record(taken)
-
-    def failed(self, error: str) -> None:
-        """Take note that it was given up with an error of that class; it counts in no latency."""
-        self._over()
-        self._tally.failures[error] += 1
-
-    def cut(self, now: float) -> None:
-        """Take note that it is followed no more; its time so far counts, as the least that it took.
-
-        To leave it out would make a server look quick that does not answer at all.
-        """
-        tally = self._tally
-        self._over()
-        tally.unfinished += 1
-        if self._measured:
-            if not self._accepted:
-                tally.accepted.record(now - self._intended)
-            tally.ended.record(now - self._intended)
-            tally.over_time(self._intended).record(now - self._intended)
-
-    def _over(self) -> None:
-        self.back()
-        self._tally.waiting -= 1
+    intended: float
+    """When it was to start. All durations are measured from here: from the actual start, the delay that a
+    slow server causes for later jobs would count nowhere (coordinated omission)."""
+    measured: bool
+    """Whether it counts in the latencies, as it was to start after the warm-up."""
+    accepted: bool = False
+    channel: str | None = None
+    """The channel on which it has a slot."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class Recorder:
-    """What one stretch of load came to. Several of the same length add up to one.
+    """The measurements of one turn of load. Several of the same length can be added up."""
 
-    Args:
-        seconds: For how long jobs are offered, at most.
-        warm_up: Seconds from the beginning within which jobs are not measured, but counted.
-    """
-
-    def __init__(self, *, seconds: float, warm_up: float = 0.0) -> None:
-        self.seconds = seconds
-        self.warm_up = warm_up
-        self.begin(0.0)
-        self.window = 0.0
-        self._closed = False
-        self.lag = Latencies()
-        self.accepted = Latencies()
-        self.ended = Latencies()
-        self.bins: dict[int, Latencies] = {}
-        self.looks: list[tuple[float, int, int]] = []
-        self.jobs = 0
-        self.offered = 0
-        self.completed = 0
-        self.unfinished = 0
-        self.statuses: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
-        self.refused = 0
-        self.waiting = 0
-        self.running = 0
-        self.peak = 0
-        self.on: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
-        self.peaks: Counter[str] = Counter()
-        self.recent: float | None = None
-
-    window: float
-    """Seconds in which jobs were measured and offered; 0 while it goes on."""
-    lag: Latencies
-    """How late measured jobs were started: what the load itself adds, or a machine that is too busy."""
-    accepted: Latencies
-    """From the intended start to the service's acceptance: the wait in line and the submit."""
-    ended: Latencies
+    seconds: float
+    """Longest time for which jobs are started."""
+    warm_up: float = 0.0
+    """Seconds from the beginning in which jobs are counted, but not measured."""
+    begun: float = attrs.field(default=0, init=False)
+    """The beginning of the load."""
+    window: float = attrs.field(default=0, init=False)
+    """Seconds in which jobs were started and measured; 0 before `close`."""
+    lag: Latencies = attrs.field(factory=Latencies, init=False)
+    """How late measured jobs were started, because this process or machine was busy."""
+    accepted: Latencies = attrs.field(factory=Latencies, init=False)
+    """From the intended start to the acceptance by the service."""
+    ended: Latencies = attrs.field(factory=Latencies, init=False)
     """From the intended start to the end."""
-    bins: dict[int, Latencies]
-    """The same, by the part of the time into which the intended start falls."""
-    looks: list[tuple[float, int, int]]
+    bins: defaultdict[int, Latencies] = attrs.field(
+        factory=lambda: defaultdict(lambda: Latencies(_COARSE)), init=False
+    )
+    """The same, by the interval of the load with the intended start."""
+    samples: list[tuple[float, int, int]] = attrs.field(factory=list[tuple[float, int, int]], init=False)
     """Seconds from the beginning, jobs with a slot, jobs without one."""
-    jobs: int
-    """Jobs started, those of the warm-up among them; so in all counts but the next two."""
-    offered: int
-    """Jobs meant to start within the window."""
-    completed: int
-    """Jobs that ended well within the window, whenever they were started."""
-    unfinished: int
-    """Jobs that were followed no more. With any, quantiles are lower bounds."""
-    statuses: Counter[str]
+    jobs: int = attrs.field(default=0, init=False)
+    """Jobs started, including the warm-up, as in all counts but the next two."""
+    offered: int = attrs.field(default=0, init=False)
+    """Jobs with their intended start in the window."""
+    completed: int = attrs.field(default=0, init=False)
+    """Jobs that completed within the window, whenever they started."""
+    unfinished: int = attrs.field(default=0, init=False)
+    """Jobs that had not ended when the load was over. With any, quantiles are lower bounds."""
+    statuses: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs that ended, by status."""
-    failures: Counter[str]
-    """Jobs that were given up, by the class of the error."""
-    answers: Counter[str]
-    """Submits that were not answered with a job, by the class of the error, whether sent again or not."""
-    refused: int
+    failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    """Jobs that failed without a status, by the class of the error."""
+    submit_errors: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    """Submits that were not answered with a job, by the class of the error, whether retried or not."""
+    refused: int = attrs.field(default=0, init=False)
     """Submits answered with 429."""
-    waiting: int
+    waiting: int = attrs.field(default=0, init=False)
     """Jobs without a slot, now."""
-    running: int
-    """Jobs with one, now."""
-    peak: int
+    in_flight: int = attrs.field(default=0, init=False)
+    """Jobs with a slot, now."""
+    peak: int = attrs.field(default=0, init=False)
     """Most jobs with a slot at once."""
-    on: Counter[str]
-    """Jobs with a slot now, by channel, as seen from here."""
-    sent: Counter[str]
+    on_channel: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    """Jobs with a slot now, by channel, as counted by the client."""
+    sent_to: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Submits sent, by channel."""
-    peaks: Counter[str]
-    """Most jobs with a slot at once, by channel, as seen from here."""
-    recent: float | None
+    peaks: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    """Most jobs with a slot at once, by channel, as counted by the client."""
+    last: float | None = attrs.field(default=None, init=False)
     """The duration of the job that completed last."""
+    _closed: float | None = attrs.field(default=None, init=False)
 
     @property
-    def under_way(self) -> int:
-        """Jobs that have started and not ended."""
-        return self.waiting + self.running
-
-    @property
-    def failed(self) -> int:
-        """Jobs that were given up."""
-        return self.failures.total()
+    def _window_ends(self) -> float:
+        return self.begun + self.seconds if self._closed is None else self._closed
 
     def begin(self, now: float) -> None:
-        """Begin now, before anything is measured."""
+        """Set the beginning of the load; call it before anything is measured."""
         self.begun = now
-        self.window_from = now + self.warm_up
-        self.window_to = now + self.seconds
-
-    def start(self, intended: float, now: float) -> JobTiming:
-        """Begin to measure a job."""
-        return JobTiming(self, intended, now)
-
-    def answered(self, error: str, status: int | None) -> None:
-        """Count a submit that was answered with an error of that class and HTTP status."""
-        self.answers[error] += 1
-        self.refused += status == 429  # noqa: PLR2004 - the status of refusals
-
-    def look(self, now: float) -> None:
-        """Note how many jobs are under way now."""
-        self.looks.append((now - self.begun, self.running, self.waiting))
 
     def close(self, now: float) -> None:
-        """Note that no job is offered from now on, which ends the window; a second time does nothing."""
-        if not self._closed:
-            self._closed = True
-            self.window_to = now
-            self.window = max(0.0, now - self.window_from)
+        """End the window: no more jobs are started. Later calls do nothing."""
+        if self._closed is None:
+            self._closed = now
+            self.window = max(0.0, now - self.begun - self.warm_up)
 
-    def over_time(self, intended: float) -> Latencies:
-        """Return the latencies of the jobs that were meant to start in the same part of the time."""
-        place = min(BINS - 1, int(BINS * (intended - self.begun) / self.seconds))
-        if place not in self.bins:
-            self.bins[place] = Latencies(_COARSE)
-        return self.bins[place]
+    def start(self, intended: float, now: float) -> JobTiming:
+        """Count and return a job that was to start at `intended` and starts now."""
+        job = JobTiming(intended, measured=intended - self.begun >= self.warm_up)
+        self.jobs += 1
+        self.waiting += 1
+        self.offered += job.measured
+        if job.measured:
+            self.lag.record(now - intended)
+        return job
 
-    def series(self) -> list["TimePoint"]:
-        """Return how latencies and jobs under way changed over the time of the load, in order."""
-        looks: dict[int, list[tuple[int, int]]] = {}
-        for at, running, waiting in self.looks:
-            looks.setdefault(int(BINS * at / self.seconds), []).append((running, waiting))
+    def sent(self, job: JobTiming, channel: str) -> None:
+        """Record that the job has a slot and its submit is being sent."""
+        self.returned(job)
+        job.channel = channel
+        self.waiting -= 1
+        self.in_flight += 1
+        self.on_channel[channel] += 1
+        self.sent_to[channel] += 1
+        self.peaks[channel] = max(self.peaks[channel], self.on_channel[channel])
+        self.peak = max(self.peak, self.in_flight)
+
+    def returned(self, job: JobTiming) -> None:
+        """Record that the submit was refused, and the job is waiting again."""
+        if job.channel is not None:
+            self.on_channel[job.channel] -= 1
+            self.in_flight -= 1
+            self.waiting += 1
+            job.channel = None
+
+    def job_accepted(self, job: JobTiming, now: float) -> None:
+        job.accepted = True
+        if job.measured:
+            self.accepted.record(now - job.intended)
+
+    def job_ended(self, job: JobTiming, now: float, status: str) -> None:
+        self._over(job)
+        self.statuses[status] += 1
+        if status == COMPLETED:
+            self.last = now - job.intended
+            self.completed += self.begun + self.warm_up <= now <= self._window_ends
+        self._record_end(job, now)
+
+    def job_failed(self, job: JobTiming, error: str) -> None:
+        """Count a job that failed with an error of that class; it is in no latency."""
+        self._over(job)
+        self.failures[error] += 1
+
+    def job_cut(self, job: JobTiming, now: float) -> None:
+        """Count a job that had not ended when the load was over, with its time so far as a lower bound.
+
+        Without these a server that does not answer at all would look fast.
+        """
+        self._over(job)
+        self.unfinished += 1
+        if job.measured and not job.accepted:
+            self.accepted.record(now - job.intended)
+        self._record_end(job, now)
+
+    def submit_failed(self, error: str, status: int | None) -> None:
+        """Count a submit that was answered with an error of that class and HTTP status."""
+        self.submit_errors[error] += 1
+        self.refused += status == 429  # noqa: PLR2004 - the status of refusals
+
+    def sample(self, now: float) -> None:
+        """Record how many jobs have a slot or wait for one now."""
+        self.samples.append((now - self.begun, self.in_flight, self.waiting))
+
+    def per_second(self, count: int) -> float | None:
+        """Return a count per second of the window; None without a window."""
+        return count / self.window if self.window else None
+
+    def series(self) -> list[TimePoint]:
+        """Return latencies and jobs over the time of the load and as long again, in order."""
+        samples: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for at, in_flight, waiting in self.samples:
+            samples[int(BINS * at / self.seconds)].append((in_flight, waiting))
         points: list[TimePoint] = []
-        # The time after the load only as long as the load: what is of interest is over by then.
-        for place in sorted(place for place in self.bins.keys() | looks.keys() if place < 2 * BINS):
-            latencies, seen = self.bins.get(place), looks.get(place)
+        for place in sorted(place for place in self.bins.keys() | samples.keys() if place < 2 * BINS):
+            latencies, seen = self.bins.get(place), samples.get(place)
             points.append(
                 TimePoint(
                     at_s=(place + 0.5) * self.seconds / BINS,
                     jobs=latencies.count if latencies else 0,
                     p50_s=latencies.quantile(0.5) if latencies else None,
                     p99_s=latencies.quantile(0.99) if latencies else None,
-                    in_flight=fmean(look[0] for look in seen) if seen else None,
-                    waiting=fmean(look[1] for look in seen) if seen else None,
+                    in_flight=fmean(sample[0] for sample in seen) if seen else None,
+                    waiting=fmean(sample[1] for sample in seen) if seen else None,
                 )
             )
         return points
 
     def add(self, other: "Recorder") -> None:
-        """Add another stretch, as if both had run at the same time of day; both must be over."""
+        """Add the measurements of another turn as if both had begun at once; both must be over."""
         for mine, its in ((self.lag, other.lag), (self.accepted, other.accepted), (self.ended, other.ended)):
             mine.add(its)
         for place, latencies in other.bins.items():
-            self.bins.setdefault(place, Latencies(_COARSE)).add(latencies)
-        self.looks += other.looks
+            self.bins[place].add(latencies)
+        self.samples += other.samples
         for name in ("window", "jobs", "offered", "completed", "unfinished", "refused"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("statuses", "failures", "answers", "sent"):
+        for name in ("statuses", "failures", "submit_errors", "sent_to"):
             getattr(self, name).update(getattr(other, name))
         self.peak = max(self.peak, other.peak)
         self.peaks |= other.peaks
+
+    def _record_end(self, job: JobTiming, now: float) -> None:
+        if job.measured:
+            place = min(BINS - 1, int(BINS * (job.intended - self.begun) / self.seconds))
+            for latencies in (self.ended, self.bins[place]):
+                latencies.record(now - job.intended)
+
+    def _over(self, job: JobTiming) -> None:
+        self.returned(job)
+        self.waiting -= 1

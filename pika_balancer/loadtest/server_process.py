@@ -1,7 +1,7 @@
-"""The local server in a process of its own, so that it and its load share no event loop.
+"""The local server as a child process, so that it and its load share no event loop.
 
-Settings go in as one line of JSON on its stdin, its address comes out as one on its stdout. Each further line
-in asks for its statistics, and the end of its stdin ends it.
+The settings are one line of JSON on its stdin, its address is one line on its stdout. Each further line on
+stdin is answered with its statistics; the end of stdin ends it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import json
 import random
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -22,96 +22,82 @@ from pika_balancer.server import LocalServer
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """What the server is to be."""
+    """Settings of the server."""
 
     accounts: Mapping[str, int]
     """Caps by channel id."""
     service: str
-    """Law of service times."""
+    """Distribution of service times."""
     faults: Sequence[str] = ()
     """Scripted faults."""
     seed: str
-    """Fixes its chance."""
+    """Seed of service times and balancing."""
     token: Secret
-    """The API token to insist on."""
+    """The API token to require."""
 
 
-class Server:
-    """The handle of a server that runs in a process of its own."""
+class ServerProcess:
+    """A server in a child process, at the base URL `url`."""
 
-    def __init__(self, apart: Apart) -> None:
-        self._apart = apart
-        self._owed = 0
+    def __init__(self, process: Apart) -> None:
+        self._process = process
+        self._unread = 0
+        self.url = ""
 
-    url: str
-    """Its base URL."""
-
-    async def ask(self, line: str) -> Any:
-        """Write it a line and return what it answers.
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(cls, settings: ServerSettings) -> AsyncGenerator[Self]:
+        """Run a server while the context lasts.
 
         Raises:
-            PikaError: It has ended.
+            PikaError: It could not start.
         """
-        self._owed += 1
+        process = await Apart.start(__name__, longest_line=2**24)
+        try:
+            server = cls(process)
+            server.url = await server.ask(
+                json.dumps(attrs.asdict(settings) | {"token": settings.token.reveal()})
+            )
+            yield server
+        finally:
+            await process.end()
+
+    async def ask(self, line: str) -> Any:
+        """Send a line and return the answer.
+
+        Raises:
+            PikaError: The process has ended.
+        """
+        self._unread += 1
         with contextlib.suppress(ConnectionError):
-            self._apart.stdin.write(f"{line}\n".encode())
-            await self._apart.stdin.drain()
+            self._process.stdin.write(f"{line}\n".encode())
+            await self._process.stdin.drain()
         answer = b""
-        # Whoever was cancelled has left an answer behind.
-        while self._owed:
-            answer = await self._apart.stdout.readline()
+        # Earlier calls that were cancelled have left their answers unread.
+        while self._unread:
+            answer = await self._process.stdout.readline()
             if not answer:
-                raise PikaError("the local server has ended unexpectedly; what it said is above")
-            self._owed -= 1
+                raise PikaError("the local server has ended unexpectedly; its output is above")
+            self._unread -= 1
         return json.loads(answer)
 
     async def statistics(self) -> dict[str, Any]:
-        """Return what it has seen until now, the fields of `pika_balancer.server.Statistics`."""
+        """Return its statistics so far, the fields of `pika_balancer.server.ServerStatistics`."""
         statistics: dict[str, Any] = await self.ask("statistics")
         return statistics
-
-
-@contextlib.asynccontextmanager
-async def server_apart(settings: ServerSettings) -> AsyncGenerator[Server]:
-    """Run the local server in a process of its own while the context lasts.
-
-    Raises:
-        PikaError: It could not start.
-    """
-    apart = await Apart.start(__name__, longest_line=2**24)
-    try:
-        server = Server(apart)
-        server.url = await server.ask(json.dumps(_wire(settings)))
-        yield server
-    finally:
-        await apart.end()
 
 
 async def serve(
     settings: Mapping[str, Any], asked: Callable[[], Awaitable[str]], tell: Callable[[str], object]
 ) -> None:
-    """Run the server, tell its address, and tell its statistics for each line asked, until an empty one."""
-    server = LocalServer(
-        settings["accounts"],
-        token=settings["token"],
-        service=settings["service"],
-        faults=settings["faults"],
-        rng=random.Random(settings["seed"]),  # noqa: S311 - service times, not cryptography
-    )
+    """Run the server: tell its address, then its statistics for each line asked, until an empty one."""
+    options = dict(settings)
+    rng = random.Random(options.pop("seed"))  # noqa: S311 - service times, not cryptography
+    server = LocalServer(**options, rng=rng)
     async with server.run() as url:
         tell(json.dumps(url))
         while await asked():
             tell(json.dumps(attrs.asdict(server.statistics())))
-
-
-def _wire(settings: ServerSettings) -> dict[str, Any]:
-    return {
-        "accounts": dict(settings.accounts),
-        "service": settings.service,
-        "faults": list(settings.faults),
-        "seed": settings.seed,
-        "token": settings.token.reveal(),
-    }
 
 
 def main() -> None:

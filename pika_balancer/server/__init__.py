@@ -1,35 +1,28 @@
-"""The documented Pika API as a local server, for demos, tests and trying things out.
+"""The documented Pika API as a local server, for demos and tests.
 
-It shares no code with the client side, so that a misreading of the API cannot cancel itself out.
+It shares no code with the client side, so that one misreading of the API cannot be in both.
 
-    local       LocalServer: settings, life, counts
-    app         routes, host and token checks        submit    a job call from body to answer
+    local       LocalServer: settings, run, statistics
+    app         routes, host and token checks        submit    job calls
     form        reading bodies                       params    checking parameters
-    state       accounts, admission, statistics      jobs      the life of jobs
-    timeline    what is due when                     callback  telling `replyUrl`
-    laws        service times as texts               faults    what goes wrong, as texts
-    accounts    account values, their file           answers, errors
+    state       accounts, slots, statistics          jobs      the life of jobs
+    timeline    moments, wall time, due calls        callback  POST to `replyUrl`
+    faults      scripted faults                      accounts  account values and their file
+    answers     JSON answers and refusals
 """
 
 from pika_balancer.server.accounts import ServerAccount, parse_accounts
-from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import FAULTS, ScriptedFault, parse_fault
-from pika_balancer.server.laws import LAW_FORMS, Distribution, parse_distribution, parse_duration
 from pika_balancer.server.local import LocalServer
 from pika_balancer.server.state import ChannelStatistics, ServerStatistics
 
 __all__ = [
     "FAULTS",
-    "LAW_FORMS",
     "ChannelStatistics",
-    "ConfigError",
-    "Distribution",
     "LocalServer",
     "ScriptedFault",
     "ServerAccount",
     "ServerStatistics",
     "parse_accounts",
-    "parse_distribution",
-    "parse_duration",
     "parse_fault",
 ]

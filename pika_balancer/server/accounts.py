@@ -1,4 +1,4 @@
-"""Accounts of the local server: their values, made-up ones for demos, and the file that keeps real ones."""
+"""Accounts of the local server: their values, made-up ones for demos, and the file of real ones."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 import attrs
 
+from pika_balancer.errors import InvalidArgument
 from pika_balancer.secret import Secret
-from pika_balancer.server.errors import ConfigError
 
 CHANNEL_ID: Final = re.compile(r"[0-9]{17,20}")
 """A Discord channel id: a decimal snowflake."""
@@ -31,12 +31,12 @@ def _hidden(value: str | Secret) -> Secret:
 
 @attrs.frozen
 class ServerAccount:
-    """An account as the local server keeps it."""
+    """An account of the local server."""
 
     channel: str
     """Discord channel id, 17 to 20 digits."""
     max_jobs: int
-    """How many jobs may run on the channel at once, at least 1."""
+    """How many jobs may run on the channel at once, 1 to 10."""
     discord: Secret = attrs.field(converter=_hidden)
     """Discord token, a full credential of a real account; a string becomes a `Secret`."""
 
@@ -59,26 +59,26 @@ def made_up(channel: str, max_jobs: int) -> ServerAccount:
     return ServerAccount(channel, max_jobs, f"made-up-discord-token-{channel}")
 
 
-def parse_accounts(text: str, *, limit: int = MAX_JOBS_LIMIT) -> tuple[ServerAccount, ...]:
-    """Return made-up accounts with the caps that `text` lists; the same text always means the same accounts.
+def parse_accounts(text: str) -> tuple[ServerAccount, ...]:
+    """Return made-up accounts with the caps that `text` lists; the same text always gives the same accounts.
 
     `"2,1"` is two accounts with caps 2 and 1; `"5x6"` five with cap 6; `"2x6,4"` three with caps 6, 6 and 4.
 
     Raises:
-        ConfigError: `text` is no such list, or a cap is not 1 to `limit`; names the field `accounts`.
+        InvalidArgument: `text` is no such list, or a cap is not 1 to 10; names the field `accounts`.
     """
     caps: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(?:([0-9]{1,6})\s*x\s*)?([0-9]{1,6})\s*", part)
         if match is None:
-            raise ConfigError(
+            raise InvalidArgument(
                 f"accounts: {text!r:.60} is no list of caps; write 2,1 or 5x6 (five accounts with cap 6)",
                 field="accounts",
             )
         count, cap = int(match[1] or 1), int(match[2])
-        if not (1 <= cap <= limit and 1 <= count <= _MOST_ACCOUNTS - len(caps)):
-            raise ConfigError(
-                f"accounts: {part.strip()!r:.60}: caps go from 1 to {limit}, "
+        if not (1 <= cap <= MAX_JOBS_LIMIT and 1 <= count <= _MOST_ACCOUNTS - len(caps)):
+            raise InvalidArgument(
+                f"accounts: {part.strip()!r:.60}: caps go from 1 to {MAX_JOBS_LIMIT}, "
                 f"for 1 to {_MOST_ACCOUNTS} accounts",
                 field="accounts",
             )
@@ -87,12 +87,12 @@ def parse_accounts(text: str, *, limit: int = MAX_JOBS_LIMIT) -> tuple[ServerAcc
 
 
 def check_accounts(
-    accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]], *, limit: int
+    accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]],
 ) -> dict[str, ServerAccount]:
     """Return the accounts by channel, in their order; `(channel, max_jobs)` pairs get made-up tokens.
 
     Raises:
-        ConfigError: A channel id is none or comes twice, or a cap is not 1 to `limit`; names `accounts`.
+        InvalidArgument: A channel id is wrong or duplicate, or a cap is not 1 to 10; names `accounts`.
     """
     items: Iterable[ServerAccount | tuple[str, int]] = (
         cast("Mapping[str, int]", accounts).items() if isinstance(accounts, Mapping) else accounts
@@ -100,26 +100,26 @@ def check_accounts(
     result: dict[str, ServerAccount] = {}
     for item in items:
         account = item if isinstance(item, ServerAccount) else made_up(*item)
-        problem = _problem(account, limit)
+        problem = _problem(account)
         if account.channel in result:
-            problem = "comes twice"
+            problem = "is there twice"
         if problem:
-            # Too long for an id, it may be a token in the wrong place.
+            # A text too long for an id may be a token in the wrong place.
             shown = account.channel if len(str(account.channel)) <= _LONGEST_SHOWN else _hint(account.channel)
-            raise ConfigError(f"accounts: channel {shown!r} {problem}", field="accounts")
+            raise InvalidArgument(f"accounts: channel {shown!r} {problem}", field="accounts")
         result[account.channel] = account
     return result
 
 
-def _problem(account: ServerAccount, limit: int) -> str:
-    # Values come from files and untyped callers too.
+def _problem(account: ServerAccount) -> str:
+    # Values also come from files and untyped callers.
     channel: Any = account.channel
     max_jobs: Any = account.max_jobs
     discord: Any = account.discord
     if not (isinstance(channel, str) and CHANNEL_ID.fullmatch(channel)):
         return "is no Discord channel id: a string of 17 to 20 digits"
-    if type(max_jobs) is not int or not 1 <= max_jobs <= limit:
-        return f"needs a whole number of jobs from 1 to {limit}"
+    if type(max_jobs) is not int or not 1 <= max_jobs <= MAX_JOBS_LIMIT:
+        return f"needs a whole number of jobs from 1 to {MAX_JOBS_LIMIT}"
     if not (isinstance(discord, Secret) and discord.reveal()):
         return "has no Discord token"
     return ""
@@ -127,47 +127,46 @@ def _problem(account: ServerAccount, limit: int) -> str:
 
 @attrs.frozen
 class AccountsFile:
-    """Accounts kept in a JSON file of the same shape as `GET /account`, readable by its owner alone."""
+    """A JSON file of accounts in the shape of `GET /account`, readable by its owner only."""
 
     path: Path
-    """Where the file is, or will be."""
 
-    def read(self, *, limit: int) -> dict[str, ServerAccount] | None:
-        """Return the accounts of the file, or None where there is no file yet.
+    def read(self) -> dict[str, ServerAccount] | None:
+        """Return the accounts of the file; None if there is no file yet.
 
         Raises:
-            ConfigError: The file cannot be read or holds something else; names `accounts_file`.
+            InvalidArgument: The file cannot be read or holds something else; names `accounts_file`.
         """
         try:
-            return self._parse(limit)
+            return self._parse()
         except FileNotFoundError:
             return None
         except OSError as error:
             problem = error.strerror or "it cannot be read"
-        except ConfigError as error:
+        except InvalidArgument as error:
             problem = str(error)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             problem = 'expected {"<channel>": {"channel": …, "discord": …, "maxJobs": …}}'
-        # Raised out here: the error of a parser holds the whole text, and its frames the tokens.
-        raise ConfigError(f"accounts file {str(self.path)!r:.300}: {problem}", field="accounts_file")
+        # Raised outside the handlers: a parser's error holds the whole text, and its frames the tokens.
+        raise InvalidArgument(f"accounts file {str(self.path)!r:.300}: {problem}", field="accounts_file")
 
     def write(self, accounts: Iterable[ServerAccount]) -> None:
-        """Replace the file by these accounts, at once or not at all.
+        """Replace the file by these accounts, atomically.
 
-        It is made anew, with mode 0600 whatever the old one had; a symbolic link is replaced, not followed.
+        The new file has mode 0600 whatever the old one had; a symbolic link is replaced, not followed.
 
         Raises:
-            OSError: The file cannot be written; the old one is then untouched.
+            OSError: The file cannot be written; the old one is unchanged.
         """
-        # mkstemp makes the file with mode 0600, before the first byte is in it.
+        # mkstemp makes the file with mode 0600 before the first byte is in it.
         try:
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         except OSError as error:
-            # It names the file that nobody asked for.
+            # The original error names the temporary file.
             raise OSError(error.errno, error.strerror, str(self.path)) from None
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                # Bound to no name: an error's traceback has this frame, on a full disk for instance.
+                # Not bound to a name: the traceback of an error, such as a full disk, has this frame.
                 file.write(
                     json.dumps({account.channel: account.as_wire() for account in accounts}, indent=2) + "\n"
                 )
@@ -178,9 +177,9 @@ class AccountsFile:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def _parse(self, limit: int) -> dict[str, ServerAccount]:
+    def _parse(self) -> dict[str, ServerAccount]:
         data: Any = json.loads(self.path.read_text(encoding="utf-8"))
         accounts = [
             ServerAccount(channel, entry["maxJobs"], entry["discord"]) for channel, entry in data.items()
         ]
-        return check_accounts(accounts, limit=limit)
+        return check_accounts(accounts)

@@ -1,4 +1,4 @@
-"""Answers of the local server: JSON bodies, down to the answer to what is no HTTP at all."""
+"""Answers of the local server: JSON bodies for everything, even for what is not valid HTTP."""
 
 import http
 import json
@@ -8,9 +8,22 @@ from typing import Any
 
 from aiohttp import web
 
-from pika_balancer.server.errors import Refusal
-
 _log = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """Raised to answer a request with an error status and the JSON object `error`, `code` and `more`."""
+
+    def __init__(
+        self, status: int, error: str, *, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(error)
+        self.status = status
+        self.body: dict[str, Any] = {"error": error, "code": status, **more}
+        self.headers = headers
+
+    def answer(self) -> web.Response:
+        return json_answer(self.status, self.body, self.headers)
 
 
 def json_answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -22,18 +35,13 @@ def json_answer(status: int, body: Any, headers: Mapping[str, str] | None = None
 
 def error_answer(status: int, error: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return an error in the API's documented shape."""
-    return json_answer(status, {"error": error, "code": status}, headers)
-
-
-def refusal_answer(refusal: Refusal) -> web.Response:
-    """Return a refusal as an answer."""
-    return json_answer(refusal.status, refusal.body, refusal.headers)
+    return Refusal(status, error, headers=headers).answer()
 
 
 class JsonProtocol(web.RequestHandler):
-    """aiohttp's connection handler, with JSON for requests that are no valid HTTP.
+    """aiohttp's connection handler, with a JSON answer to requests that are not valid HTTP.
 
-    aiohttp's own answer is text, and its log quotes the offending bytes, perhaps those of a token.
+    aiohttp's own answer is text, and its log quotes the offending bytes, which may be a token.
     """
 
     __slots__ = ()
@@ -43,19 +51,19 @@ class JsonProtocol(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which may quote a header
+        message: str | None = None,  # noqa: ARG002 - aiohttp's text, which may quote a header
     ) -> web.StreamResponse:
         """Return the answer to a request that failed outside every handler."""
         self.log_exception(exc_info=exc)
         if isinstance(exc, UnicodeEncodeError):
-            # Where no route is found, aiohttp quotes an `Expect` that it does not know, and fails at bytes.
+            # Without a route, aiohttp quotes an unknown `Expect` header and fails if it is not ASCII.
             status = 417
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer was under way already")
+            raise ConnectionError("an answer has already begun")
         answer = error_answer(status, http.HTTPStatus(status).phrase)
         answer.force_close()
         return answer
 
     def log_exception(self, *_args: object, **facts: object) -> None:
-        """Log what went wrong on a connection, but none of the values in it."""
+        """Log the class of the error, but no value, which may be a token."""
         _log.info("a connection failed with %s", type(facts.get("exc_info")).__name__)

@@ -1,4 +1,4 @@
-"""Delivery of callbacks: one POST for each ended job, in bounded time, whose failure harms nobody."""
+"""Delivery of callbacks: one POST for each ended job, in bounded time; failures are only logged."""
 
 import asyncio
 import logging
@@ -13,34 +13,32 @@ TIMEOUT: Final = 30.0
 """Seconds within which a receiver's status line must arrive."""
 
 _log = logging.getLogger(__name__)
-
-
-_HERE: Final = frozenset[Scope]({"loopback"})
-# Not to the link itself: no receiver is there, but the address at which clouds hand out credentials.
-_ANYWHERE: Final = SCOPES - {"link-local"}
+_LOCAL: Final = frozenset[Scope]({"loopback"})
+# Never link-local: clouds serve credentials there.
+_REMOTE: Final = SCOPES - {"link-local"}
 
 
 class CallbackSender:
     """Sends callbacks in the background until closed; may be used again after that.
 
     Args:
-        allow_remote: Whether they may go to other machines. Whatever the name in a URL means, no connection
-            is made to an address that is not allowed.
+        allow_remote: Whether they may go to other machines. The address of the connection is checked, so a
+            host name cannot lead around this.
     """
 
     def __init__(self, *, allow_remote: bool = False) -> None:
-        self._scopes = _ANYWHERE if allow_remote else _HERE
+        self._scopes = _REMOTE if allow_remote else _LOCAL
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, url: Secret, body: bytes, *, jobid: str) -> None:
-        """Begin to POST the JSON `body` to `url`, once; needs a running event loop."""
+        """Start to POST the JSON `body` to `url`, once; needs a running event loop."""
         task = asyncio.get_running_loop().create_task(self._post(url, body, jobid))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Give up what is under way, and leave no task or socket behind."""
+        """Cancel pending callbacks and close all sockets."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -58,8 +56,8 @@ class CallbackSender:
             )
         headers = {"Content-Type": "application/json"}
         try:
-            # Delivered is when the status line is here: some receivers never end their answer, so the body
-            # is left unread. No redirect is followed: it could lead off this machine.
+            # The body is not read, because some receivers never end their answer. No redirect is followed,
+            # because it could lead to another machine.
             response = await self._session.post(
                 url.reveal(), data=body, headers=headers, allow_redirects=False
             )

@@ -1,7 +1,7 @@
-"""Scripted faults: what may go wrong with a submit, as a text such as `429:0.1:15s`.
+"""Scripted faults of job submits (`POST /create`, `/animate`, …), as texts such as `429:0.1:15s`.
 
-Faults meet job submits only (`POST /create`, `/animate`, …), after their parameters have been found good. At
-most one fault meets a submit, so a script's probabilities add up to at most 1.
+A fault is drawn after the parameters have been checked. A submit has at most one, so the probabilities of a
+script add up to at most 1.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import attrs
 
-from pika_balancer.server.errors import ConfigError
-from pika_balancer.server.laws import parse_duration
+from pika_balancer._util.units import nearest, parse_duration, parse_share
+from pika_balancer.errors import InvalidArgument
 
 
 @attrs.frozen
@@ -22,17 +22,17 @@ class FaultKind:
     meaning: str
     """One line for help texts."""
     accepted: bool = True
-    """Whether the job is taken and holds a slot."""
+    """Whether the job is accepted and holds a slot."""
     answer: Literal["job", "error", "html", "drop"] = "job"
-    """What comes back: the job as usual, a JSON error, an HTML error, or nothing (the connection closes)."""
+    """The answer: the job as usual, a JSON error, an HTML error, or none (the connection is closed)."""
     status: int = 200
     """HTTP status of the answer."""
     error: str = ""
     """The `error` text of the answer."""
     param: float | None = None
-    """Default of the parameter, in seconds; None where the fault takes none."""
+    """Default of the parameter, in seconds; None if the fault takes none."""
     outcome: str | None = None
-    """How the job ends; None: completed. `lost` jobs hold a slot, but nobody ever sees them again."""
+    """How the job ends; None: completed. `lost` jobs hold a slot, but are never shown."""
 
 
 def _refused(status: int, meaning: str, error: str, param: float | None = None) -> FaultKind:
@@ -40,17 +40,17 @@ def _refused(status: int, meaning: str, error: str, param: float | None = None) 
 
 
 FAULTS: Final[Mapping[str, FaultKind]] = {
-    "429": _refused(429, "Discord rate limit; PARAM: wait asked for, 15s", "Rate limited by Discord", 15.0),
+    "429": _refused(429, "Discord rate limit; PARAM: Retry-After, 15s", "Rate limited by Discord", 15.0),
     "402": _refused(402, "no subscription", "Account has no subscription or subscription expired"),
     "422": _refused(422, "prompt moderated or invalid", "Prompt moderated or invalid"),
-    "500": _refused(500, "server error, job not taken", "Internal Server Error"),
+    "500": _refused(500, "server error, job not accepted", "Internal Server Error"),
     "500-but-accepted": FaultKind(
-        "server error, but the job was taken", answer="error", status=500, error="Internal Server Error"
+        "server error, but the job was accepted", answer="error", status=500, error="Internal Server Error"
     ),
-    "502": _refused(502, "bad gateway, job not taken", "Bad Gateway"),
-    "503": _refused(503, "unavailable, job not taken", "Service Unavailable"),
+    "502": _refused(502, "bad gateway, job not accepted", "Bad Gateway"),
+    "503": _refused(503, "unavailable, job not accepted", "Service Unavailable"),
     "504": FaultKind(
-        "job queued but lost from sight; PARAM: how long it holds a slot, 3min",
+        "job queued but not confirmed; PARAM: how long it holds a slot, 3min",
         answer="error",
         status=504,
         error="Gateway Timeout: the job was queued, but no confirmation arrived",
@@ -58,11 +58,13 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         outcome="lost",
     ),
     "596": _refused(596, "pending moderation message", "Discord account has a pending moderation message"),
-    "slow": FaultKind("late answer; PARAM: by how much, 10s", param=10.0),
-    "drop": FaultKind("connection closed without an answer, job not taken", accepted=False, answer="drop"),
-    "drop-accepted": FaultKind("connection closed without an answer, but the job was taken", answer="drop"),
+    "slow": FaultKind("late answer; PARAM: delay, 10s", param=10.0),
+    "drop": FaultKind("connection closed without an answer, job not accepted", accepted=False, answer="drop"),
+    "drop-accepted": FaultKind(
+        "connection closed without an answer, but the job was accepted", answer="drop"
+    ),
     "html": FaultKind(
-        "an HTML page with status 500, job not taken", accepted=False, answer="html", status=500
+        "an HTML page with status 500, job not accepted", accepted=False, answer="html", status=500
     ),
     "fail": FaultKind("the job ends as failed", outcome="failed"),
     "moderated": FaultKind("the job ends as moderated", outcome="moderated"),
@@ -78,7 +80,7 @@ class ScriptedFault:
     name: str
     """A key of `FAULTS`."""
     probability: float
-    """That a submit meets the fault, 0 to 1."""
+    """Probability that a submit has the fault, 0 to 1."""
     param: float | None = None
     """The fault's parameter, in seconds of service time; None: its default."""
 
@@ -87,14 +89,14 @@ class ScriptedFault:
         if kind is None:
             problem = f"unknown; known faults: {', '.join(FAULTS)}"
         elif not 0 <= self.probability <= 1:
-            problem = "the probability goes from 0 to 1"
+            problem = "the probability must be from 0 to 1"
         elif self.param is not None and kind.param is None:
             problem = "takes no parameter"
         elif self.param is not None and not 0 <= self.param < math.inf:
             problem = "the parameter is a duration of at least 0"
         else:
             return
-        raise ConfigError(f"fault {self.name!r:.60}: {problem}", field="faults")
+        raise InvalidArgument(f"fault {self.name!r:.60}: {problem}", field="faults")
 
     @property
     def kind(self) -> FaultKind:
@@ -103,32 +105,32 @@ class ScriptedFault:
 
     @property
     def seconds(self) -> float:
-        """The parameter, or its default; 0 where the fault takes none."""
+        """The parameter, or its default; 0 if the fault takes none."""
         return self.param if self.param is not None else self.kind.param or 0.0
 
 
 def parse_fault(text: str) -> ScriptedFault:
-    """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, PARAM being a duration.
+    """Return the fault that `text` describes: `NAME:PROB` or `NAME:PROB:PARAM`, as in `429:10%:15s`.
 
     Raises:
-        ConfigError: `text` is no fault; names the field `faults` and, for an unknown name, the known ones.
+        InvalidArgument: `text` is no fault; names `faults` and the nearest right form.
     """
-    name, _, rest = text.strip().partition(":")
-    chance, colon, param = rest.partition(":")
-    try:
-        probability = float(chance) if chance else math.nan
-    except ValueError:
-        probability = math.nan
-    if name in FAULTS and math.isnan(probability):
-        raise ConfigError(
-            f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:0.1:15s", field="faults"
+    name, *rest = text.strip().split(":", 2)
+    if name not in FAULTS:
+        close = nearest(name, FAULTS)
+        hint = f"did you mean {close}?" if close else f"known faults: {', '.join(FAULTS)}"
+        raise InvalidArgument(f"fault {name!r:.60}: unknown; {hint}", field="faults")
+    if not rest or not rest[0]:
+        raise InvalidArgument(
+            f"fault {text!r:.60}: write NAME:PROB or NAME:PROB:PARAM, as in 429:10%:15s", field="faults"
         )
-    return ScriptedFault(name, probability, parse_duration(param, field="faults") if colon else None)
+    param = parse_duration(rest[1], field="faults") if rest[1:] else None
+    return ScriptedFault(name, parse_share(rest[0], field="faults"), param)
 
 
 @attrs.frozen
 class FaultScript:
-    """The faults of a server, drawn from for each submit."""
+    """The faults of a server; each submit draws one or none."""
 
     faults: tuple[ScriptedFault, ...]
     """In the order in which they are drawn."""
@@ -136,9 +138,8 @@ class FaultScript:
     def __attrs_post_init__(self) -> None:
         total = math.fsum(fault.probability for fault in self.faults)
         if total > 1 + 1e-9:
-            raise ConfigError(
-                f"faults: the probabilities add up to {total:g}; at most one fault meets a submit, "
-                "so they add up to at most 1",
+            raise InvalidArgument(
+                f"faults: the probabilities add up to {total:g}; they must add up to at most 1",
                 field="faults",
             )
 
@@ -148,7 +149,7 @@ class FaultScript:
         return cls(tuple(parse_fault(fault) if isinstance(fault, str) else fault for fault in faults))
 
     def draw(self, rng: random.Random) -> ScriptedFault | None:
-        """Return the fault that the next submit meets, or None; uses one number of `rng`, none if empty."""
+        """Return the fault of the next submit, or None; takes a number of `rng` unless empty."""
         if not self.faults:
             return None
         point = rng.random()

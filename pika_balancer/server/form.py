@@ -1,7 +1,4 @@
-"""Reading a submit's body, as liberally as real senders need.
-
-It is multipart/form-data, or urlencoded where no file is in it.
-"""
+"""Reads the body of a submit, multipart/form-data or urlencoded, as leniently as real senders need."""
 
 import asyncio
 import re
@@ -13,10 +10,10 @@ import attrs
 from aiohttp import web
 
 from pika_balancer.clock import Clock, alarm
-from pika_balancer.server.errors import Refusal
+from pika_balancer.server.answers import Refusal
 
 READ_WITHIN: Final = 120.0
-"""Seconds within which a body must have arrived whole."""
+"""Seconds within which a body must have arrived completely."""
 
 MAX_PARAMS: Final = 200
 """How many parameters a body may have."""
@@ -36,16 +33,16 @@ _MAGIC: Final = (
 
 @attrs.frozen
 class ReceivedFile:
-    """A file that came with a submit; its bytes are not kept."""
+    """Facts about an uploaded file; its bytes are dropped."""
 
     size: int
     """In bytes."""
     type: str
-    """Media type: by its first bytes where they are an image's, else as the sender said."""
+    """Media type: of the image format by its first bytes, else as declared by the sender."""
 
 
 Form = dict[str, str | ReceivedFile]
-"""Parameters by name; empty ones are left out, and the last of several with one name counts."""
+"""Parameters by name; empty ones are left out, and of several with one name the last counts."""
 
 
 def too_large(limit: int) -> Refusal:
@@ -57,8 +54,8 @@ async def read_body(request: web.Request, clock: Clock) -> bytes:
     """Return the whole body.
 
     Raises:
-        Refusal: 408 for one that is not here within `READ_WITHIN` seconds of the clock.
-        ConnectionError: The sender has gone.
+        Refusal: 408 if it takes longer than `READ_WITHIN` seconds of the clock.
+        ConnectionError: The sender has disconnected.
     """
     try:
         async with asyncio.timeout(None) as window, alarm(window, clock, READ_WITHIN):
@@ -66,7 +63,7 @@ async def read_body(request: web.Request, clock: Clock) -> bytes:
     except TimeoutError:
         raise Refusal(408, f"Request body did not arrive within {READ_WITHIN:g} s") from None
     except RuntimeError:
-        # What aiohttp says of a sender that had gone before anybody began to read.
+        # Raised by aiohttp if the sender had disconnected before this call.
         raise ConnectionResetError from None
 
 
@@ -74,14 +71,13 @@ async def read_form(request: web.Request, *, files: Collection[str], limit: int,
     """Return the parameters of a submit; those named in `files` become uploads, whatever their file name.
 
     Raises:
-        Refusal: 413 for a body of more than `limit` bytes, 408 for one that takes too long, 400 for one that
-            cannot be read.
-        ConnectionError: The sender has gone.
+        Refusal: 413 for a body of more than `limit` bytes, 408 if it takes too long, 400 if it is malformed.
+        ConnectionError: The sender has disconnected.
     """
     if (request.content_length or 0) > limit:
         raise too_large(limit)
-    # By hand, as the multipart below: aiohttp's readers cost more than all the rest of a submit, and give up
-    # a part for a file name that they dislike.
+    # Not by aiohttp's readers: they cost more than all the rest of a submit, and drop parts with unusual
+    # file names.
     content_type = request.headers.get("Content-Type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     match = _BOUNDARY.search(content_type)
@@ -90,7 +86,7 @@ async def read_form(request: web.Request, *, files: Collection[str], limit: int,
         return _urlencoded(await read_body(request, clock))
     if media_type != "multipart/form-data" or not boundary:
         raise Refusal(400, "Request body must be multipart/form-data, with a boundary")
-    return _multipart(await read_body(request, clock), boundary, files)
+    return parse_multipart(await read_body(request, clock), boundary, files)
 
 
 def _urlencoded(body: bytes) -> Form:
@@ -100,7 +96,8 @@ def _urlencoded(body: bytes) -> Form:
         raise Refusal(400, "Request body is not valid application/x-www-form-urlencoded") from None
 
 
-def _multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
+def parse_multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
+    """Return the parameters of a multipart body; raises `Refusal` (400) if it is malformed."""
     form: Form = {}
     for count, part in enumerate(_parts(body, boundary)):
         if count == MAX_PARAMS:
@@ -117,12 +114,15 @@ def _multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
             declared = _TYPE.search(head)
             form[name] = ReceivedFile(len(content), _media_type(content, declared[1] if declared else ""))
         else:
-            form[name] = _text(name, content)
+            try:
+                form[name] = content.decode()
+            except UnicodeDecodeError:
+                raise Refusal(400, f"Param {name} is not valid UTF-8") from None
     return form
 
 
 def _parts(body: bytes, boundary: str) -> Iterator[bytes]:
-    """Yield what stands between the delimiter lines, each part with its head (RFC 2046, 5.1.1)."""
+    """Yield the parts, each with its head (RFC 2046, section 5.1.1)."""
     delimiter = re.compile(
         rb"\r\n--" + re.escape(boundary.encode(errors="surrogateescape")) + rb"(?:(--)|[ \t]*(?=\r\n))"
     )
@@ -134,14 +134,7 @@ def _parts(body: bytes, boundary: str) -> Iterator[bytes]:
         if match[1]:
             return
         start = match.end()
-    raise Refusal(400, "Request body is not valid multipart/form-data: it breaks off")
-
-
-def _text(name: str, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise Refusal(400, f"Param {name} is not valid UTF-8") from None
+    raise Refusal(400, "Request body is not valid multipart/form-data: it is cut short")
 
 
 def _media_type(start: bytes, declared: str) -> str:

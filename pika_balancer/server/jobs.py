@@ -1,26 +1,26 @@
-"""The life of jobs: accepted, in progress, ended, seen to have ended; and what the API shows of each."""
+"""The life of jobs: accepted, in progress, ended, noticed; and what the API shows of each."""
 
-import datetime as dt
 import math
-import random
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
 
-from pika_balancer.clock import Clock
 from pika_balancer.secret import Secret
 from pika_balancer.server.form import ReceivedFile
-from pika_balancer.server.laws import Distribution
 from pika_balancer.server.state import State
-from pika_balancer.server.timeline import Timeline
+from pika_balancer.server.timeline import Timeline, utc
 
 Outcome = Literal["completed", "moderated", "failed", "cancelled", "lost"]
-"""How a job ends. A lost one holds its slot for a time and is never seen again."""
+"""How a job ends. A lost one holds its slot for a time and is never shown."""
+
+SAMPLE: Final = Path(__file__).with_name("sample.mp4")
+"""The video that is the result of every completed job."""
 
 PROGRESS_SHARE: Final = 0.1
-"""The part of its service time that a job is `started`; after it, `progress`."""
+"""The share of its service time for which a job is `started`; after it, `progress`."""
 
 _DISCORD_EPOCH_MS: Final = 1_420_070_400_000
 _ENDS_BADLY: Final = {
@@ -28,26 +28,6 @@ _ENDS_BADLY: Final = {
     "failed": (500, "Job failed", "The service could not finish the job."),
     "cancelled": (499, "Job cancelled", "The job was cancelled before its end."),
 }
-
-
-class Calendar:
-    """Turns moments of a clock into wall time, by an epoch at which both stood still."""
-
-    def __init__(self, clock: Clock, epoch: dt.datetime) -> None:
-        self._epoch_ms = round(epoch.timestamp() * 1000)
-        self._origin = clock.now()
-
-    def ms(self, moment: float) -> int:
-        """Return the milliseconds since 1970 at `moment`."""
-        return self._epoch_ms + round((moment - self._origin) * 1000)
-
-    def iso(self, moment: float) -> str:
-        """Return `moment` as ISO 8601 with milliseconds and `Z`."""
-        return _at(self.ms(moment)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-
-def _at(ms: int) -> dt.datetime:
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=ms)
 
 
 @attrs.define(eq=False)
@@ -60,7 +40,7 @@ class ServerJob:
     discord_hint: str
     max_jobs: int
     base_url: str
-    """Address of the API as its submitter saw it; results are fetched below it."""
+    """Address of the API as the submitter saw it; results are fetched below it."""
     accepted: float
     ends: float
     """When the work is done."""
@@ -73,49 +53,53 @@ class ServerJob:
     reply_url: Secret | None = None
     reply_ref: str | None = None
     ended: bool = False
-    """Whether anybody can see that it has ended; never for a lost job."""
+    """Whether the API shows that it has ended; never for a lost job."""
     answered: bool = False
-    """Whether the submit's own answer has left; the callback waits for it."""
+    """Whether the submit's answer has been sent; the callback waits for it."""
 
     @property
     def file_name(self) -> str:
         """Name of the result."""
         return f"{self.message_id}.mp4"
 
+    @property
+    def in_progress_from(self) -> float:
+        """When its status changes from `started` to `progress`."""
+        return self.accepted + PROGRESS_SHARE * (self.ends - self.accepted)
+
 
 class Jobs:
     """All jobs that a server knows: those executing, and the newest that have ended.
 
-    `report` is called once for each job that ends, after its submit has been answered; never for lost jobs.
+    Args:
+        state: Counts their slots.
+        timeline: Ends them.
+        draw: Returns a service time in seconds, before division by `speed`.
+        speed: Service times and `notice` are divided by it.
+        notice: Period, in seconds, of the poll by which the service learns of ends; 0: at once.
+        retain: How many ended jobs are kept.
+        report: Called once for each job that has ended and whose submit has been answered; not if lost.
     """
 
     def __init__(
         self,
         state: State,
-        *,
         timeline: Timeline,
-        clock: Clock,
-        calendar: Calendar,
-        rng: random.Random,
-        law: Distribution,
+        *,
+        draw: Callable[[], float],
         speed: float,
         notice: float,
         retain: int,
-        file_size: int,
         report: Callable[[ServerJob], None],
     ) -> None:
         self._state = state
         self._timeline = timeline
-        self._clock = clock
-        self._calendar = calendar
-        self._rng = rng
-        self._law = law
+        self._draw = draw
         self._speed = speed
         self._period = notice / speed
-        self._origin = clock.now()
         self._retain = retain
-        self._file_size = file_size
         self._report = report
+        self._file_size = SAMPLE.stat().st_size
         self._by_id: dict[str, ServerJob] = {}
         self._ended_ids: deque[str] = deque()
         self._last_stamp: dict[str, int] = {}
@@ -124,21 +108,20 @@ class Jobs:
     def accept(
         self, *, channel: str, outcome: Outcome = "completed", search_for: float = 0.0, **facts: Any
     ) -> ServerJob:
-        """Take a job on `channel`, whose slot is the caller's to have checked, and let its time run.
+        """Start a job on `channel`; the caller has checked that a slot is free.
 
         Args:
             channel: Where it runs.
             outcome: How it will end.
-            lost_for: For a `lost` job, the seconds of service time that it holds its slot.
-            facts: The other fields of `Job` that the submit decides.
+            search_for: For a `lost` job, how long it holds its slot, in seconds before division by `speed`.
+            facts: The other fields of `ServerJob` that the submit decides.
         """
-        now = self._clock.now()
+        now = self._timeline.clock.now()
         stamp = self._stamp(channel, now)
-        service = (search_for if outcome == "lost" else self._law.sample(self._rng)) / self._speed
-        ends = now + service
+        ends = now + (search_for if outcome == "lost" else self._draw()) / self._speed
         self._serial += 1
         job = ServerJob(
-            jobid=f"job:{_at(stamp):%Y%m%d%H%M%S}{stamp % 1000:03d}-user:1000-channel:{channel[-4:]}",
+            jobid=f"job:{utc(stamp):%Y%m%d%H%M%S}{stamp % 1000:03d}-user:1000-channel:{channel[-4:]}",
             channel=channel,
             accepted=now,
             ends=ends,
@@ -153,34 +136,34 @@ class Jobs:
         return job
 
     def answered(self, job: ServerJob) -> None:
-        """Note that the submit's own answer has left: from now on the job's end may be reported."""
+        """Allow the job's end to be reported: the submit's answer has been sent."""
         job.answered = True
-        self._report_if_due(job)
+        if job.ended:
+            self._report(job)
 
     def get(self, jobid: str) -> ServerJob | None:
-        """Return a job by its id; None for one unknown, forgotten or lost."""
+        """Return a job by its id; None if it is unknown, no longer retained, or lost."""
         job = self._by_id.get(jobid)
         return None if job is None or job.outcome == "lost" else job
-
-    def executing(self, channel: str | None = None) -> list[str]:
-        """Return the ids of the jobs that hold slots, on one channel or on all."""
-        return self._state.executing(channel)
 
     def status(self, job: ServerJob) -> str:
         """Return the job's status word at this moment."""
         if job.ended:
             return job.outcome
-        # "At most", so that a job without any service time is started when its submit is answered.
-        return "started" if self._clock.now() <= self._progress_from(job) else "progress"
+        # "At most", so that a job with a service time of 0 is `started` when its submit is answered.
+        return "started" if self._timeline.clock.now() <= job.in_progress_from else "progress"
 
     def as_wire(self, job: ServerJob) -> dict[str, Any]:
         """Return the job as the API shows it; absent fields are left out, never null."""
         status = self.status(job)
-        iso = self._calendar.iso
-        if job.ended:
-            updated = job.noticed
-        else:
-            updated = job.accepted if status == "started" else self._progress_from(job)
+        iso = self._timeline.iso
+        updated = {"started": job.accepted, "progress": job.in_progress_from}.get(status, job.noticed)
+        optional = {
+            "prompt": job.prompt,
+            "replyUrl": None if job.reply_url is None else job.reply_url.reveal(),
+            "replyRef": job.reply_ref,
+            "image": None if job.image is None else attrs.asdict(job.image),
+        }
         wire: dict[str, Any] = {
             "jobid": job.jobid,
             "verb": f"pika-{job.verb}",
@@ -191,11 +174,7 @@ class Jobs:
             "channel": job.channel,
             "maxJobs": job.max_jobs,
             "code": 200,
-        }
-        reply_url = None if job.reply_url is None else job.reply_url.reveal()
-        wire |= _given(prompt=job.prompt, replyUrl=reply_url, replyRef=job.reply_ref)
-        if job.image is not None:
-            wire["image"] = {"size": job.image.size, "type": job.image.type}
+        } | {name: value for name, value in optional.items() if value is not None}
         if status == "progress":
             wire |= {"messageId": job.message_id, "content": f"{job.prompt or job.verb} (working)"}
             wire["timestamp"] = iso(updated)
@@ -210,7 +189,7 @@ class Jobs:
         return {
             "messageId": job.message_id,
             "content": job.prompt or job.verb,
-            "timestamp": self._calendar.iso(job.ends),
+            "timestamp": self._timeline.iso(job.ends),
             "buttons": ["retry"],
             "attachments": [
                 {
@@ -224,24 +203,21 @@ class Jobs:
         }
 
     def _stamp(self, channel: str, now: float) -> int:
-        # Ids hold milliseconds and four digits of the channel: a busy channel's stamps run ahead of time
-        # rather than ever repeat.
+        # Ids hold milliseconds and four digits of the channel: the stamps of a busy channel run ahead of
+        # time, so that no id repeats.
         tail = channel[-4:]
-        stamp = max(self._calendar.ms(now), self._last_stamp.get(tail, 0) + 1)
+        stamp = max(self._timeline.unix_ms(now), self._last_stamp.get(tail, 0) + 1)
         self._last_stamp[tail] = stamp
         return stamp
 
     def _next_poll(self, moment: float) -> float:
         if self._period == 0:
             return moment
-        ticks = math.ceil((moment - self._origin) / self._period)
-        return max(moment, self._origin + ticks * self._period)
-
-    def _progress_from(self, job: ServerJob) -> float:
-        return job.accepted + PROGRESS_SHARE * (job.ends - job.accepted)
+        ticks = math.ceil((moment - self._timeline.origin) / self._period)
+        return max(moment, self._timeline.origin + ticks * self._period)
 
     def _end(self, job: ServerJob) -> None:
-        self._state.job_ended(job.channel, job.jobid, completed=job.outcome == "completed")
+        self._state.job_ended(job.jobid, completed=job.outcome == "completed")
         if job.outcome == "lost":
             del self._by_id[job.jobid]
             return
@@ -249,12 +225,5 @@ class Jobs:
         self._ended_ids.append(job.jobid)
         if len(self._ended_ids) > self._retain:
             del self._by_id[self._ended_ids.popleft()]
-        self._report_if_due(job)
-
-    def _report_if_due(self, job: ServerJob) -> None:
-        if job.ended and job.answered:
+        if job.answered:
             self._report(job)
-
-
-def _given(**values: str | None) -> dict[str, str]:
-    return {key: value for key, value in values.items() if value is not None}

@@ -1,28 +1,28 @@
-"""The local server as one object: its settings, its life, its counts."""
+"""`LocalServer`: the documented API, with its settings and its statistics."""
 
 import asyncio
 import contextlib
 import datetime as dt
 import json
-import math
 import random
 import socket
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final, cast
 
 from aiohttp import web
 
 from pika_balancer._util.tasks import shielded
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.clock import Clock, SystemClock
-from pika_balancer.server.accounts import MAX_JOBS_LIMIT, AccountsFile, ServerAccount, check_accounts
+from pika_balancer.distributions import Distribution, parse_distribution
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server.accounts import AccountsFile, ServerAccount, check_accounts
 from pika_balancer.server.answers import JsonProtocol
-from pika_balancer.server.app import PREFIX, SAMPLE, Handlers, digest
+from pika_balancer.server.app import PREFIX, Handlers, digest
 from pika_balancer.server.callback import CallbackSender
-from pika_balancer.server.errors import ConfigError
 from pika_balancer.server.faults import FaultScript, ScriptedFault
-from pika_balancer.server.jobs import Calendar, Jobs, ServerJob
-from pika_balancer.server.laws import Distribution, parse_distribution
+from pika_balancer.server.jobs import Jobs, ServerJob
 from pika_balancer.server.state import ServerStatistics, State
 from pika_balancer.server.submit import Submits
 from pika_balancer.server.timeline import Timeline
@@ -31,43 +31,42 @@ BODY_LIMIT: Final = 32 * 1024 * 1024
 """Largest request body, in bytes."""
 
 IDLE: Final = 75.0
-"""Seconds after which a connection is closed on which no request has come, be it half of one."""
+"""Seconds after which a connection without a complete request is closed."""
 
-_LINGER: Final = 1.0  # for what comes after an answer, be the caller there or gone
+_LINGER: Final = 1.0
 _STOP_WITHIN: Final = 0.25
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, never bound
+_ALL_INTERFACES: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
 
 class LocalServer:
-    """The documented Pika API on this machine, with explicit state, a clock of your own and scripted faults.
+    """The documented Pika API on this machine, with its own state, an injected clock and scripted faults.
 
     The state outlives a run: a server that is stopped and run again still has its jobs and counts.
 
     Args:
-        accounts: What is configured at the start: caps by channel id, `(channel, cap)` pairs, or values from
+        accounts: The initial accounts: caps by channel id, `(channel, cap)` pairs, or values from
             `parse_accounts`.
-        token: The API token to insist on; None takes any non-empty bearer token.
-        service: Law of service times, as `parse_law` reads it, or a `Law`.
-        speed: All times of the service (service times, polls, faults' parameters) are divided by it.
+        token: The API token to require; None accepts any non-empty bearer token.
+        service: Distribution of service times, or its text, such as `exp:30s`.
+        speed: All times of the service (service times, polls, parameters of faults) are divided by it.
         notice: Period, in seconds, of the poll by which the service learns that jobs have ended; polls happen
-            at its multiples since the server was made. 0: ends are noticed at once; the real service has
-            15–60 s.
-        faults: Scripted faults of job submits, as `Fault` or as `parse_fault` reads them.
+            at its multiples since the server was made. 0: at once; the real service has 15–60 s.
+        faults: Scripted faults of job submits, as `ScriptedFault` or as texts for `parse_fault`.
         rng: Source of all chance; None makes an unseeded one.
         clock: Source of all time of the service.
-        epoch: Wall time at which the server is made, for ISO stamps, or a function that tells it; None asks
-            the system. Stamps move with `clock`.
-        accounts_file: Where accounts are kept, mode 0600. A file that exists is read and `accounts` is not
-            used; one that does not is made with `accounts` in it.
-        max_jobs_limit: The largest `maxJobs` that is taken; the documented service has 10.
-        allowed_hosts: Names under which requests may come in, beside localhost, and on connections from other
-            machines addresses and names without a dot. No web page can then reach it by a name of its own.
+        epoch: Wall time, with a time zone, at which the server is made, for ISO stamps, which move with
+            `clock`; None is now.
+        accounts_file: File of the accounts, mode 0600. An existing file is read and `accounts` is ignored;
+            otherwise it is made from `accounts`.
+        allowed_hosts: Names to accept in the `Host` header, beside localhost. On connections from other
+            machines, addresses and names without a dot are accepted too. Other names are refused, because
+            they may belong to a web page (DNS rebinding).
         allow_remote_callbacks: Whether `replyUrl` may lead to other machines.
         retain: How many ended jobs are kept, the newest.
         body_limit: Largest request body, in bytes.
 
     Raises:
-        ConfigError: A setting cannot work; its `field` names it.
+        InvalidArgument: A setting cannot work; its `field` names it.
         OSError: The accounts file cannot be made.
     """
 
@@ -82,71 +81,58 @@ class LocalServer:
         faults: Iterable[ScriptedFault | str] = (),
         rng: random.Random | None = None,
         clock: Clock | None = None,
-        epoch: dt.datetime | Callable[[], dt.datetime] | None = None,
+        epoch: dt.datetime | None = None,
         accounts_file: str | Path | None = None,
-        max_jobs_limit: int = MAX_JOBS_LIMIT,
         allowed_hosts: Collection[str] = (),
         allow_remote_callbacks: bool = False,
         retain: int = 100_000,
         body_limit: int = BODY_LIMIT,
     ) -> None:
         token_digest = None if token is None else digest(token.strip())
-        no_token = token is not None and not token.strip()
-        # Nothing that is raised below can then carry it in a frame of its traceback.
-        del token
-        _require(not no_token, "token", "must not be empty; None takes any token")
-        _require(0 < speed < math.inf, "speed", "must be a number above 0")
-        _require(0 <= notice < math.inf, "notice", "must be a number of seconds, at least 0")
-        _require(max_jobs_limit >= 1, "max_jobs_limit", "must be at least 1")
-        _require(retain >= 0, "retain", "must be at least 0")
-        _require(body_limit >= 1, "body_limit", "must be at least 1")
-        law = parse_distribution(service) if isinstance(service, str) else service
-        script = FaultScript.of(faults)
-        clock = clock or SystemClock()
+        del token  # so that no traceback of an error below shows it
+        if token_digest == digest(""):
+            raise InvalidArgument("token must not be empty; None accepts any token", field="token")
+        checked(speed, "speed", above=0)
+        checked(notice, "notice", least=0)
+        checked_whole(retain, "retain", least=0)
+        checked_whole(body_limit, "body_limit")
+        epoch = epoch or dt.datetime.now(dt.UTC)
+        if epoch.tzinfo is None:
+            raise InvalidArgument("epoch must have a time zone, such as datetime.UTC", field="epoch")
+        distribution = parse_distribution(service) if isinstance(service, str) else service
         rng = rng or random.Random()  # noqa: S311 - service times and balancing, not cryptography
-        calendar = Calendar(clock, _epoch(epoch))
+        script = FaultScript.of(faults)
         self._callbacks = CallbackSender(allow_remote=allow_remote_callbacks)
-        self._timeline = Timeline(clock)
-        self._state = _state(accounts, accounts_file, max_jobs_limit)
+        self._timeline = Timeline(clock or SystemClock(), epoch)
+        self._state = _state(accounts, accounts_file)
         self._jobs = Jobs(
             self._state,
-            timeline=self._timeline,
-            clock=clock,
-            calendar=calendar,
-            rng=rng,
-            law=law,
+            self._timeline,
+            draw=distribution.one(rng),
             speed=speed,
             notice=notice,
             retain=retain,
-            file_size=SAMPLE.stat().st_size,
             report=self._report,
-        )
-        submits = Submits(
-            state=self._state,
-            jobs=self._jobs,
-            timeline=self._timeline,
-            clock=clock,
-            calendar=calendar,
-            rng=rng,
-            script=script,
-            speed=speed,
-            max_jobs_limit=max_jobs_limit,
-            body_limit=body_limit,
-            allow_remote=allow_remote_callbacks,
         )
         self._handlers = Handlers(
             state=self._state,
             jobs=self._jobs,
-            submits=submits,
+            submits=Submits(
+                state=self._state,
+                jobs=self._jobs,
+                timeline=self._timeline,
+                rng=rng,
+                script=script,
+                speed=speed,
+                body_limit=body_limit,
+                allow_remote=allow_remote_callbacks,
+            ),
             token_digest=token_digest,
-            allowed_hosts=allowed_hosts,
-            max_jobs_limit=max_jobs_limit,
-            body_limit=body_limit,
-            clock=clock,
+            allowed_hosts=frozenset(host.lower() for host in allowed_hosts),
         )
 
     def statistics(self) -> ServerStatistics:
-        """Return what the server has seen until now."""
+        """Return what the server has counted so far."""
         return self._state.statistics()
 
     def app(self) -> web.Application:
@@ -170,15 +156,15 @@ class LocalServer:
 
         Raises:
             OSError: The address cannot be bound.
-            RuntimeError: The server runs already.
+            RuntimeError: The server is already running.
         """
         runner = web.AppRunner(self.app(), shutdown_timeout=_STOP_WITHIN)
         await runner.setup()
         try:
             loop = asyncio.get_running_loop()
             server = cast("web.Server", runner.server)  # None only before setup()
-            # Not `TCPSite`, which offers no way to a protocol of one's own. And not served at once: whoever
-            # is cancelled while it begins to serve has to have it in hand, to close it.
+            # `TCPSite` takes no protocol class. Serving starts later, so that a cancellation meanwhile finds
+            # the listener in a variable and closes it.
             listener = await loop.create_server(
                 lambda: JsonProtocol(server, loop=loop, keepalive_timeout=IDLE, lingering_time=_LINGER),
                 host,
@@ -209,29 +195,14 @@ class LocalServer:
         await self._callbacks.close()
 
 
-def _require(condition: bool, field: str, problem: str) -> None:  # noqa: FBT001 - reads as an assertion
-    if not condition:
-        raise ConfigError(f"{field} {problem}", field=field)
-
-
-def _epoch(epoch: dt.datetime | Callable[[], dt.datetime] | None) -> dt.datetime:
-    if epoch is None:
-        return dt.datetime.now(dt.UTC)
-    moment = epoch() if callable(epoch) else epoch
-    _require(moment.tzinfo is not None, "epoch", "must have a time zone, such as datetime.UTC")
-    return moment
-
-
 def _state(
-    accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]],
-    path: str | Path | None,
-    limit: int,
+    accounts: Mapping[str, int] | Iterable[ServerAccount | tuple[str, int]], path: str | Path | None
 ) -> State:
-    checked = check_accounts(accounts, limit=limit)
+    checked = check_accounts(accounts)
     if path is None:
         return State(checked, save=lambda _accounts: None)
     file = AccountsFile(Path(path))
-    known = file.read(limit=limit)
+    known = file.read()
     if known is None:
         file.write(checked.values())
     return State(checked if known is None else known, save=lambda changed: file.write(changed.values()))
@@ -239,5 +210,5 @@ def _state(
 
 def _base_url(bound: socket.socket) -> str:
     address, port = bound.getsockname()[:2]
-    host = _EVERYWHERE.get(str(address), str(address))
+    host = _ALL_INTERFACES.get(str(address), str(address))
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{PREFIX}"

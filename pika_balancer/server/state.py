@@ -1,7 +1,7 @@
-"""Accounts and who runs where: the documented balancing rule, and the counts that are the truth."""
+"""Accounts, the jobs that hold their slots, and counts; the documented balancing rule."""
 
 import random
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,30 +14,30 @@ _REFS_REMEMBERED: Final = 1_000_000
 
 @attrs.frozen
 class ChannelStatistics:
-    """What the server saw on one channel since it was made."""
+    """What the server counted on one channel since it was made."""
 
     channel: str
     """Discord channel id."""
     max_jobs: int | None
-    """The cap configured now; None for a channel that is not, or no longer, configured."""
+    """Current cap; None for a channel that is not configured, or no longer."""
     jobs: int
     """Jobs accepted."""
     in_flight: int
     """Slots taken now."""
     peak_in_flight: int
-    """Most slots ever taken at once."""
+    """Most slots taken at once."""
     refused: int
     """Submits that named the channel while it was full (429 with `executingJobs`)."""
 
 
 @attrs.frozen
 class ServerStatistics:
-    """What the server saw since it was made; later changes do not show in it."""
+    """What the server counted since it was made; a copy, which does not change later."""
 
     channels: Mapping[str, ChannelStatistics]
     """By channel: the configured ones in their order, then others that had jobs."""
     submits: int
-    """Job calls with a good token, whatever became of them."""
+    """Job calls with an accepted token, whatever the answer."""
     completed: int
     """Jobs that ended as completed."""
     duplicate_reply_refs: int
@@ -59,54 +59,54 @@ class ServerStatistics:
 
 
 @attrs.define
-class _Track:
-    executing: dict[str, None] = attrs.field(factory=dict[str, None])
+class _Counts:
     jobs: int = 0
-    peak: int = 0
+    in_flight: int = 0
+    peak_in_flight: int = 0
     refused: int = 0
 
 
 class State:
-    """The accounts of a server and the slots taken on them. Nothing here awaits, so no check goes stale."""
+    """The accounts of a server and the jobs on them. Nothing here awaits, so no check becomes outdated.
+
+    Args:
+        accounts: By channel.
+        save: Called with the new accounts before each change; what it raises prevents the change.
+    """
 
     def __init__(
         self, accounts: Mapping[str, ServerAccount], *, save: Callable[[Mapping[str, ServerAccount]], None]
     ) -> None:
-        self._accounts = dict(accounts)
+        self.accounts = accounts
         self._save = save
-        self._tracks: dict[str, _Track] = {}
-        self._executing: dict[str, None] = {}
+        self._submits = 0
+        self._faults: Counter[str] = Counter()
+        self._counts: defaultdict[str, _Counts] = defaultdict(_Counts)
+        self._executing: dict[str, str] = {}
         self._reply_refs: set[int] = set()
         self._refs_in_order: deque[int] = deque()
         self._completed = 0
         self._duplicates = 0
         self._full = 0
-        self.submits = 0
-        self.faults: dict[str, int] = {}
-
-    @property
-    def accounts(self) -> Mapping[str, ServerAccount]:
-        """The configured accounts by channel."""
-        return self._accounts
 
     def put_account(self, account: ServerAccount) -> None:
-        """Add or replace an account; its running jobs go on. Raises `OSError` if it cannot be kept."""
-        self._replace({**self._accounts, account.channel: account})
+        """Add or replace an account; its running jobs go on. Raises `OSError` if it cannot be saved."""
+        self._replace({**self.accounts, account.channel: account})
 
     def delete_account(self, channel: str) -> None:
-        """Remove an account; its running jobs go on. Raises `OSError` if that cannot be kept."""
-        self._replace({key: account for key, account in self._accounts.items() if key != channel})
+        """Remove an account; its running jobs go on. Raises `OSError` if that cannot be saved."""
+        self._replace({key: account for key, account in self.accounts.items() if key != channel})
 
     def _replace(self, accounts: dict[str, ServerAccount]) -> None:
         self._save(accounts)
-        self._accounts = accounts
+        self.accounts = accounts
 
     def pick(self, rng: random.Random) -> ServerAccount | None:
-        """Return one of the accounts with a free slot, each as likely as the other; None when all are full.
+        """Return an account with a free slot, all with equal probability; None if all are full.
 
-        The rule is the service's documented one: uniform over accounts with capacity, not over slots.
+        This is the service's documented rule: uniform over accounts with capacity, not over slots.
         """
-        accounts = self._accounts.values()
+        accounts = self.accounts.values()
         free = [account for account in accounts if self.has_room(account.channel, account.max_jobs)]
         if not free:
             self._full += 1
@@ -114,28 +114,29 @@ class State:
         return rng.choice(free)
 
     def has_room(self, channel: str, max_jobs: int) -> bool:
-        """Return whether `channel` runs fewer than `max_jobs` jobs, whoever submitted them."""
-        track = self._tracks.get(channel)
-        return track is None or len(track.executing) < max_jobs
+        counts = self._counts.get(channel)
+        return counts is None or counts.in_flight < max_jobs
+
+    def count_submit(self) -> None:
+        self._submits += 1
+
+    def count_fault(self, name: str) -> None:
+        self._faults[name] += 1
 
     def count_refusal(self, channel: str) -> None:
         """Count a submit that named `channel` while it was full."""
         self._full += 1
-        self._track(channel).refused += 1
-
-    def count_fault(self, name: str) -> None:
-        """Count a scripted fault."""
-        self.faults[name] = self.faults.get(name, 0) + 1
+        self._counts[channel].refused += 1
 
     def job_accepted(self, channel: str, jobid: str, reply_ref: str | None) -> None:
         """Take a slot of `channel` for a job."""
-        track = self._track(channel)
-        track.executing[jobid] = None
-        track.jobs += 1
-        track.peak = max(track.peak, len(track.executing))
-        self._executing[jobid] = None
+        counts = self._counts[channel]
+        counts.jobs += 1
+        counts.in_flight += 1
+        counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
+        self._executing[jobid] = channel
         if reply_ref is not None:
-            # Hashes, so that a million references cost some tens of megabytes and not a gigabyte.
+            # Hashes, so that a million references take some tens of megabytes and not a gigabyte.
             key = hash(reply_ref)
             if key in self._reply_refs:
                 self._duplicates += 1
@@ -145,42 +146,30 @@ class State:
             if len(self._refs_in_order) > _REFS_REMEMBERED:
                 self._reply_refs.remove(self._refs_in_order.popleft())
 
-    def job_ended(self, channel: str, jobid: str, *, completed: bool) -> None:
+    def job_ended(self, jobid: str, *, completed: bool) -> None:
         """Free the slot that a job held."""
-        del self._track(channel).executing[jobid]
-        del self._executing[jobid]
+        self._counts[self._executing.pop(jobid)].in_flight -= 1
         self._completed += completed
 
     def executing(self, channel: str | None = None) -> list[str]:
         """Return the ids of the jobs that hold slots, oldest first, on one channel or on all."""
-        return list(self._executing if channel is None else self._track(channel).executing)
+        return [jobid for jobid, where in self._executing.items() if channel in (None, where)]
 
     def statistics(self) -> ServerStatistics:
-        """Return the counts as they are now."""
-        channels = {channel: self._channel(channel) for channel in (*self._accounts, *self._tracks)}
+        caps = {channel: account.max_jobs for channel, account in self.accounts.items()}
+        channels = {
+            channel: ChannelStatistics(
+                channel=channel,
+                max_jobs=caps.get(channel),
+                **attrs.asdict(self._counts.get(channel, _Counts())),
+            )
+            for channel in (*caps, *self._counts)
+        }
         return ServerStatistics(
             channels=channels,
-            submits=self.submits,
+            submits=self._submits,
             completed=self._completed,
             duplicate_reply_refs=self._duplicates,
             attempts_when_full=self._full,
-            faults=dict(self.faults),
+            faults=dict(self._faults),
         )
-
-    def _channel(self, channel: str) -> ChannelStatistics:
-        account = self._accounts.get(channel)
-        track = self._tracks.get(channel) or _Track()
-        return ChannelStatistics(
-            channel=channel,
-            max_jobs=account.max_jobs if account else None,
-            jobs=track.jobs,
-            in_flight=len(track.executing),
-            peak_in_flight=track.peak,
-            refused=track.refused,
-        )
-
-    def _track(self, channel: str) -> _Track:
-        track = self._tracks.get(channel)
-        if track is None:
-            track = self._tracks[channel] = _Track()
-        return track

@@ -1,4 +1,4 @@
-"""Capacity planning: what the accounts will do with the jobs that come, by the shipped selector.
+"""Capacity planning: simulate the accounts under a load, with the shipped selector.
 
     from pika_balancer.simulate import Exponential, Poisson, Retry, Scenario, simulate
 
@@ -6,23 +6,20 @@
     result = simulate(scenario, jobs=1_000_000, seed=1)
     print(result.refused_fraction, result.wait.p95)
 
-The map, from the centre outwards:
+The modules, from the centre outwards:
 
-    checks, streams             what a field may be; chance, the same for every engine and policy
-    laws, arrivals, moments,    what is simulated
-      trace, scenario
-    workload                    its jobs and outages, a block at a time
-    tally, records, estimate,   what is counted, and what that says
-      result
-    reference                   the truth: an event loop around the shipped selector
-    state, kernel, engine       the same, compiled
-    theory, foretell            what is known exactly in closed form, and what of it holds for a scenario
-    run                         `simulate`
-    executors, sweep            many runs, on any executor
-    targets, variants,          how many accounts it takes
-      evaluate, plan
-    bursts                      what bursts in a trace change
-    forms                       scenarios and targets in words
+    streams                      random numbers, the same for every engine and policy
+    arrivals, scenario           the input; notation is its text form
+    timestamps, trace            recorded logs
+    workload                     jobs and outages, a block at a time
+    collector, estimate, result  counts, estimates with intervals, the result
+    reference                    the reference engine: an event loop around the shipped selector
+    kernel                       the same, compiled
+    theory, closed_form          exact formulas, and which of them applies to a scenario
+    run                          `simulate`
+    replicate                    many runs, on any executor
+    variants, targets, sizing    how many accounts it takes
+    report                       HTML pages
 """
 
 from pika_balancer.distributions import (
@@ -33,12 +30,12 @@ from pika_balancer.distributions import (
     Gamma,
     Lognormal,
     Recorded,
+    UniformDistribution,
     Weibull,
 )
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
-from pika_balancer.simulate.bursts import in_bursts
+from pika_balancer.simulate.collector import JobFate, Records
 from pika_balancer.simulate.estimate import Durations, Estimate
-from pika_balancer.simulate.records import JobFate, Records
 from pika_balancer.simulate.replicate import Pooled, replicate, sweep
 from pika_balancer.simulate.result import AccountResult, Result, Series
 from pika_balancer.simulate.run import simulate
@@ -56,6 +53,7 @@ from pika_balancer.simulate.sizing import Plan, plan
 from pika_balancer.simulate.targets import Target
 from pika_balancer.simulate.theory import erlang_b, erlang_c
 from pika_balancer.simulate.trace import Recording, read_trace
+from pika_balancer.simulate.variants import in_bursts
 
 __all__ = [
     "AccountResult",
@@ -91,6 +89,7 @@ __all__ = [
     "Slowdown",
     "Target",
     "Trace",
+    "UniformDistribution",
     "Weibull",
     "erlang_b",
     "erlang_c",

@@ -1,4 +1,4 @@
-"""Which closed form holds for a scenario, and what it foretells of a simulation in the long run."""
+"""The closed form that applies to a scenario, and its exact long-run figures."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ import attrs
 from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Weibull
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Bursty, Poisson, Trace
+from pika_balancer.simulate.estimate import LEVELS
+from pika_balancer.simulate.report.numbers import figure
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario
 from pika_balancer.simulate.theory import (
     Station,
@@ -23,33 +25,32 @@ from pika_balancer.simulate.theory import (
 
 _MOST_SLOTS = 20_000
 _MOST_PLACES = 10_000
-_LEVELS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 @attrs.frozen
 class Theory:
-    """A closed form that holds exactly for a scenario in the long run."""
+    """A closed form that is exact for a scenario in the long run."""
 
     name: str
-    """What it is called, such as `Erlang B`."""
+    """Such as `Erlang B`."""
     figures: Mapping[str, float]
-    """What it foretells, by the names of a result's estimates: `refused_fraction`, `wait.mean`."""
+    """Exact values, by the names of a result's estimates: `refused_fraction`, `wait.mean`."""
     premise: str = ""
-    """What must hold beside, in words, that only the simulation can tell; empty where nothing must."""
+    """A condition that only the simulation can verify, as text; empty if there is none."""
 
 
 def closed_form(scenario: Scenario) -> Theory | None:
-    """Return the closed form that holds for the scenario, None if none of those known here does.
+    """Return the closed form that applies to the scenario, None if there is none here.
 
-    All ask for Poisson arrivals, slots freed at once, no outages, slowdown or faults. Beyond that:
+    All need Poisson arrivals, slots freed at once, no outages, slowdown or faults. Beyond that:
 
-    - loss with accounts of one speed is Erlang B, whatever the law of service times (M/G/c/c);
+    - loss with accounts of one speed is Erlang B, for any distribution of service times (M/G/c/c);
     - loss with unequal speeds under the policy `weighted` has a product form, likewise;
-    - with exponential service times and one speed a line is Erlang C (M/M/c), one with a limit M/M/c/K, with
-      exponential patience Erlang A (M/M/c+M), with constant patience M/M/c+D;
-    - and exponential delays between tries make the retrial queue, for as long as nobody runs out of tries.
+    - with exponential service times and one speed a wait queue is Erlang C (M/M/c), with a limit M/M/c/K,
+      with exponential patience Erlang A (M/M/c+M), with constant patience M/M/c+D;
+    - with exponential delays, retries are the retrial queue, as long as no job runs out of tries.
 
-    Which account gets a job makes no difference to these figures, except for the product form.
+    The choice of the account makes no difference to these figures, except for the product form.
     """
     if not _plain(scenario):
         return None
@@ -57,7 +58,7 @@ def closed_form(scenario: Scenario) -> Theory | None:
         if len({account.speed for account in scenario.accounts}) > 1:
             return _unequal(scenario, scenario.offered_load)
         return _equal(scenario)
-    except InvalidArgument:  # within reach in principle, but with too many states to solve
+    except InvalidArgument:  # the chain has too many states to solve
         return None
 
 
@@ -73,19 +74,19 @@ def _equal(scenario: Scenario) -> Theory | None:
     return _retry(scenario, scenario.when_full, load, service)
 
 
-def unsteady(scenario: Scenario) -> str | None:
-    """Return why the scenario has no steady state, as a sentence; None if it has one, or ends by itself."""
+def why_unstable(scenario: Scenario) -> str | None:
+    """Return why the scenario has no steady state, as a sentence; None if it has one, or is a trace."""
     full = scenario.when_full
     endless = isinstance(full, Queue) and full.limit == math.inf and full.patience is None
     if not (endless or isinstance(full, Retry)) or isinstance(scenario.arrivals, Trace):
         return None
-    strength = math.fsum(account.max_jobs * account.speed for account in scenario.accounts)
-    if scenario.offered_load < strength:
+    load, rate = scenario.offered_load, scenario.total_service_rate
+    if load < rate:
         return None
-    what = "the line grows without end" if endless else "only running out of tries keeps jobs from piling up"
+    what = "the wait queue grows without bound" if endless else "jobs leave only by running out of tries"
     return (
-        f"{scenario.offered_load:.4g} erlang are offered to {strength:.4g} slots: {what}, "
-        "and every wait depends on how long one looks"
+        f"no steady state: {figure(load)} erlang offered to {figure(rate)} slots; {what}, and waits depend "
+        "on the length of the run"
     )
 
 
@@ -116,7 +117,7 @@ def _unequal(scenario: Scenario, load: float) -> Theory | None:
     found = weighted(caps, load, [1 / account.speed for account in scenario.accounts])
     busy = math.fsum(found.in_flight)
     return Theory(
-        "the product form of the rule `weighted`",
+        "the product form of the policy `weighted`",
         {
             "refused_fraction": found.refused,
             "gave_up_fraction": found.refused,
@@ -144,11 +145,11 @@ def _queue(scenario: Scenario, full: Queue, load: float, service: float) -> Theo
     slots, patience = scenario.slots, full.patience
     places = full.limit if full.limit == math.inf else float(int(full.limit))
     if patience is None:
-        if unsteady(scenario) is not None or _MOST_PLACES < places < math.inf:
+        if why_unstable(scenario) is not None or _MOST_PLACES < places < math.inf:
             return None
         found = mmck(slots, load, line=places, service=service)
         name, waits = "M/M/c/K", {}
-        for level, share in _LEVELS.items():
+        for level, share in LEVELS.items():
             if places == math.inf:
                 name = "Erlang C"
                 waits[f"wait.{level}"] = erlang_c_quantile(slots, load, share, service=service)
@@ -174,7 +175,7 @@ def _station(scenario: Scenario, found: Station, service: float) -> dict[str, fl
 
 
 def _retry(scenario: Scenario, full: Retry, load: float, service: float) -> Theory | None:
-    if not full.exponential or unsteady(scenario) is not None:
+    if not full.exponential or why_unstable(scenario) is not None:
         return None
     found = retrial(scenario.slots, load, full.delay, service=service)
     return Theory(
@@ -194,7 +195,7 @@ def _retry(scenario: Scenario, full: Retry, load: float, service: float) -> Theo
 def _use(scenario: Scenario, busy: float) -> dict[str, float]:
     used = {"in_flight": busy, "utilisation": busy / scenario.slots}
     caps = {account.max_jobs for account in scenario.accounts}
-    if len(caps) == 1 and isinstance(scenario.policy, str):  # then no account differs from another
+    if len(caps) == 1 and isinstance(scenario.policy, str):  # then all accounts are alike
         used |= {
             f"utilisation.{place}": used["utilisation"] for place in range(1, len(scenario.accounts) + 1)
         }

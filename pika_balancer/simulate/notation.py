@@ -1,16 +1,17 @@
-"""A scenario and its targets in words, as an option of a command or a line of a file has them.
+"""A scenario and its targets as texts: the values of command-line options.
 
     accounts    5x6   6,6,4   3x6,4@0.5 (cap 4 at half speed)
     arrivals    poisson:500/h   bursty:500/h,cv=3   daily:0,0,…   onoff:busy_rate=900/h,busy=10min,quiet=30min
-    service     exp:180s   fixed:180s   lognormal:mean=180s,cv=0.7   gamma:…   weibull:mean=180s,shape=0.8
+    service     exp:180s and the other distributions
     when full   loss   queue   queue:limit=50,patience=5min   retry:15s,80
     targets     refused<1%   wait.p95<120s   utilisation<85%
 
 Each `parse_…` raises `InvalidArgument`, which names the field and the nearest right form; each `format_…`
-gives a text that reads as the same.
+returns a text that reads as the same value.
 """
 
 import re
+from functools import partial
 from typing import Final, cast
 
 import attrs
@@ -25,24 +26,13 @@ from pika_balancer._util.grammar import (
     Field,
     Kind,
     Unit,
+    format_fields,
     format_kind,
     parse_fields,
     parse_kind,
 )
-from pika_balancer._util.units import (
-    format_duration,
-    format_number,
-    format_rate,
-    format_share,
-    nearest,
-    parse_count,
-    parse_duration,
-    parse_number,
-    parse_rate,
-    parse_share,
-    wrong,
-)
-from pika_balancer.distributions import Constant, Distribution, Exponential, Gamma, Lognormal, Weibull
+from pika_balancer._util.units import format_number, nearest, parse_count, parse_number, wrong
+from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular
 from pika_balancer.simulate.scenario import (
@@ -59,115 +49,56 @@ from pika_balancer.simulate.scenario import (
 )
 from pika_balancer.simulate.targets import DURATIONS, FIGURES, FRACTIONS, Target
 
-__all__ = [
-    "format_accounts",
-    "format_arrivals",
-    "format_distribution",
-    "format_duration",
-    "format_failures",
-    "format_faults",
-    "format_rate",
-    "format_share",
-    "format_slowdown",
-    "format_target",
-    "format_when_full",
-    "parse_accounts",
-    "parse_arrivals",
-    "parse_count",
-    "parse_distribution",
-    "parse_duration",
-    "parse_failures",
-    "parse_faults",
-    "parse_rate",
-    "parse_share",
-    "parse_slowdown",
-    "parse_target",
-    "parse_when_full",
-]
 
-_MEAN: Final = Field("mean", DURATION, required=True)
-_CV: Final = Field("cv", NUMBER, required=True)
-_LAWS: Final = (
-    Kind("exp", Exponential, (Field("mean", DURATION, placed=True),), "exp:180s", ("exponential",)),
-    Kind(
-        "fixed",
-        Constant,
-        (Field("mean", DURATION, placed=True),),
-        "fixed:180s",
-        ("constant", "deterministic"),
-    ),
-    Kind("lognormal", Lognormal, (_MEAN, _CV), "lognormal:mean=180s,cv=0.7"),
-    Kind("gamma", Gamma, (_MEAN, _CV), "gamma:mean=180s,cv=0.7"),
-    Kind("weibull", Weibull, (_MEAN, Field("shape", NUMBER, required=True)), "weibull:mean=180s,shape=0.8"),
-)
-
-
-def parse_distribution(text: str, *, field: str = "service") -> Distribution:
-    """Return the law of durations that the text describes."""
-    return cast("Distribution", parse_kind(text, _LAWS, "law of durations", field))
-
-
-def format_distribution(law: Distribution) -> str:
-    """Return the text that describes the law; there is none for recorded durations."""
-    return format_kind(law, _LAWS)
+def _parse_hours(text: str, *, field: str) -> list[float]:
+    return [parse_number(hour, field=field) for hour in text.split(",")]
 
 
 def _parse_patience(text: str, *, field: str) -> Distribution:
-    return (
-        parse_distribution(text, field=field) if ":" in text else Constant(parse_duration(text, field=field))
-    )
+    return parse_distribution(text if ":" in text else f"fixed:{text}", field=field)
 
 
-def _parse_places(text: str, *, field: str) -> int:
-    return parse_count(text, field=field, least=0)
+def _format_patience(patience: Distribution) -> str:
+    return format_distribution(patience).removeprefix("fixed:")
 
 
-def _format_patience(law: Distribution) -> str:
-    return format_duration(law.mean) if isinstance(law, Constant) else format_distribution(law)
-
-
-def _daily(**_fields: object) -> Daily:
-    raise AssertionError  # pragma: no cover - `parse_arrivals` reads it
-
-
+_HOURS: Final = Unit(_parse_hours, lambda hours: ",".join(map(format_number, hours)), whole=True)
 _RATE: Final = Field("rate", RATE, placed=True)
 _ARRIVALS: Final = (
     Kind("poisson", Poisson, (_RATE,), "poisson:500/h"),
-    Kind("regular", Regular, (_RATE,), "regular:500/h", ("deterministic", "fixed")),
-    Kind("bursty", Bursty, (_RATE, _CV), "bursty:500/h,cv=3"),
+    Kind("regular", Regular, (_RATE,), "regular:500/h", ("even", "deterministic", "fixed")),
+    Kind("bursty", Bursty, (_RATE, Field("cv", NUMBER)), "bursty:500/h,cv=3"),
     Kind(
         "onoff",
         OnOff,
         (
-            Field("busy_rate", RATE, required=True),
-            Field("busy", DURATION, required=True),
-            Field("quiet", DURATION, required=True),
+            Field("busy_rate", RATE),
+            Field("busy", DURATION),
+            Field("quiet", DURATION),
             Field("quiet_rate", RATE),
         ),
         "onoff:busy_rate=900/h,busy=10min,quiet=30min",
     ),
-    Kind("daily", _daily, (), "daily:5,5,5,5,5,10,20,40,60,60,60,60,50,60,60,60,60,50,40,30,20,10,5,5"),
+    Kind(
+        "daily",
+        Daily,
+        (Field("hourly", _HOURS, placed=True),),
+        "daily:5,5,5,5,5,10,20,40,60,60,60,60,50,60,60,60,60,50,40,30,20,10,5,5",
+    ),
 )
 
 
-def parse_arrivals(text: str, *, field: str = "arrivals") -> Arrivals:
-    """Return the arrivals that the text describes; `daily` takes the jobs of each hour of the day."""
-    name, _, rest = text.strip().partition(":")
-    if name.strip().lower() != "daily":
-        return cast("Arrivals", parse_kind(text, _ARRIVALS, "kind of arrivals", field))
-    hours = [parse_number(hour, field=field) for hour in rest.split(",")] if rest else []
-    try:
-        return Daily(hours)
-    except InvalidArgument as error:
-        raise InvalidArgument(
-            f"{field}: {error}; write daily: and the jobs in each hour from midnight on", field=field
-        ) from None
+def parse_arrivals(text: str, *, field: str = "arrivals", rate: float | None = None) -> Arrivals:
+    """Return the arrivals that the text describes; `daily` takes the jobs of each hour of the day.
+
+    `rate` is used, in jobs per second, where the text may have one and does not: `regular`, `bursty:cv=3`.
+    """
+    given = {} if rate is None else {"rate": rate}
+    return cast("Arrivals", parse_kind(text, _ARRIVALS, "kind of arrivals", field, **given))
 
 
 def format_arrivals(arrivals: Arrivals) -> str:
     """Return the text that describes the arrivals; there is none for a trace."""
-    if isinstance(arrivals, Daily):
-        return f"daily:{','.join(map(format_number, arrivals.hourly))}"
     return format_kind(arrivals, _ARRIVALS)
 
 
@@ -177,7 +108,7 @@ _WHEN_FULL: Final = (
         "queue",
         Queue,
         (
-            Field("limit", Unit(_parse_places, COUNT.format)),
+            Field("limit", Unit(partial(parse_count, least=0), COUNT.format)),
             Field("patience", Unit(_parse_patience, _format_patience)),
         ),
         "queue:limit=50,patience=5min",
@@ -207,10 +138,7 @@ def format_when_full(when_full: WhenFull) -> str:
 
 
 _SLOWDOWN: Final = Kind(
-    "slowdown",
-    Slowdown,
-    (Field("above", COUNT, required=True), Field("each", SHARE, required=True)),
-    "above=3,each=20%",
+    "slowdown", Slowdown, (Field("above", COUNT), Field("each", SHARE)), "above=3,each=20%"
 )
 _FAULTS: Final = Kind(
     "faults",
@@ -221,7 +149,7 @@ _FAULTS: Final = Kind(
 _FAILURES: Final = Kind(
     "failures",
     Failures,
-    (Field("mean_up", DURATION, required=True), Field("mean_down", DURATION, required=True)),
+    (Field("mean_up", DURATION), Field("mean_down", DURATION)),
     "mean_up=20h,mean_down=30min",
 )
 
@@ -233,27 +161,27 @@ def parse_slowdown(text: str, *, field: str = "slowdown") -> Slowdown:
 
 def format_slowdown(slowdown: Slowdown) -> str:
     """Return the text that describes it."""
-    return format_kind(slowdown, (_SLOWDOWN,)).partition(":")[2]
+    return format_fields(slowdown, _SLOWDOWN)
 
 
 def parse_faults(text: str, *, field: str = "faults") -> Faults:
-    """Return what goes wrong: `rate_limited=1%,accepted=0.5%`."""
+    """Return the faults of the service: `rate_limited=1%,accepted=0.5%`."""
     return cast("Faults", parse_fields(text, _FAULTS, "share of faults", field))
 
 
 def format_faults(faults: Faults) -> str:
     """Return the text that describes them."""
-    return format_kind(faults, (_FAULTS,)).partition(":")[2] or "rate_limited=0%"
+    return format_fields(faults, _FAULTS) or "rate_limited=0%"
 
 
 def parse_failures(text: str, *, field: str = "failures") -> Failures:
-    """Return how accounts fail and are mended: `mean_up=20h,mean_down=30min`."""
+    """Return how accounts fail and are repaired: `mean_up=20h,mean_down=30min`."""
     return cast("Failures", parse_fields(text, _FAILURES, "kind of failures", field))
 
 
 def format_failures(failures: Failures) -> str:
     """Return the text that describes them."""
-    return format_kind(failures, (_FAILURES,)).partition(":")[2]
+    return format_fields(failures, _FAILURES)
 
 
 _GROUP: Final = re.compile(r"(?:([0-9]{1,18})\s*[x×*]\s*)?([0-9]{1,18})(?:\s*@\s*(.+))?")
@@ -306,6 +234,11 @@ _SHORT: Final = {
 }
 
 
+def _unit(figure: str) -> Unit:
+    """Return how a limit of the figure is written."""
+    return SHARE if figure in FRACTIONS else DURATION if figure in DURATIONS else NUMBER
+
+
 def parse_target(text: str, *, field: str = "target") -> Target:
     """Return the target: `refused<1%`, `wait.p95<120s` (or `p95 wait < 2min`), `utilisation<85%`."""
     forms = "refused<1%, wait.p95<120s or utilisation<85%"
@@ -320,12 +253,9 @@ def parse_target(text: str, *, field: str = "target") -> Target:
         raise wrong(text, field, "target", forms, f"{close}<{match[3]}" if close else None)
     if match[2] != "<":
         raise wrong(text, field, "target", forms, f"{match[1]}<{match[3]}")
-    if figure in FRACTIONS:
-        limit = parse_share(match[3], field=field)
-        if limit == 1:  # which every share is below, or as good as
-            raise wrong(text, field, "target", forms, f"{match[1]}<1%")
-    else:
-        limit = (parse_duration if figure in DURATIONS else parse_number)(match[3], field=field)
+    limit = _unit(figure).parse(match[3], field=field)
+    if figure in FRACTIONS and limit == 1:  # every share is below, or as good as
+        raise wrong(text, field, "target", forms, f"{match[1]}<1%")
     try:
         return Target(figure, "<", limit)
     except InvalidArgument as error:
@@ -334,8 +264,4 @@ def parse_target(text: str, *, field: str = "target") -> Target:
 
 def format_target(target: Target) -> str:
     """Return the text that describes the target."""
-    if target.figure in FRACTIONS:
-        limit = format_share(target.limit)
-    else:
-        limit = (format_duration if target.figure in DURATIONS else format_number)(target.limit)
-    return f"{target.figure.removesuffix('_fraction')}<{limit}"
+    return f"{target.figure.removesuffix('_fraction')}<{_unit(target.figure).format(target.limit)}"

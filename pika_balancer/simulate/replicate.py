@@ -1,7 +1,8 @@
-"""Many runs, on any executor, and what they say together.
+"""Many runs on any executor, and their pooled estimates.
 
-Each run has a seed of its own, made from the seed of the whole and the run's number: results do not depend on
-who does which run, or when. Scenarios of one sweep share the seeds, so that their differences are sharp.
+Each run has its own seed, made from the common seed and the run's number: results do not depend on who
+executes which run, or when. The scenarios of one sweep share the seeds (common random numbers), so their
+differences are sharp.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from statistics import NormalDist
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate.estimate import LEVELS, Durations, Estimate
-from pika_balancer.simulate.result import Result
+from pika_balancer.simulate.estimate import LEVELS, Durations, Estimate, around
+from pika_balancer.simulate.result import ESTIMATES, Result
 from pika_balancer.simulate.run import Engine, simulate
 from pika_balancer.simulate.scenario import Scenario
 from pika_balancer.simulate.streams import mix
@@ -29,33 +30,33 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _WINDOW: Final = 256
-"""Tasks handed out at once: enough for any cluster, few enough to watch and to call back."""
+"""Tasks submitted at once: enough for a cluster, few enough to cancel."""
 _TICK: Final = 1.0
 """Seconds between two reports of progress while no task ends."""
 
 
 @attrs.frozen
 class RunProgress:
-    """How far a run of tasks has come."""
+    """How many tasks of a batch have ended."""
 
     done: int
     """Tasks that have ended."""
     total: int
-    """Tasks in all."""
+    """All tasks."""
     elapsed: float
     """Seconds since the start."""
     left: float
-    """Seconds that the rest will take at the pace so far; infinite before the first task has ended."""
+    """Estimated seconds that remain; infinite before the first task has ended."""
 
 
 @attrs.frozen
 class TaskResult(Generic[R]):
-    """What came of the tasks."""
+    """The results of a batch of tasks."""
 
     results: tuple[R | None, ...]
     """One for each task, in their order; None for a task that an interrupt kept from ending."""
     interrupted: bool
-    """Whether Ctrl-C ended the run early."""
+    """Whether Ctrl-C ended the batch early."""
 
 
 def run_all(
@@ -65,76 +66,69 @@ def run_all(
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[RunProgress], object] | None = None,
-    now: Callable[[], float] = time.monotonic,
 ) -> TaskResult[R]:
-    """Return what `work` makes of each task, in the order of the tasks, whoever does which of them and when.
+    """Return the result of `work` for each task, in the order of the tasks.
 
-    Ctrl-C calls back what has not begun, and returns what is done. An error in a task calls back the rest and
-    is raised.
+    Ctrl-C cancels the tasks that have not begun and returns what is done. An error in a task cancels the
+    others and is raised.
 
     Args:
-        work: A function that can be imported by name where the executor runs it.
-        tasks: What to hand to it, one at a time.
-        executor: Who works; it is not shut down. A pool of processes for this run alone by default, for which
-            the caller's script needs the usual `if __name__ == "__main__":`.
-        workers: Processes of that pool; as many as there are processors by default. 1 works in this process.
-        progress: Called in this thread whenever a task has ended, and once a second.
-        now: Seconds since an arbitrary moment, for the progress.
+        work: A function that the executor can import by name.
+        tasks: Its arguments, one call each.
+        executor: Executes the calls; it is not shut down. By default a pool of processes for this batch,
+            which needs the usual `if __name__ == "__main__":` in the caller's script.
+        workers: Processes of that pool; one for each processor by default. 1 works in this process.
+        progress: Called in this thread when a task has ended, and once a second.
 
     Raises:
-        InvalidArgument: `workers` is no whole number of at least 1, or is given beside an executor.
-        PikaError: The processes of the pool cannot work.
+        InvalidArgument: `workers` is no whole number of at least 1, or is given with an executor.
+        PikaError: The processes of the pool ended unexpectedly.
     """
     if workers is not None and (executor is not None or isinstance(workers, bool) or workers < 1):
         raise InvalidArgument(
-            "workers must be a whole number, 1 or more, and goes without an executor", field="workers"
+            "workers must be 1 or more, and cannot be combined with an executor", field="workers"
         )
     count = min(workers or os.cpu_count() or 1, len(tasks))
-    run = _Run(work, tasks, progress, now)
+    batch = _Batch(work, tasks, progress)
     if executor is not None:
-        run.on(executor)
+        batch.run_on(executor)
     elif count <= 1:
-        run.here()
+        batch.run_here()
     else:
-        with _pool(count, run) as pool:
-            run.on(pool)
-    return TaskResult(tuple(run.results), run.interrupted)
+        with _pool(count, batch) as pool:
+            batch.run_on(pool)
+    return TaskResult(tuple(batch.results), batch.interrupted)
 
 
-class _Run(Generic[T, R]):
+class _Batch(Generic[T, R]):
     def __init__(
-        self,
-        work: Callable[[T], R],
-        tasks: Sequence[T],
-        progress: Callable[[RunProgress], object] | None,
-        now: Callable[[], float],
+        self, work: Callable[[T], R], tasks: Sequence[T], progress: Callable[[RunProgress], object] | None
     ) -> None:
         self._work = work
         self._tasks = tasks
         self._progress = progress
-        self._now = now
-        self._begun = now()
+        self._began = time.monotonic()
         self._done = 0
         self.results: list[R | None] = [None] * len(tasks)
         self.interrupted = False
 
-    def here(self) -> None:
+    def run_here(self) -> None:
         try:
             for index, task in enumerate(self._tasks):
-                self._keep(index, self._work(task))
+                self._finish(index, self._work(task))
         except KeyboardInterrupt:
             self.interrupted = True
 
-    def on(self, executor: Executor) -> None:
-        waiting = iter(enumerate(self._tasks))
+    def run_on(self, executor: Executor) -> None:
+        pending = iter(enumerate(self._tasks))
         running: dict[Future[R], int] = {}
         try:
-            while self._hand_out(executor, waiting, running):
+            while self._submit(executor, pending, running):
                 ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    self._keep(running.pop(future), future.result())
+                    self._finish(running.pop(future), future.result())
                 if not ended:
-                    self._tell()
+                    self._report()
         except KeyboardInterrupt:
             self.interrupted = True
             for future, index in running.items():
@@ -144,52 +138,49 @@ class _Run(Generic[T, R]):
             for future in running:
                 future.cancel()
 
-    def _hand_out(
-        self, executor: Executor, waiting: Iterator[tuple[int, T]], running: dict[Future[R], int]
+    def _submit(
+        self, executor: Executor, pending: Iterator[tuple[int, T]], running: dict[Future[R], int]
     ) -> bool:
-        """Submit as many tasks as may be out at once; return whether any is."""
-        for index, task in itertools.islice(waiting, _WINDOW - len(running)):
+        """Fill the window and return whether any task is running."""
+        for index, task in itertools.islice(pending, _WINDOW - len(running)):
             running[executor.submit(self._work, task)] = index
         return bool(running)
 
-    def _keep(self, index: int, result: R) -> None:
+    def _finish(self, index: int, result: R) -> None:
         self.results[index] = result
         self._done += 1
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None:
-            elapsed, total = self._now() - self._begun, len(self._tasks)
+            elapsed, total = time.monotonic() - self._began, len(self._tasks)
             left = elapsed / self._done * (total - self._done) if self._done else math.inf
             self._progress(RunProgress(self._done, total, elapsed, left))
 
 
 @contextlib.contextmanager
-def _pool(count: int, run: "_Run[T, R]") -> Generator[ProcessPoolExecutor]:
-    # Fresh processes, not forks: this one may have threads, and a fork of a process with threads may hang.
+def _pool(count: int, batch: "_Batch[T, R]") -> Generator[ProcessPoolExecutor]:
+    # New processes, not forks: a fork of a process with threads may hang.
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
-    )
-    whole = False
+    # Ctrl-C reaches every process of the terminal's job; only the parent acts on it.
+    ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=ignore_interrupts)
+    complete = False
     try:
         yield pool
-        whole = not run.interrupted
+        complete = not batch.interrupted
     except BrokenExecutor as error:
         raise PikaError(
-            "the worker processes ended before their work; a script needs its calls under "
-            "`if __name__ == '__main__':`, and workers=1 does without processes"
+            "the worker processes ended unexpectedly: put the calls of a script under "
+            "`if __name__ == '__main__':`, or pass workers=1 to do without processes"
         ) from error
     finally:
-        if not whole:
-            # Nobody waits for what is still being worked on: its result would not be kept.
+        if not complete:
+            # The result of a running task is not needed any more.
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _COUNTS: Final = ("jobs", "completed", "refused", "gave_up", "unfinished", "rejected", "doubled")
@@ -197,60 +188,59 @@ _COUNTS: Final = ("jobs", "completed", "refused", "gave_up", "unfinished", "reje
 
 @attrs.frozen
 class Pooled:
-    """Independent runs of one scenario, together."""
+    """The pooled results of independent runs of one scenario."""
 
     scenario: Scenario = attrs.field(repr=False)
-    """What was simulated."""
+    """The scenario simulated."""
     runs: tuple[Result, ...] = attrs.field(repr=False)
     """The runs that ended, in the order of their numbers."""
     estimates: Mapping[str, Estimate]
-    """By name, as a result has them: the mean over the runs, with a 95 % confidence interval from how they
-    scatter (Student's t); the interval of the run itself where there is only one. `wait.max` and
-    `time_in_system.max` are the longest of all."""
+    """By name, as in a result: the mean over the runs, with a 95 % confidence interval from their scatter
+    (Student's t); the run's own interval if there is only one. `wait.max` and `time_in_system.max` are the
+    longest of all."""
     counts: Mapping[str, int]
-    """Jobs, completed, refused, … as a result has them, summed over the runs."""
+    """Jobs, completed, refused, … as in a result, summed over the runs."""
     interrupted: bool
     """Whether Ctrl-C kept some runs from ending."""
 
     def result(self) -> Result:
-        """Return the runs as one result: counts summed, estimates and intervals as they say together.
+        """Return the runs as one result: counts summed, estimates and intervals pooled.
 
-        What has neither, jobs in flight over time and the whole law of waits, is the first run's.
+        Jobs in flight over time and the tails of the durations are those of the first run.
 
         Raises:
             InvalidArgument: No run has ended.
         """
         if not self.runs:
-            raise InvalidArgument("no run has ended, and nothing is known", field="runs")
-        first, known = self.runs[0], self.estimates
+            raise InvalidArgument("no run has ended, so there is no result", field="runs")
+        first, pooled = self.runs[0], self.estimates
         if len(self.runs) == 1:
             return first
 
-        def law(name: str, own: Durations) -> Durations:
-            fields: dict[str, Any] = {field: known[f"{name}.{field}"] for field in ("mean", *LEVELS)}
-            return attrs.evolve(own, **fields, max=known[f"{name}.max"].value)
+        def durations(name: str, own: Durations) -> Durations:
+            fields: dict[str, Any] = {field: pooled[f"{name}.{field}"] for field in ("mean", *LEVELS)}
+            return attrs.evolve(own, **fields, max=pooled[f"{name}.max"].value)
 
-        names = ("refused_fraction", "gave_up_fraction", "attempts", "in_flight", "utilisation", "imbalance")
-        fields: dict[str, Any] = {name: known[name] for name in names} | dict(self.counts)
+        fields: dict[str, Any] = {name: pooled[name] for name in ESTIMATES} | dict(self.counts)
         accounts = tuple(
             attrs.evolve(
                 account,
                 jobs=sum(run.accounts[place].jobs for run in self.runs),
-                share=known[f"share.{place + 1}"],
-                utilisation=known[f"utilisation.{place + 1}"],
+                share=pooled[f"share.{place + 1}"],
+                utilisation=pooled[f"utilisation.{place + 1}"],
             )
             for place, account in enumerate(first.accounts)
         )
-        word = f"{len(self.runs)} independent runs; jobs in flight over time are the first one's"
+        note = f"{len(self.runs)} independent runs; jobs in flight over time are those of the first"
         return attrs.evolve(
             first,
             **fields,
-            wait=law("wait", first.wait),
-            time_in_system=law("time_in_system", first.time_in_system),
+            wait=durations("wait", first.wait),
+            time_in_system=durations("time_in_system", first.time_in_system),
             accounts=accounts,
             duration=math.fsum(run.duration for run in self.runs),
             batches=len(self.runs),
-            notes=tuple(dict.fromkeys((*(note for run in self.runs for note in run.notes), word))),
+            notes=tuple(dict.fromkeys((*(note for run in self.runs for note in run.notes), note))),
             theory=first.theory if all(run.theory for run in self.runs) else {},
             elapsed_s=math.fsum(run.elapsed_s for run in self.runs),
         )
@@ -261,24 +251,12 @@ class Pooled:
             "runs": len(self.runs),
             "interrupted": self.interrupted,
             **self.counts,
-            "estimates": {
-                name: [end if math.isfinite(end) else None for end in (one.value, one.low, one.high)]
-                for name, one in self.estimates.items()
-            },
+            "estimates": {name: estimate.to_list() for name, estimate in self.estimates.items()},
         }
 
 
-@attrs.frozen
-class _Task:
-    scenario: Scenario
-    jobs: int | None
-    duration: float | None
-    seed: int
-    engine: Engine
-
-
 def seed_of(seed: int, run: int) -> int:
-    """Return the seed of a run: 64 bits, well mixed from the seed of the whole and the run's number."""
+    """Return the seed of a run: 64 bits, well mixed from the common seed and the run's number."""
     return mix(mix(seed) + run + 1)
 
 
@@ -294,21 +272,23 @@ def replicate(
     workers: int | None = None,
     progress: Callable[[RunProgress], object] | None = None,
 ) -> Pooled:
-    """Simulate a scenario so many times independently, and return what the runs say together.
+    """Simulate a scenario several times independently and return the pooled results.
+
+    Ctrl-C ends it early and keeps the runs that have ended; `interrupted` is then set.
 
     Args:
-        scenario: What to simulate.
-        runs: How many runs.
+        scenario: The scenario to simulate.
+        runs: Number of runs.
         jobs: Jobs of each run.
         duration: Seconds of simulated time of each run, instead.
-        seed: Fixes all chance.
+        seed: Fixes all random numbers.
         engine: As `simulate` takes it.
-        executor: Who works: any executor, a cluster's too. A pool of processes by default.
+        executor: Any executor, a cluster's too; by default a pool of processes.
         workers: Processes of that pool; 1 works in this process.
-        progress: Called whenever a run has ended, and once a second.
+        progress: Called when a run has ended, and once a second.
 
     Raises:
-        InvalidArgument: An argument cannot be; `field` names it.
+        InvalidArgument: An argument is out of range; `field` names it.
     """
     return sweep(
         [scenario],
@@ -335,80 +315,47 @@ def sweep(
     workers: int | None = None,
     progress: Callable[[RunProgress], object] | None = None,
 ) -> tuple[Pooled, ...]:
-    """Simulate each scenario so many times, and return what the runs of each say, in the order given.
+    """Simulate each scenario several times and return the pooled results of each, in the order given.
 
-    Ctrl-C ends it early and keeps the runs that have ended: `interrupted` says so. The arguments are those of
-    `replicate`.
+    Ctrl-C and the other arguments work as in `replicate`.
 
     Raises:
-        InvalidArgument: An argument cannot be; `field` names it.
+        InvalidArgument: An argument is out of range; `field` names it.
     """
-    asked = list(scenarios)
+    given = list(scenarios)
     if type(runs) is not int or runs < 1:
         raise InvalidArgument("runs must be a whole number of at least 1", field="runs")
-    tasks = [
-        _Task(scenario, jobs, duration, seed_of(seed, run), engine)
-        for scenario in asked
-        for run in range(runs)
-    ]
-    outcome = run_all(_simulate, tasks, executor=executor, workers=workers, progress=progress)
-    found: list[Pooled] = []
-    for place, scenario in enumerate(asked):
-        ended = tuple(r for r in outcome.results[place * runs : (place + 1) * runs] if r is not None)
-        found.append(
-            Pooled(
-                scenario,
-                ended,
-                pool(ended),
-                {name: sum(getattr(run, name) for run in ended) for name in _COUNTS},
-                len(ended) < runs,
-            )
-        )
-    return tuple(found)
+    tasks = [(scenario, seed_of(seed, run)) for scenario in given for run in range(runs)]
+    work = partial(_simulate, jobs=jobs, duration=duration, engine=engine)
+    results = run_all(work, tasks, executor=executor, workers=workers, progress=progress).results
+    pooled: list[Pooled] = []
+    for place, scenario in enumerate(given):
+        ended = tuple(run for run in results[place * runs : (place + 1) * runs] if run is not None)
+        counts = {name: sum(getattr(run, name) for run in ended) for name in _COUNTS}
+        pooled.append(Pooled(scenario, ended, pool(ended), counts, interrupted=len(ended) < runs))
+    return tuple(pooled)
 
 
 def pool(results: Sequence[Result]) -> dict[str, Estimate]:
-    """Return by name what independent runs of one scenario say together; see `Pooled.estimates`."""
+    """Return the pooled estimates of independent runs of one scenario by name; see `Pooled.estimates`."""
     if len(results) == 1:
         return dict(results[0].estimates())
     columns: dict[str, list[float]] = {}
     for result in results:
         for name, estimate in result.estimates():
             columns.setdefault(name, []).append(estimate.value)
-    return {name: _together(name, values) for name, values in columns.items()}
+    return {name: _pooled(name, values) for name, values in columns.items()}
 
 
-def student(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, right to 0.1 % from 3 degrees of freedom on.
-
-    The expansion of Cornish and Fisher around the normal law (Abramowitz and Stegun 1964, 26.7.5).
-    """
-    exact = {1: 12.7062, 2: 4.30265}
-    if freedom in exact:
-        return exact[freedom]
-    x = NormalDist().inv_cdf(0.975)
-    terms: tuple[float, ...] = (
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    return x + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, 1))
-
-
-def _together(name: str, values: Sequence[float]) -> Estimate:
-    seen = [value for value in values if not math.isnan(value)]
-    if not seen:
+def _pooled(name: str, values: Sequence[float]) -> Estimate:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return Estimate(math.nan)
     if name.endswith(".max"):
-        return Estimate(max(seen))
-    mean = math.fsum(seen) / len(seen)
-    if len(seen) == 1:
-        return Estimate(mean)
-    variance = math.fsum((value - mean) ** 2 for value in seen) / (len(seen) - 1)
-    half = student(len(seen) - 1) * math.sqrt(variance / len(seen))
-    return Estimate(mean, max(0.0, mean - half), mean + half)
+        return Estimate(max(known))
+    return around(math.fsum(known) / len(known), known)
 
 
-def _simulate(task: _Task) -> Result:
-    return simulate(task.scenario, jobs=task.jobs, duration=task.duration, seed=task.seed, engine=task.engine)
+def _simulate(task: tuple[Scenario, int], **options: Any) -> Result:
+    scenario, seed = task
+    return simulate(scenario, seed=seed, **options)

@@ -1,21 +1,38 @@
-"""What a simulation found."""
+"""The result of a simulation."""
 
 import csv
-import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.collector import Collector
-from pika_balancer.simulate.estimate import Durations, Estimate, durations, ratio
-from pika_balancer.simulate.records import JobFate, Records
+from pika_balancer.simulate.collector import Collector, JobFate, Records
+from pika_balancer.simulate.estimate import (
+    LEVELS,
+    Durations,
+    Estimate,
+    finite,
+    ratio,
+    time_in_system_of,
+    wait_of,
+)
 from pika_balancer.simulate.scenario import Scenario
+from pika_balancer.simulate.trace import import_pyarrow
 
 Table = Literal["estimates", "series", "jobs"]
+
+ESTIMATES: Final = (
+    "refused_fraction",
+    "gave_up_fraction",
+    "attempts",
+    "in_flight",
+    "utilisation",
+    "imbalance",
+)
+"""Fields of a result that are estimates."""
 
 
 @attrs.frozen
@@ -23,7 +40,6 @@ class AccountResult:
     """What one account did."""
 
     channel: str
-    """Names it."""
     max_jobs: int
     """Its cap."""
     jobs: int
@@ -36,47 +52,46 @@ class AccountResult:
 
 @attrs.frozen
 class Series:
-    """Mean jobs in flight in pieces of time of equal width, from the start to the last arrival."""
+    """Mean jobs in flight in time bins of equal width, from the start to the last arrival."""
 
     start: float
-    """When the first piece begins, in seconds."""
+    """When the first bin begins, in seconds."""
     width: float
-    """Width of a piece, in seconds; the last one may be shorter."""
+    """Width of a bin, in seconds; the last one may be shorter."""
     in_flight: tuple[float, ...]
-    """Mean jobs in flight in each."""
+    """Mean jobs in flight in each bin."""
 
 
 @attrs.frozen
 class Result:
-    """What a simulation found. Times in seconds, fractions from 0 to 1.
+    """The result of a simulation. Times in seconds, fractions from 0 to 1.
 
-    Counts are of the whole run: `jobs = completed + gave_up + unfinished`. Estimates leave the warm-up out,
-    by the rule that `warm_up` states. A job's wait and time in system count when it starts, its end being
-    known then. Equal if everything but the time that it took is.
+    Counts cover the whole run: `jobs = completed + gave_up + unfinished`. Estimates leave out the warm-up,
+    which `warm_up` states. A job's wait and time in system count when it starts, because its end is known
+    then. Results compare equal regardless of `elapsed_s`.
     """
 
     scenario: Scenario = attrs.field(repr=False)
-    """What was simulated."""
+    """The scenario simulated."""
     seed: int
-    """The seed."""
     jobs: int
-    """Jobs that came."""
+    """Jobs that arrived."""
     completed: int
     """Jobs that ran to their end."""
     refused: int
     """First tries that found every account full."""
     gave_up: int
-    """Jobs that were never run: refused under `Loss`, out of patience or line under `Queue`, out of tries."""
+    """Jobs that never ran: refused under `Loss`, out of patience or of room under `Queue`, out of tries."""
     unfinished: int
     """Jobs that were running, waiting or about to be tried again when the run ended."""
     rejected: int
-    """429s that were not our doing."""
+    """Submits answered 429 although the account had a free slot."""
     doubled: int
-    """Runs for nobody: the service took the job and answered 5xx."""
+    """Runs that the service started although it answered 5xx; their worker submitted the job again."""
     refused_fraction: Estimate
     """Share of jobs whose first try found every account full."""
     gave_up_fraction: Estimate
-    """Share of jobs that were never run."""
+    """Share of jobs that never ran."""
     wait: Durations
     """From arrival to start, of the jobs that started."""
     time_in_system: Durations
@@ -88,28 +103,27 @@ class Result:
     utilisation: Estimate
     """Mean share of slots in use."""
     imbalance: Estimate
-    """Mean difference in jobs in flight between the fullest and the emptiest account, as a job that gets a
-    slot finds it."""
+    """Mean of max − min jobs in flight over the accounts, as seen by each job that gets a slot."""
     accounts: tuple[AccountResult, ...]
     """The accounts, in the scenario's order."""
     series: Series = attrs.field(repr=False)
     """Jobs in flight over time."""
     duration: float
-    """Simulated time that the estimates are about, in seconds."""
+    """Simulated time behind the estimates, in seconds."""
     batches: int
-    """How many batches the intervals come from; or independent runs, where there are several."""
+    """Number of batches, or of independent runs, that the intervals come from."""
     warm_up: str
-    """What was left out of the estimates, in words."""
+    """What the estimates leave out, as text."""
     engine: str
     """`numba` or `reference`."""
     notes: tuple[str, ...] = ()
-    """What else should be known, as sentences."""
+    """Remarks, as sentences."""
     theory: Mapping[str, float] = attrs.field(factory=dict[str, float])
-    """Closed forms that apply, by name of what they foretell; empty where none does."""
+    """Exact values, by name of the estimate; empty if no closed form applies."""
     records: Records | None = attrs.field(default=None, repr=False)
-    """What became of each job, if that was asked for."""
+    """What became of each job, if requested."""
     elapsed_s: float = attrs.field(default=math.nan, eq=False)
-    """How long the simulation took, in seconds of real time."""
+    """Real time that the simulation took, in seconds."""
 
     @property
     def jobs_per_s(self) -> float:
@@ -117,60 +131,58 @@ class Result:
         return self.jobs / self.elapsed_s if self.elapsed_s > 0 else math.nan
 
     def estimate(self, name: str) -> Estimate:
-        """Return the estimate of that name: a row of `estimates()`, such as `wait.p95`.
+        """Return an entry of `estimates()`, such as `wait.p95`.
 
         Raises:
-            InvalidArgument: There is none of that name.
+            InvalidArgument: There is no such estimate.
         """
         known = dict(self.estimates())
         if name not in known:
             raise InvalidArgument(
-                f"there is no estimate {name!r}; take one of {', '.join(known)}", field="name"
+                f"there is no estimate {name!r}; use one of {', '.join(known)}", field="name"
             )
         return known[name]
 
     def estimates(self) -> Iterator[tuple[str, Estimate]]:
-        """Yield name and value of every estimate; those of accounts are named by place, as in `share.1`."""
-        yield "refused_fraction", self.refused_fraction
-        yield "gave_up_fraction", self.gave_up_fraction
-        for name, law in (("wait", self.wait), ("time_in_system", self.time_in_system)):
-            for field in ("mean", "p50", "p90", "p95", "p99"):
-                yield f"{name}.{field}", getattr(law, field)
-            yield f"{name}.max", Estimate(law.max)
-        yield "attempts", self.attempts
-        yield "in_flight", self.in_flight
-        yield "utilisation", self.utilisation
-        yield "imbalance", self.imbalance
+        """Yield name and value of every estimate; those of accounts are numbered, as in `share.1`."""
+        for name in ESTIMATES[:2]:
+            yield name, getattr(self, name)
+        for name, durations in (("wait", self.wait), ("time_in_system", self.time_in_system)):
+            for field in ("mean", *LEVELS):
+                yield f"{name}.{field}", getattr(durations, field)
+            yield f"{name}.max", Estimate(durations.max)
+        for name in ESTIMATES[2:]:
+            yield name, getattr(self, name)
         for place, account in enumerate(self.accounts, 1):
             yield f"utilisation.{place}", account.utilisation
             yield f"share.{place}", account.share
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain JSON: times in seconds, fractions from 0 to 1, null where unknown."""
-        wait = {name: getattr(self.wait, name) for name in ("mean", "p50", "p90", "p95", "p99")}
+        wait = {name: finite(getattr(self.wait, name).value) for name in ("mean", *LEVELS)}
         return {
             "jobs": self.jobs,
             "completed": self.completed,
             "refused": self.refused,
-            "refused_fraction": _known(self.refused_fraction.value),
+            "refused_fraction": finite(self.refused_fraction.value),
             "refused_fraction_ci": _interval(self.refused_fraction),
             "gave_up": self.gave_up,
             "unfinished": self.unfinished,
-            "wait": {name: _known(one.value) for name, one in wait.items()} | {"max": _known(self.wait.max)},
+            "wait": wait | {"max": finite(self.wait.max)},
             "wait_mean_ci": _interval(self.wait.mean),
-            "in_flight_mean": _known(self.in_flight.value),
+            "in_flight_mean": finite(self.in_flight.value),
             "accounts": [
                 {
                     "channel": account.channel,
                     "max_jobs": account.max_jobs,
                     "jobs": account.jobs,
-                    "utilisation": _known(account.utilisation.value),
+                    "utilisation": finite(account.utilisation.value),
                 }
                 for account in self.accounts
             ],
             "engine": self.engine,
-            "elapsed_s": _known(self.elapsed_s),
-            "jobs_per_s": _known(self.jobs_per_s),
+            "elapsed_s": finite(self.elapsed_s),
+            "jobs_per_s": finite(self.jobs_per_s),
             "theory": dict(self.theory),
         }
 
@@ -178,7 +190,7 @@ class Result:
         """Write the estimates, the jobs in flight over time, or the records of all jobs.
 
         Raises:
-            InvalidArgument: There is no such table, or no records were kept.
+            InvalidArgument: There is no such table, or the run has no records.
         """
         columns = self._table(table)
         with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -193,15 +205,12 @@ class Result:
         """Write the same tables as Parquet; needs the extra `parquet`.
 
         Raises:
-            InvalidArgument: There is no such table, or no records were kept.
+            InvalidArgument: There is no such table, or the run has no records.
             ImportError: pyarrow is missing.
         """
         columns = self._table(table)
-        try:
-            pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        except ImportError as error:
-            raise ImportError("Parquet needs pyarrow: pip install 'pika-balancer[parquet]'") from error
-        with Path(path).open("wb") as file:  # pyarrow itself knows no name that is not UTF-8
+        pa, pq = import_pyarrow()
+        with Path(path).open("wb") as file:  # pyarrow rejects file names that are not UTF-8
             pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), file)
 
     def _table(self, table: Table) -> Mapping[str, Sequence[Any]]:
@@ -216,7 +225,7 @@ class Result:
         if table == "jobs":
             records = self.records
             if records is None:
-                raise InvalidArgument("no records were kept; simulate with records=True", field="table")
+                raise InvalidArgument("the run has no records; simulate with records=True", field="table")
             channels = [account.channel for account in self.accounts]
             return {
                 "arrival": records.arrival,
@@ -226,20 +235,16 @@ class Result:
                 "attempts": records.attempts,
                 "outcome": [JobFate(outcome).name.lower() for outcome in records.outcome],
             }
-        raise InvalidArgument(f"there is no table {table!r}; take estimates, series or jobs", field="table")
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        raise InvalidArgument(f"there is no table {table!r}; use estimates, series or jobs", field="table")
 
 
 def _interval(estimate: Estimate) -> list[float] | None:
     return None if math.isnan(estimate.low) else [estimate.low, estimate.high]
 
 
-def conclude(
+def result_of(
     scenario: Scenario,
-    tally: Collector,
+    collector: Collector,
     *,
     seed: int,
     engine: str,
@@ -247,52 +252,51 @@ def conclude(
     records: Records | None,
     elapsed: float,
 ) -> Result:
-    """Return what the tally of a run says."""
-    rows = tally.batches
-
-    def counted(column: int) -> list[float]:
-        return [float(tally.counts[row][column]) for row in rows]
-
-    arrived, refused, gave_up, started, tries = (counted(column) for column in range(5))
-    time = [tally.sums[row][3] for row in rows]
-    spread = [tally.sums[row][2] for row in rows]
-    flying = [math.fsum(tally.areas[row]) for row in rows]
+    """Return the result of a run from its collector."""
+    arrived, refused, gave_up, started, tries = (
+        collector.by_batch(collector.counts, column) for column in range(5)
+    )
+    spread, time = (collector.by_batch(collector.sums, column) for column in (2, 3))
     slots = scenario.slots
     accounts = tuple(
         AccountResult(
             account.channel,
             account.max_jobs,
-            sum(starts[place] for starts in tally.starts),
-            ratio([float(tally.starts[row][place]) for row in rows], started, most=1.0, cases=True),
-            ratio([tally.areas[row][place] / account.max_jobs for row in rows], time, most=1.0),
+            sum(starts[place] for starts in collector.starts),
+            ratio(collector.by_batch(collector.starts, place), started, most=1.0, cases=True),
+            ratio(
+                [area / account.max_jobs for area in collector.by_batch(collector.areas, place)],
+                time,
+                most=1.0,
+            ),
         )
         for place, account in enumerate(scenario.accounts)
     )
-    in_flight = ratio(flying, time, most=float(slots))
-    frame = tally.frame
+    busy = [math.fsum(collector.areas[phase]) for phase in collector.batches]
+    in_flight = ratio(busy, time, most=float(slots))
     return Result(
         scenario=scenario,
         seed=seed,
-        jobs=tally.jobs,
-        completed=tally.completed,
-        refused=tally.refused,
-        gave_up=tally.gave_up,
-        unfinished=tally.jobs - tally.completed - tally.gave_up,
-        rejected=tally.rejected,
-        doubled=tally.doubled,
+        jobs=collector.jobs,
+        completed=collector.completed,
+        refused=collector.refused,
+        gave_up=collector.gave_up,
+        unfinished=collector.jobs - collector.completed - collector.gave_up,
+        rejected=collector.rejected,
+        doubled=collector.doubled,
         refused_fraction=ratio(refused, arrived, most=1.0, cases=True),
         gave_up_fraction=ratio(gave_up, arrived, most=1.0, cases=True),
-        wait=durations(tally, tally.waits, 0, tally.exact_waits),
-        time_in_system=durations(tally, tally.stays, 1, tally.exact_stays),
+        wait=wait_of(collector),
+        time_in_system=time_in_system_of(collector),
         attempts=ratio(tries, [a + b for a, b in zip(started, gave_up, strict=True)]),
         in_flight=in_flight,
         utilisation=Estimate(in_flight.value / slots, in_flight.low / slots, in_flight.high / slots),
         imbalance=ratio(spread, started),
         accounts=accounts,
-        series=Series(frame.start, tally.piece, tuple(tally.series)),
-        duration=tally.elapsed,
-        batches=len(rows),
-        warm_up=_warm_up(tally),
+        series=Series(collector.frame.start, collector.bin_width, tuple(collector.series)),
+        duration=collector.elapsed,
+        batches=len(collector.batches),
+        warm_up=_warm_up(collector),
         engine=engine,
         notes=tuple(notes),
         records=records,
@@ -300,11 +304,11 @@ def conclude(
     )
 
 
-def _warm_up(tally: Collector) -> str:
-    frame = tally.frame
+def _warm_up(collector: Collector) -> str:
+    frame = collector.frame
     if not frame.warm_up:
         return "none: every job counts"
-    if not tally.batches.start:
-        return "there is nothing else: the run ended within it, and all of it counts"
+    if not collector.batches.start:
+        return "the run ended within its warm-up, and all of it counts"
     of = "simulated time" if frame.by_time else "jobs"
     return f"the first {frame.warm_up:.3g} of the {of} count in no estimate"

@@ -1,10 +1,9 @@
-"""What is simulated: accounts, arrivals, service times, what a job does when every account is full, faults.
+"""A scenario: accounts, arrivals, service times, what a job does when every account is full, faults.
 
-Everything is frozen and checked when it is made; every error names its field. Durations are float seconds.
+All classes are frozen and check their fields; every error names its field. Durations are float seconds.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
@@ -19,10 +18,9 @@ from pika_balancer.selection.policy import Weights, make_rule
 from pika_balancer.simulate.arrivals import Arrivals, Trace
 
 MOST_ACCOUNTS: Final = 100_000
-"""As many accounts as can be simulated."""
+"""Maximum number of accounts."""
 MOST_SLOTS: Final = 10_000_000
-"""As many slots in all, which take some hundred megabytes of memory."""
-_GROUP: Final = re.compile(r"(?:([0-9]+)\s*[x×]\s*)?([0-9]+)")
+"""Maximum number of slots, which take some hundred megabytes of memory."""
 
 
 def _spans(value: Any) -> tuple[tuple[float, float], ...]:
@@ -48,33 +46,32 @@ def _spans(value: Any) -> tuple[tuple[float, float], ...]:
 
 @attrs.frozen
 class Failures:
-    """An account fails and is mended again and again; both take exponential times."""
+    """Random outages of an account: exponential times up and down, in turn."""
 
     mean_up: float = attrs.field(validator=number(above=0))
-    """Mean time to fail, in seconds."""
+    """Mean time to the next failure, in seconds."""
     mean_down: float = attrs.field(validator=number(above=0))
-    """Mean time to mend, in seconds."""
+    """Mean length of an outage, in seconds."""
 
 
 @attrs.frozen
 class SimulatedAccount:
-    """One account. While it is out it gets no new job, and those that run on it go on."""
+    """One account. During an outage it gets no new job, and its running jobs continue."""
 
     channel: str = attrs.field(validator=kind(str))
-    """Names it."""
     max_jobs: int = attrs.field(validator=whole(least=1))
     """Its cap."""
     speed: float = attrs.field(default=1.0, validator=number(above=0))
-    """How fast it works: service times are divided by it."""
+    """Service times are divided by it."""
     outages: tuple[tuple[float, float], ...] = attrs.field(default=(), converter=_spans)
-    """From when to when it is out, in seconds; a ban without end ends at infinity."""
+    """Start and end of each outage, in seconds; the end of a permanent ban is infinite."""
     failures: Failures | None = attrs.field(default=None, validator=kind(Failures, type(None)))
-    """Outages at random instead."""
+    """Random outages instead."""
 
     def __attrs_post_init__(self) -> None:
         if self.outages and self.failures is not None:
             raise InvalidArgument(
-                f"account {self.channel!r} has outages and failures; state one of them", field="failures"
+                f"account {self.channel!r} has outages and failures; give one of them", field="failures"
             )
 
 
@@ -86,21 +83,27 @@ def accounts_of(value: Any) -> tuple[SimulatedAccount, ...]:
             client returns it; or accounts.
 
     Raises:
-        InvalidArgument: It is none of these, or a channel comes twice.
+        InvalidArgument: It is none of these, or a channel occurs twice.
     """
     if isinstance(value, str):
-        value = _caps(value)
-    elif isinstance(value, Mapping):
+        from pika_balancer.simulate.notation import parse_accounts  # noqa: PLC0415 - it imports this module
+
+        return parse_accounts(value)
+    if isinstance(value, Mapping):
         value = cast("Mapping[str, Any]", value).values()
     if not isinstance(value, Iterable):
         raise InvalidArgument("accounts must be caps or accounts, as in '5x6' or [6, 6, 4]", field="accounts")
     made = tuple(_account(place, item) for place, item in enumerate(cast("Iterable[object]", value), 1))
     if not made:
         raise InvalidArgument("accounts must have at least one account", field="accounts")
-    _fit(len(made), sum(account.max_jobs for account in made))
+    if len(made) > MOST_ACCOUNTS or sum(account.max_jobs for account in made) > MOST_SLOTS:
+        raise InvalidArgument(
+            f"accounts must be at most {MOST_ACCOUNTS:,}, with at most {MOST_SLOTS:,} slots in all",
+            field="accounts",
+        )
     for channel, count in Counter(account.channel for account in made).items():
         if count > 1:
-            raise InvalidArgument(f"channel {channel!r} comes {count} times", field="accounts")
+            raise InvalidArgument(f"channel {channel!r} occurs {count} times", field="accounts")
     return made
 
 
@@ -116,98 +119,76 @@ def _account(place: int, item: object) -> SimulatedAccount:
     )
 
 
-def _caps(text: str) -> list[int]:
-    caps: list[int] = []
-    for group in text.split(","):
-        match = _GROUP.fullmatch(group.strip())
-        if match is None or int(match[1] or 1) * int(match[2]) == 0:
-            raise InvalidArgument(
-                f"{text!r:.60} describes no accounts; write 5x6 for five of cap 6, or 6,6,4", field="accounts"
-            )
-        count, cap = int(match[1] or 1), int(match[2])
-        _fit(len(caps) + count, count * cap)
-        caps += [cap] * count
-    return caps
-
-
-def _fit(accounts: int, slots: int) -> None:
-    if accounts > MOST_ACCOUNTS or slots > MOST_SLOTS:
-        raise InvalidArgument(
-            f"accounts must be at most {MOST_ACCOUNTS:,} with at most {MOST_SLOTS:,} slots in all",
-            field="accounts",
-        )
-
-
 @attrs.frozen
 class Loss:
-    """A job that finds every account full is not run: its worker gives up."""
+    """A job that finds every account full is not run."""
 
 
 @attrs.frozen
 class Queue:
-    """A job that finds every account full stands in line; first come, first served."""
+    """A job that finds every account full waits; first come, first served."""
 
     limit: float = attrs.field(default=math.inf, validator=number(least=0, infinite=True))
-    """How many may stand in line; who comes when there are as many gives up. No limit by default."""
+    """Maximum number of waiting jobs; a job beyond it gives up. No limit by default."""
     patience: Distribution | None = attrs.field(
         default=None,
-        validator=kind(Distribution, type(None), hint="a law of durations, such as Exponential(60)"),
+        validator=kind(Distribution, type(None), hint="a distribution of durations, such as Exponential(60)"),
     )
-    """How long after its arrival a job gives up if it still stands in line; None waits for ever."""
+    """Time after its arrival at which a waiting job gives up; None waits without limit."""
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.patience, Recorded):
-            raise InvalidArgument("patience is drawn, not recorded; take Empirical", field="patience")
+            raise InvalidArgument("patience cannot be Recorded; use Empirical", field="patience")
 
 
 @attrs.frozen
 class Retry:
-    """A job that finds every account full is tried again later, without a place in any line."""
+    """A job that finds every account full is submitted again later."""
 
     delay: float = attrs.field(default=15.0, validator=number(above=0))
-    """Seconds from one try to the next; their mean where they vary."""
+    """Seconds from one try to the next; the mean if they vary."""
     attempts: int = attrs.field(default=80, validator=whole(least=1))
-    """How often a job is tried at most, the first time included; then its worker gives up."""
+    """Maximum number of submits of a job, the first included; then it gives up."""
     jitter: float = attrs.field(default=0.0, validator=number(least=0, most=1))
-    """Each delay is drawn evenly from `delay` × (1 ± jitter)."""
+    """Each delay is uniform in `delay` × (1 ± jitter)."""
     exponential: bool = attrs.field(default=False, validator=kind(bool))
-    """Whether delays are exponential instead, as the exact retrial queue of theory has them."""
+    """Whether delays are exponential instead, as in the retrial queue of theory."""
 
     def __attrs_post_init__(self) -> None:
         if self.exponential and self.jitter:
-            raise InvalidArgument("exponential delays take no jitter; state one of them", field="jitter")
+            raise InvalidArgument("exponential delays take no jitter; give one of them", field="jitter")
 
 
 @attrs.frozen
 class Slowdown:
-    """An account slows down when it runs many jobs at once. Counts as a job starts, for its whole run."""
+    """An account slows down when it runs many jobs at once; fixed for a job when it starts."""
 
     above: int = attrs.field(validator=whole(least=0))
-    """Up to so many jobs at once nothing slows down."""
+    """Number of jobs in flight up to which nothing slows down."""
     each: float = attrs.field(validator=number(least=0))
-    """How much longer a job runs for each one in flight above that, itself included: 0.2 is 20 %."""
+    """Share by which a job runs longer for each job in flight above that, itself included: 0.2 is 20 %."""
 
 
 @attrs.frozen
 class Faults:
-    """What goes wrong although an account has a free slot. The share is of all submits that got one.
+    """Submits that fail although the account has a free slot. Shares are of all submits that got one.
 
-    After either fault the worker does what it does when refused: gives up, or tries again; one that would
-    stand in line comes back to it after `retry_after`.
+    After either fault the worker does what it does when every account is full: it gives up, or tries again; a
+    job that would wait is submitted again after `retry_after`.
     """
 
     rate_limited: float = attrs.field(default=0.0, validator=number(least=0, most=1))
-    """Share answered 429 that is not our doing: the slot is given back at once."""
+    """Share answered 429: the slot is free again at once."""
     accepted: float = attrs.field(default=0.0, validator=number(least=0, most=1))
-    """Share answered 5xx though the service took the job: it runs to its end for nobody, in a slot, and the
-    worker submits it again. A dispatcher that looks for the job first has none of these."""
+    """Share answered 5xx although the service accepted the job: it occupies its slot to its end, and the
+    worker submits it again. A dispatcher that searches for the job first has none of these."""
     retry_after: float = attrs.field(default=15.0, validator=number(above=0))
-    """Seconds until a job that would wait in line comes back to it."""
+    """Seconds until a job that would wait is submitted again."""
 
     def __attrs_post_init__(self) -> None:
         if self.rate_limited + self.accepted > 1:
             raise InvalidArgument(
-                "rate_limited and accepted are shares of one whole; lower one", field="accepted"
+                "rate_limited and accepted must not exceed 1 together; lower one", field="accepted"
             )
 
 
@@ -217,53 +198,59 @@ WhenFull = Loss | Queue | Retry
 
 @attrs.frozen
 class Scenario:
-    """Everything that a simulation needs to know, beside a seed and how long to go on.
+    """Everything that a simulation needs besides its seed and length.
 
     Raises:
-        InvalidArgument: Something cannot be; `field` names it.
+        InvalidArgument: A field is out of range; `field` names it.
     """
 
     accounts: tuple[SimulatedAccount, ...] = attrs.field(converter=accounts_of)
-    """The accounts; `5x6`, `6,6,4`, caps or an account map will do too."""
+    """The accounts; `5x6`, `6,6,4`, caps and an account map are converted."""
     arrivals: Arrivals = attrs.field(
-        validator=kind(Arrivals, hint="a law of arrivals, such as Poisson(0.1), in jobs per second")
+        validator=kind(Arrivals, hint="arrivals, such as Poisson(0.1), in jobs per second")
     )
-    """When jobs come."""
+    """When jobs arrive."""
     service: Distribution = attrs.field(
-        validator=kind(Distribution, hint="a law of durations, such as Exponential(180)")
+        validator=kind(Distribution, hint="a distribution of durations, such as Exponential(180)")
     )
-    """How long they run, on an account of speed 1."""
+    """Their service times on an account of speed 1."""
     when_full: WhenFull = attrs.field(factory=Loss, validator=kind(Loss, Queue, Retry))
     """What a job does that finds every account full."""
     policy: str | Weights = attrs.field(default="random")
-    """Which account gets the job: a name from `POLICIES`, or a function from candidates to weights."""
+    """The choice of the account: a name from `POLICIES`, or a function from candidates to weights."""
     slowdown: Slowdown | None = attrs.field(default=None, validator=kind(Slowdown, type(None)))
-    """Whether accounts slow down under load."""
+    """How accounts slow down under load; None if they do not."""
     poll_period: float = attrs.field(default=0.0, validator=number(least=0))
-    """A slot is freed at the first multiple of so many seconds at which the job has ended; 0 is at once."""
+    """A slot becomes free at the first multiple of this, in seconds, after the job has ended; 0 is at
+    once.
+    """
     faults: Faults = attrs.field(factory=Faults, validator=kind(Faults))
-    """What else goes wrong."""
+    """Submits that fail although a slot is free."""
     warm_up: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(number(least=0, most=0.9))
     )
-    """Share of the run that counts in no estimate. None: nothing of a trace, which begins as it began, nor of
-    a daily profile, whose every hour matters; a tenth of everything else."""
+    """Share of the run that counts in no estimate. By default 0 for a trace and a daily profile, else 0.1."""
 
     def __attrs_post_init__(self) -> None:
         make_rule(self.policy)
         trace, law = self.arrivals, self.service
         if isinstance(law, Recorded) and not (isinstance(trace, Trace) and len(trace) == len(law.values)):
             raise InvalidArgument(
-                "recorded service times need a trace of as many arrivals; to draw from them take Empirical",
+                "recorded service times need a trace of as many arrivals; to draw from them use Empirical",
                 field="service",
             )
 
     @property
     def slots(self) -> int:
-        """How many jobs can run at once, on all accounts."""
+        """Slots of all accounts together."""
         return sum(account.max_jobs for account in self.accounts)
 
     @property
     def offered_load(self) -> float:
         """Arrivals per mean service time, in erlang, on accounts of speed 1."""
         return self.arrivals.rate * self.service.mean
+
+    @property
+    def total_service_rate(self) -> float:
+        """Jobs that all slots together complete per mean service time, in erlang."""
+        return math.fsum(account.max_jobs * account.speed for account in self.accounts)

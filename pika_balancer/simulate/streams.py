@@ -1,8 +1,8 @@
-"""Separate streams of chance from one seed, so that two scenarios differ by nothing but what was changed.
+"""Separate random streams from one seed, so that scenarios that differ in one point share everything else.
 
-Arrivals, service times and patience are drawn in order, each from a stream of its own. Everything that
-happens to a job afterwards (which account, which fault, how long until it tries again) is a function of the
-seed, the job's number and how often that was asked before: a job meets the same chance whatever others do.
+Arrivals, service times and patience are drawn in order, each from its own stream. Everything that happens to
+a job afterwards (its account, faults, delays between tries) is a function of the seed, the job's number and a
+counter: a job gets the same numbers whatever other jobs do.
 """
 
 import random
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 PICK: Final = 1
-"""The stream of picks among accounts; two places per pick."""
+"""The stream of picks among accounts; two numbers per pick."""
 FAULT: Final = 2
-"""The stream of faults; one place per submit."""
+"""The stream of faults; one number per submit."""
 DELAY: Final = 3
-"""The stream of delays before another try."""
+"""The stream of delays between tries."""
 
 MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 STEP: Final = 0x9E37_79B9_7F4A_7C15
@@ -39,7 +39,7 @@ def mix(z: int) -> int:
 
 
 def uniform(key: int, job: int, turn: int) -> float:
-    """Return the number in [0, 1) that belongs to the job and the turn, on the stream of that key."""
+    """Return the number in [0, 1) of a job and a turn, on the stream of that key."""
     return (mix(key + (job + 1) * STEP + turn * TURN) >> 11) * ULP
 
 
@@ -48,24 +48,24 @@ class Streams:
     """All streams of one run."""
 
     seed: int = attrs.field(validator=whole(least=0))
-    """Fixes every number that is drawn."""
+    """Fixes every random number."""
 
     def key(self, stream: int) -> int:
         """Return the key of a stream for `uniform`, 64 bits."""
         key = mix(stream * STEP)
-        rest = self.seed
-        while True:  # a seed may be of any length
-            key = mix(key ^ (rest & MASK))
-            rest >>= 64
-            if not rest:
+        left = self.seed
+        while True:  # a seed may have any length
+            key = mix(key ^ (left & MASK))
+            left >>= 64
+            if not left:
                 return key
 
     def plain(self, name: str) -> random.Random:
-        """Return a source of chance of that name, from the standard library."""
+        """Return a generator of that name from the standard library."""
         return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not cryptography
 
     def vector(self, name: str) -> "np.random.Generator":
-        """Return a source of chance of that name that draws arrays; needs NumPy."""
+        """Return a generator of that name that draws arrays; needs NumPy."""
         import numpy as np  # noqa: PLC0415 - an extra
 
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *name.encode()])))

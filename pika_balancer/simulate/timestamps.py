@@ -1,4 +1,4 @@
-"""When a job of a log came and how long it ran, from a cell as it stands there, in seconds."""
+"""Arrivals and durations in seconds, from the cells of a log."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
 _ERA: Final = 1e8
-"""Above so many seconds a moment is a date: more than three years from 0."""
+"""Numbers of seconds above this (three years) count from the first one."""
 _FINER: Final = ((1e11, 1e-3, "milliseconds"), (1e14, 1e-6, "microseconds"), (1e17, 1e-9, "nanoseconds"))
-"""Above so much, a moment of the last centuries is counted in no seconds but in these."""
+"""Numbers above a bound are not seconds of the epoch, but counted in this unit."""
 _LARGEST: Final = 1e20
 
 
@@ -16,7 +16,7 @@ class Moments:
     """A column of arrivals: all of them numbers, or all dates with a time.
 
     Args:
-        unit: Seconds in the unit of the numbers; None where nobody says.
+        unit: Seconds in the unit of the numbers; None if unknown.
     """
 
     def __init__(self, unit: float | None) -> None:
@@ -25,11 +25,11 @@ class Moments:
         self._large: bool | None = None
         self._no_zone = False
         self.notes: list[str] = []
-        """What had to be assumed, as sentences."""
+        """Assumptions, as sentences."""
 
     @staticmethod
     def like(cell: str) -> bool:
-        """Return whether a cell may be an arrival."""
+        """Return whether a cell can be an arrival."""
         try:
             Moments(None).read(cell)
         except ValueError:
@@ -37,10 +37,10 @@ class Moments:
         return True
 
     def read(self, cell: Any) -> float:
-        """Return what stands in a cell; `settle` makes seconds of it.
+        """Return the number or date in a cell as a float; `to_seconds` converts the column.
 
         Raises:
-            ValueError: It is no arrival, or not like those before.
+            ValueError: It is no arrival, or differs in kind or unit from those before.
         """
         try:
             value = float(cell)
@@ -49,7 +49,7 @@ class Moments:
         if not 0 <= value < math.inf:
             raise ValueError(f"arrival {cell!r:.40} is no number of at least 0")
         if self._dated is not False:
-            self._be(cell, dated=False)
+            self._expect(cell, dated=False)
         large = value > _FINER[0][0]
         if value >= _LARGEST:
             raise ValueError(f"arrival {cell!r:.40} is too large for any unit of time")
@@ -59,17 +59,17 @@ class Moments:
             self._large = large
         return value
 
-    def settle(self, values: Sequence[float]) -> list[float]:
-        """Return the arrivals, in order, in seconds; those that are dates from the first one on."""
+    def to_seconds(self, values: Sequence[float]) -> list[float]:
+        """Return ascending arrivals in seconds; dates count from the first one."""
         first, unit = values[0], self._unit or 1.0
         if self._dated:
             if self._no_zone:
-                self.notes.append("its dates that state no zone are taken as UTC")
+                self.notes.append("dates without a zone are taken as UTC")
             return [value - first for value in values]
         if self._large:
             _, unit, name = next(finer for finer in reversed(_FINER) if first > finer[0])
-            self.notes.append(f"its arrivals are too large for seconds and are taken as {name}")
-        # Other numbers stay as they are, so that no rounding moves one past another.
+            self.notes.append(f"arrivals are too large for seconds and are taken as {name}")
+        # Small numbers are not shifted, so that rounding cannot reorder them.
         if first * unit > _ERA:
             return [(value - first) * unit for value in values]
         return [value * unit for value in values]
@@ -90,22 +90,22 @@ class Moments:
         if cell is None:
             raise ValueError("arrival is missing")
         if not isinstance(found, datetime):
-            raise ValueError(f"arrival {cell!r:.40} is no moment")  # noqa: TRY004 - a bad cell, as any other
-        self._be(cell, dated=True)
+            raise ValueError(f"arrival {cell!r:.40} is no date")  # noqa: TRY004 - a bad cell like any other
+        self._expect(cell, dated=True)
         if found.tzinfo is None:
             self._no_zone = True
             found = found.replace(tzinfo=UTC)
         return found.timestamp()
 
-    def _be(self, cell: Any, *, dated: bool) -> None:
+    def _expect(self, cell: Any, *, dated: bool) -> None:
         if self._dated not in {None, dated}:
             kinds = ("a date", "numbers") if dated else ("a number", "dates")
-            raise ValueError(f"arrival {cell!r:.40} is {kinds[0]}, where those before it are {kinds[1]}")
+            raise ValueError(f"arrival {cell!r:.40} is {kinds[0]}, but those before it are {kinds[1]}")
         self._dated = dated
 
 
 def read_duration(cell: Any, unit: float) -> float:
-    """Return the seconds in a cell that counts in this unit.
+    """Return a duration in seconds from a cell in the given unit.
 
     Raises:
         ValueError: It is no duration.

@@ -1,43 +1,57 @@
-"""The same scenario with more accounts, other rates or slower service, and how unlike Poisson it is."""
+"""Variants of a scenario (more accounts, another rate, slower service), and how bursty it is."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
 from pika_balancer.distributions import Empirical, Recorded
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
-from pika_balancer.simulate.scenario import Queue, Retry, Scenario, SimulatedAccount
+from pika_balancer.simulate.closed_form import closed_form, why_unstable
+from pika_balancer.simulate.report.numbers import duration, percent
+from pika_balancer.simulate.result import Result
+from pika_balancer.simulate.run import simulate
+from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario, SimulatedAccount
 from pika_balancer.simulate.streams import Streams
 
-_SAMPLE = 50_000
+_SAMPLE: Final = 50_000
+_LONG_RUN: Final = 100_000
+"""Jobs that estimate the long run of a Poisson model well enough for a comparison."""
+_COMPARED: Final = {
+    Loss: ("refused_fraction",),
+    Queue: ("wait.mean",),
+    Retry: ("refused_fraction", "wait.mean"),
+}
+"""The figures compared with Poisson arrivals, by what jobs do when every account is full."""
 
 
 def with_accounts(scenario: Scenario, count: int) -> Scenario:
-    """Return the scenario with so many accounts: its own first ones, then more like its last one."""
+    """Return the scenario with `count` accounts: its own first, then more like its last one."""
     own = scenario.accounts
-    more = [_another(own, place) for place in range(len(own), count)]
+    # Numbered channels continue with the next number.
+    numbered = all(account.channel == str(number) for number, account in enumerate(own, 1))
+    prefix = "" if numbered else f"{own[-1].channel}+"
+    more = (attrs.evolve(own[-1], channel=f"{prefix}{k + numbered}") for k in range(len(own), count))
     return attrs.evolve(scenario, accounts=(*own[:count], *more))
 
 
 def with_slots(scenario: Scenario, count: int) -> Scenario:
-    """Return the scenario with so many slots: the last account that is needed is as large as is needed."""
+    """Return the scenario with `count` slots: the last account is cut to fit."""
+    missing = max(0, count - scenario.slots)
+    more = -(-missing // scenario.accounts[-1].max_jobs)
     accounts: list[SimulatedAccount] = []
     left = count
-    own = scenario.accounts
-    for place in itertools.count():
-        account = own[place] if place < len(own) else _another(own, place)
-        accounts.append(attrs.evolve(account, max_jobs=min(left, account.max_jobs)))
-        left -= account.max_jobs
-        if left <= 0:
-            return attrs.evolve(scenario, accounts=accounts)
-    raise AssertionError  # pragma: no cover - the count never ends
+    for account in with_accounts(scenario, len(scenario.accounts) + more).accounts:
+        if left > 0:
+            accounts.append(attrs.evolve(account, max_jobs=min(left, account.max_jobs)))
+            left -= account.max_jobs
+    return attrs.evolve(scenario, accounts=accounts)
 
 
 def with_rate(scenario: Scenario, times: float) -> Scenario:
-    """Return the scenario with jobs coming so many times as fast."""
+    """Return the scenario with its rate of arrivals multiplied by `times`."""
     arrivals = scenario.arrivals
     other: Arrivals
     if isinstance(arrivals, Poisson | Regular | Bursty):
@@ -52,20 +66,20 @@ def with_rate(scenario: Scenario, times: float) -> Scenario:
         other = attrs.evolve(arrivals, time_scale=arrivals.time_scale / times)
     else:
         raise InvalidArgument(
-            f"the rate of {type(arrivals).__name__} cannot be changed; take one of the library's arrivals",
+            f"the rate of {type(arrivals).__name__} cannot be changed; use arrivals of this package",
             field="arrivals",
         )
     return attrs.evolve(scenario, arrivals=other)
 
 
 def slower(scenario: Scenario, times: float) -> Scenario:
-    """Return the scenario with jobs that run so many times longer, on every account."""
+    """Return the scenario with service times multiplied by `times`, on every account."""
     accounts = [attrs.evolve(account, speed=account.speed / times) for account in scenario.accounts]
     return attrs.evolve(scenario, accounts=accounts)
 
 
 def without_largest(scenario: Scenario) -> Scenario | None:
-    """Return the scenario with its largest account banned, None if it has only one."""
+    """Return the scenario without its largest account, None if it has only one."""
     accounts = list(scenario.accounts)
     if len(accounts) == 1:
         return None
@@ -74,7 +88,7 @@ def without_largest(scenario: Scenario) -> Scenario | None:
 
 
 def as_poisson(scenario: Scenario) -> Scenario | None:
-    """Return the scenario with Poisson arrivals of the same rate; None if they come all at once."""
+    """Return the scenario with Poisson arrivals of the same rate; None if all jobs arrive at once."""
     rate = scenario.arrivals.rate
     if not 0 < rate < math.inf:
         return None
@@ -86,28 +100,28 @@ def as_poisson(scenario: Scenario) -> Scenario | None:
 
 @attrs.frozen
 class Burstiness:
-    """How unlike Poisson arrivals are."""
+    """How much arrivals differ from Poisson."""
 
     dispersion: float
     """Variance over mean of the arrivals per window; 1 if Poisson, more in bursts."""
     window: float
-    """The window, in seconds: a mean service time, for jobs compete with those that came that long before."""
+    """The window, in seconds: the mean service time, because jobs that arrive within it compete for slots."""
     cv: float
     """Standard deviation over mean of the gaps; 1 if Poisson."""
     significant: bool
-    """Whether the dispersion is beyond what Poisson arrivals show by chance, and matters."""
+    """Whether the dispersion exceeds 1.2 and what Poisson arrivals show by chance."""
 
     @property
-    def words(self) -> str:
-        """What it is, in words."""
+    def text(self) -> str:
+        """A sentence for people."""
         return (
-            f"jobs come in bursts: their number in {self.window:.4g} s varies {self.dispersion:.1f} times "
-            "as much as that of Poisson arrivals"
+            f"jobs come in bursts: the variance of their number in {duration(self.window)} is "
+            f"{self.dispersion:.1f} times that of Poisson arrivals"
         )
 
 
 def burstiness(scenario: Scenario) -> Burstiness | None:
-    """Return how bursty the arrivals are; None if they are Poisson, or too few to tell."""
+    """Return how much the arrivals differ from Poisson; None if they are Poisson, or too few to tell."""
     arrivals = scenario.arrivals
     if isinstance(arrivals, Poisson):
         return None
@@ -129,11 +143,43 @@ def burstiness(scenario: Scenario) -> Burstiness | None:
     return Burstiness(dispersion, window, cv, dispersion > 1 + max(0.2, noise))
 
 
-def monotone(scenario: Scenario) -> bool:
-    """Return whether more accounts can only lower every figure of a target: loss, or an endless line.
+def in_bursts(result: Result) -> str | None:
+    """Return a note on the bursts in a result's arrivals, compared with Poisson arrivals of the same rate.
 
-    It is so for accounts of one speed that do not slow down. Where jobs give up or try again, those that are
-    run are others with every account, and no such order is known.
+    None if the arrivals are no burstier than Poisson arrivals are by chance.
+    """
+    scenario = result.scenario
+    bursts = burstiness(scenario)
+    if bursts is None or not bursts.significant:
+        return None
+    poisson = as_poisson(scenario)
+    if poisson is None:
+        return bursts.text
+    theory = closed_form(poisson)
+    known = dict(theory.figures) if theory is not None and not theory.premise else {}
+    names = _COMPARED[type(scenario.when_full)]
+    if any(name not in known for name in names):
+        fast = result.engine != "reference"
+        jobs = max(result.jobs, _LONG_RUN) if fast and why_unstable(poisson) is None else result.jobs
+        other = simulate(poisson, jobs=jobs, seed=result.seed, engine="auto" if fast else "reference")
+        known = {name: estimate.value for name, estimate in other.estimates()}
+    compared = (_comparison(name, known[name], result.estimate(name).value) for name in names)
+    return f"{bursts.text}; Poisson arrivals of the same rate would give {' and '.join(compared)}"
+
+
+def _comparison(name: str, poisson: float, here: float) -> str:
+    times = f", {here / poisson:.3g} times as much" if poisson > 0 and math.isfinite(here) else ""
+    if name == "wait.mean":
+        return f"a mean wait of {duration(poisson)} (here {duration(here)}{times})"
+    return f"{percent(poisson)} of jobs that find every account full (here {percent(here)}{times})"
+
+
+def monotone(scenario: Scenario) -> bool:
+    """Return whether more accounts can only lower every figure of a target.
+
+    This holds for loss and for an unlimited wait queue, with accounts of one speed that do not slow down. If
+    jobs give up or try again, the set of jobs that run depends on the number of accounts, and no order is
+    known.
     """
     full = scenario.when_full
     patient = not isinstance(full, Queue) or (full.limit == math.inf and full.patience is None)
@@ -143,10 +189,3 @@ def monotone(scenario: Scenario) -> bool:
         and scenario.slowdown is None
         and len({account.speed for account in scenario.accounts}) == 1
     )
-
-
-def _another(own: Sequence[SimulatedAccount], place: int) -> SimulatedAccount:
-    last = own[-1]
-    # Accounts that nobody named are numbered from 1, and so are those that come after them.
-    numbered = all(account.channel == str(number) for number, account in enumerate(own, 1))
-    return attrs.evolve(last, channel=str(place + 1) if numbered else f"{last.channel}+{place}")

@@ -1,8 +1,9 @@
-"""The jobs of a run and the outages of its accounts, a block at a time, so that memory stays flat.
+"""The jobs of a run and the outages of its accounts, a block at a time, so that memory use is constant.
 
-Both engines are fed from here, with the very same numbers.
+Both engines get the same numbers from here.
 """
 
+import bisect
 import heapq
 import importlib.util
 import itertools
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
+from pika_balancer.distributions import Distribution
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.scenario import Queue, Scenario, SimulatedAccount
 from pika_balancer.simulate.streams import Streams
@@ -25,14 +27,14 @@ SIZE: Final = 65_536
 
 @attrs.frozen
 class JobBlock:
-    """Some jobs that come one after the other."""
+    """Consecutive jobs."""
 
     arrivals: "Column | list[float]"
-    """When they come, in seconds, never going back."""
+    """When they arrive, in seconds, in ascending order."""
     services: "Column | list[float]"
     """How long they run on an account of speed 1, in seconds."""
     patience: "Column | list[float] | None"
-    """How long after its arrival each gives up waiting in line, in seconds; None where they wait for ever."""
+    """Seconds after its arrival at which each gives up waiting; None if they wait without limit."""
 
     def __len__(self) -> int:
         """Return the number of jobs."""
@@ -41,20 +43,18 @@ class JobBlock:
 
 @attrs.frozen
 class Workload:
-    """The jobs of one run: up to `jobs` of them, or those that come by `horizon`."""
+    """The jobs of one run: up to `jobs` of them, or those that arrive by `horizon`."""
 
     scenario: Scenario
-    """What is simulated."""
     streams: Streams
-    """Where chance comes from."""
     jobs: int | None
-    """How many at most."""
+    """Maximum number of jobs."""
     horizon: float
-    """Until when, in seconds; infinite where the number of jobs ends the run."""
+    """When the run is cut off, in seconds; infinite if the number of jobs ends it."""
     vector: bool = attrs.field(factory=lambda: importlib.util.find_spec("numpy") is not None)
-    """Whether NumPy draws them; without it the numbers are others, under the same laws."""
+    """Whether NumPy draws them; without it the numbers differ, under the same distributions."""
     watch: Callable[[int], bool] | None = None
-    """Told before each block but the first how many jobs came; where it says False, no more do."""
+    """Called before each block but the first with the number of jobs so far; False ends the arrivals."""
 
     def blocks(self) -> Iterator[JobBlock]:
         """Yield the jobs, a block at a time."""
@@ -65,7 +65,7 @@ class Workload:
                 return
             count = len(block)
             if block.arrivals[-1] > self.horizon:
-                count = _reached(block.arrivals, self.horizon)
+                count = bisect.bisect_right(block.arrivals, self.horizon)
             if 0 <= left < count:
                 count = left
             if count < len(block):
@@ -78,25 +78,21 @@ class Workload:
                 return
 
     def _vector(self, size: int) -> Iterator[JobBlock]:
-        scenario, streams = self.scenario, self.streams
-        services, patience = streams.vector("service"), streams.vector("patience")
-        law = scenario.when_full.patience if isinstance(scenario.when_full, Queue) else None
+        services, patience = self.streams.vector("service"), self.streams.vector("patience")
         first = 0
-        for arrivals in scenario.arrivals.blocks(streams, size):
+        for arrivals in self.scenario.arrivals.blocks(self.streams, size):
             count = len(arrivals)
             yield JobBlock(
                 arrivals,
-                scenario.service.block(services, first, count),
-                None if law is None else law.block(patience, first, count),
+                self.scenario.service.block(services, first, count),
+                None if self._patience is None else self._patience.block(patience, first, count),
             )
             first += count
 
     def _plain(self, size: int) -> Iterator[JobBlock]:
-        scenario, streams = self.scenario, self.streams
-        service = scenario.service.one(streams.plain("service"))
-        law = scenario.when_full.patience if isinstance(scenario.when_full, Queue) else None
-        patience = None if law is None else law.one(streams.plain("patience"))
-        times = scenario.arrivals.times(streams)
+        service = self.scenario.service.one(self.streams.plain("service"))
+        patience = None if self._patience is None else self._patience.one(self.streams.plain("patience"))
+        times = self.scenario.arrivals.times(self.streams)
         while arrivals := list(itertools.islice(times, size)):
             yield JobBlock(
                 arrivals,
@@ -105,14 +101,14 @@ class Workload:
             )
 
     @property
-    def start(self) -> float:
-        """When the run begins, in seconds: at the first arrival of a trace, else at 0."""
-        return start_of(self.scenario)
+    def _patience(self) -> Distribution | None:
+        full = self.scenario.when_full
+        return full.patience if isinstance(full, Queue) else None
 
     def outages(self) -> Iterator[tuple[float, int, bool]]:
-        """Yield moment, row of the account and whether it goes out (or comes back), in order of time."""
-        rows = [_outages(account, row, self.streams) for row, account in enumerate(self.scenario.accounts)]
-        return heapq.merge(*rows)
+        """Yield time, index of the account and whether it goes out (or comes back), in order of time."""
+        accounts = enumerate(self.scenario.accounts)
+        return heapq.merge(*(_outages(account, index, self.streams) for index, account in accounts))
 
 
 def start_of(scenario: Scenario) -> float:
@@ -120,26 +116,14 @@ def start_of(scenario: Scenario) -> float:
     return scenario.arrivals.start if isinstance(scenario.arrivals, Trace) else 0.0
 
 
-def _reached(arrivals: "Column | list[float]", horizon: float) -> int:
-    # Whatever holds the numbers, they never go back.
-    low, high = 0, len(arrivals)
-    while low < high:
-        middle = (low + high) // 2
-        if arrivals[middle] > horizon:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _outages(account: SimulatedAccount, row: int, streams: Streams) -> Iterator[tuple[float, int, bool]]:
+def _outages(account: SimulatedAccount, index: int, streams: Streams) -> Iterator[tuple[float, int, bool]]:
     for begin, end in account.outages:
-        yield begin, row, True
+        yield begin, index, True
         if end < math.inf:
-            yield end, row, False
+            yield end, index, False
     if (failures := account.failures) is not None:
-        rng = streams.plain(f"failures of {row}")
+        rng = streams.plain(f"failures of {index}")
         now = 0.0
         for down in cast("Iterator[bool]", itertools.cycle((True, False))):
             now += rng.expovariate(1 / (failures.mean_up if down else failures.mean_down))
-            yield now, row, down
+            yield now, index, down

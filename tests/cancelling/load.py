@@ -6,10 +6,10 @@ import random
 
 from pika_balancer import Account, Balancer, Dispatcher, PikaClient, Secret
 from pika_balancer.clock import SystemClock
-from pika_balancer.loadtest.driver import Load, LoadPlan
+from pika_balancer.loadtest.driver import Driver, LoadPlan
 from pika_balancer.loadtest.generators import closed_loop, open_loop, together
 from pika_balancer.loadtest.recorder import Recorder
-from pika_balancer.loadtest.server_process import Server, ServerSettings, server_apart
+from pika_balancer.loadtest.server_process import ServerProcess, ServerSettings
 from pika_balancer.testing import LocalServer, settle
 from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.dispatch.conftest import ONE
@@ -65,20 +65,21 @@ async def grouped(run: CancelledRun) -> None:
     assert jobs.running == 0
 
 
-@about("Load.run")
+@about("Driver.run")
 async def stretch(run: CancelledRun) -> None:
     server = LocalServer({ONE: 2}, service="fixed:1ms")
-    load = Load(SystemClock())
+    driver = Driver(SystemClock())
     plan = LoadPlan(closed=2, seconds=5, warm_up=0, most=3, grace=5)
 
     async with server.run() as url, PikaClient("canary", base_url=url) as client:
-        balancer = Balancer([Account(ONE, max_jobs=2)], observer=load.observe)
+        balancer = Balancer([Account(ONE, max_jobs=2)], observer=driver.observe)
         async with balancer, Dispatcher(client, balancer, poll_every=0.01, reconcile=False) as dispatcher:
-            load.dispatcher = dispatcher
 
             async def once() -> str:
-                tally = Recorder(seconds=plan.seconds)
-                return await load.run(plan, tally, rng=random.Random(1), watch=lambda: None, interval=TICK)
+                recorder = Recorder(seconds=plan.seconds)
+                return await driver.run(
+                    dispatcher, plan, recorder, rng=random.Random(1), watch=lambda: None, interval=TICK
+                )
 
             await run.through(once())
             # The dispatcher follows the running jobs to their end.
@@ -101,10 +102,10 @@ class Process:
         await asyncio.sleep(0)
 
 
-@about("Server.ask", "Server.statistics")
+@about("ServerProcess.ask", "ServerProcess.statistics")
 async def asking(run: CancelledRun) -> None:
     process = Process()
-    server = Server(process)  # type: ignore[arg-type]  # as much of a process as it uses
+    server = ServerProcess(process)  # type: ignore[arg-type]  # as much of a process as it uses
 
     async def answer() -> None:
         await settle(3)
@@ -122,12 +123,12 @@ async def asking(run: CancelledRun) -> None:
     assert await again == len(process.asked)
 
 
-@about("server_apart")
+@about("ServerProcess.run")
 async def apart(run: CancelledRun) -> None:
     settings = ServerSettings(accounts={ONE: 1}, service="fixed:1s", seed="7", token=Secret("canary"))
 
     async def use() -> None:
-        async with server_apart(settings) as server:
+        async with ServerProcess.run(settings) as server:
             assert server.url.startswith("http://127.0.0.1")
 
     await run.through(use())

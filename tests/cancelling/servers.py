@@ -84,7 +84,7 @@ async def callbacks(run: CancelledRun) -> None:
     async with visitor() as session:
         await run.through(visit(session))
         await visit(session)
-    assert "no known address" in repr(receiver)
+    assert "an unknown address" in repr(receiver)
 
 
 @about("serve")

@@ -1,4 +1,4 @@
-"""The stores without a balancer."""
+"""The stores by themselves, as code built on them uses them."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -6,7 +6,8 @@ from contextlib import suppress
 from pika_balancer import Lease, NoCapacity, Secret
 from pika_balancer.clock import SystemClock
 from pika_balancer.store import MemoryStore, Store
-from pika_balancer.store.redis.connection import Away, Connection
+from pika_balancer.store.redis.connection import Connection
+from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import settle
 from tests.cancelling.balancer import ACCOUNTS, in_memory, on_server
@@ -18,7 +19,7 @@ now = SystemClock().now
 
 
 def on_each_store(name: str) -> Callable[[Steps], Steps]:
-    """Register a scenario for this method of both stores."""
+    """Register a scenario for the method of that name of both stores."""
 
     def register(steps: Steps) -> Steps:
         async def memory(run: CancelledRun) -> None:
@@ -44,7 +45,7 @@ async def give_back(store: Store, lease: Lease) -> None:
 
 
 async def both_free(store: Store) -> None:
-    """Assert that the store works and that exactly its two slots can be acquired."""
+    """Assert that the store still works, and that exactly its two slots can be had."""
     await settle()
     await store.update(ACCOUNTS)
     leases = [await store.acquire(None, now() + SOON) for _ in ACCOUNTS]
@@ -135,7 +136,7 @@ async def give_up(run: CancelledRun, store: Store) -> None:
 async def close(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     lease = await store.acquire(None, None)
-    # It was sent before the store began to close, and arrives.
+    # It is on its way when the store begins to close, and arrives.
     store.release(lease)
     await run.through(store.close())
     if run.point:
@@ -164,24 +165,29 @@ async def repair(run: CancelledRun) -> None:
 
 async def connecting(run: CancelledRun) -> None:
     """The connection to the server, whose task is cancelled when a program ends."""
-    connection = Connection(Secret(run.server.url), "empty", patience=SOON)
-    await run.through(connection.connect())
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
+    connection = Connection(endpoint)
+    await run.through(connection.connect(refresh=True))
     await connection.disconnect()
-    await connection.connect()
-    await connection.close()
+    await connection.connect(refresh=True)
+    await connection.disconnect()
+    await endpoint.close()
 
 
 async def listening(run: CancelledRun) -> None:
     """The connection of the subscriber, likewise."""
-    connection = Connection(Secret(run.server.url), "empty", patience=SOON)
+    endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
+    connection = Connection(endpoint)
 
     async def listen() -> None:
-        with suppress(Away):
-            await connection.listen("empty", lambda _: None, connection.cut, lambda: None)
+        await connection.connect(refresh=False)
+        connection.send("SUBSCRIBE", "empty")
+        await connection.receive()
 
     await run.through(listen())
-    await connection.close()
+    await connection.disconnect()
+    await endpoint.close()
 
 
 INSIDE = (connecting, listening)
-"""Private coroutines that `asyncio.run` cancels if a program ends without closing its store."""
+"""Not public, and cancelled all the same: by `asyncio.run`, when a program ends without closing its store."""

@@ -58,7 +58,7 @@ def test_wrong_token_exits_4(cli: Run, serve: Serve, *, as_json: bool) -> None:
 
 def test_service_without_accounts_is_a_failure_that_says_so(cli: Run, serve: Serve) -> None:
     service = serve("1")
-    service.server._state.delete_account(FIRST)
+    service.delete_account(FIRST)
     ran = cli("accounts")
     assert ran.code == 1
     assert "no account is configured" in ran.err
@@ -109,7 +109,7 @@ def test_jobs_lists_what_runs_on_all_accounts(cli: Run, serve: Serve) -> None:
 
 def test_jobs_shows_one(cli: Run, serve: Serve) -> None:
     serve(service="fixed:0s")
-    jobid = cli("submit", "a cat\x1b[2J", "--every", "0.01", "--json").document["jobid"]
+    jobid = cli("submit", "a cat\x1b[2J", "--poll", "0.01", "--json").document["jobid"]
     ran = cli("jobs", jobid)
     assert ran.code == 0
     assert f"job      {jobid}\nstatus   completed\n" in ran.out

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from pika_balancer._util.network import place
-from pika_balancer.cli import download as room
+from pika_balancer._util.network import scope
 from pika_balancer.cli.download import download, safe_name
 from pika_balancer.cli.exit_codes import DownloadFailed
 from pika_balancer.models import Attachment, Job
+from tests.cli.conftest import Limit
 
 JOB = Job("job:1-user:2-channel:3")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -135,10 +135,11 @@ async def silent(request: web.Request) -> web.StreamResponse:
     ],
 )
 async def test_failure_leaves_nothing_behind_and_names_the_job(
-    host: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: Handler, why: str
+    host: Serve, tmp_path: Path, limit: Limit, handler: Handler, why: str
 ) -> None:
-    monkeypatch.setattr(room, "_LARGEST", 50_000)
-    monkeypatch.setattr(room, "_SILENCE", 0.2)
+    limit("size of a result", 50_000)
+    if handler is silent:
+        limit("silence of a download", 0.2)
     with pytest.raises(DownloadFailed, match=why) as caught:
         await download(JOB, Attachment(await host(handler)), tmp_path)
     assert caught.value.jobid == JOB.jobid
@@ -217,7 +218,7 @@ async def test_a_result_leads_into_no_network_but_the_services_own(
     ],
 )
 def test_an_address_is_where_it_leads_however_it_is_written(address: str, where: str) -> None:
-    assert place(address) == where
+    assert scope(address) == where
 
 
 async def test_cancelled_download_leaves_nothing_behind(host: Serve, tmp_path: Path) -> None:

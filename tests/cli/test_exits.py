@@ -1,29 +1,12 @@
 """The table from errors to exit codes and advice."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from pika_balancer import errors
 from pika_balancer.cli import exit_codes
 from pika_balancer.cli.exit_codes import EXITS, NotCompleted, Usage, error_document, exit_for, sentence
-from pika_balancer.errors import PikaError
-
-
-def tree(cls: type[BaseException] = PikaError) -> Iterator[type[BaseException]]:
-    yield cls
-    for sub in cls.__subclasses__():
-        if sub.__module__ in (errors.__name__, exit_codes.__name__):
-            yield from tree(sub)
-
-
-CLASSES = sorted(set(tree()), key=lambda cls: cls.__name__)
-
-
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_error_class_has_an_exit_of_its_own(cls: type[BaseException]) -> None:
-    assert cls in EXITS
 
 
 @pytest.mark.parametrize(

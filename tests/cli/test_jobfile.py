@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pika_balancer.cli.exit_codes import BadJobFile, Usage
 from pika_balancer.cli.job_file import JobLine, Source, one_line, read_lines, read_source
+from tests.depth import examples, sized
 
 
 def source(text: str | bytes, name: str = "jobs.jsonl", directory: Path = Path()) -> Source:
@@ -129,7 +130,7 @@ WRONG: list[tuple[str | bytes, list[str]]] = [
         ],
     ),
     ('{"prompt": "\\ud800"}', ["line 1: prompt has a lone surrogate and cannot be sent as UTF-8"]),
-    ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', ["line 2: id 'x' is that of line 1 already"]),
+    ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', ["line 2: id 'x' is also that of line 1"]),
     (
         '{"prompt": "a", "image": "no.png", "font": "X"}\n\n{}',
         [
@@ -227,6 +228,8 @@ ROW = st.fixed_dictionaries(
 ).filter(lambda row: row["prompt"].strip())
 
 
+@pytest.mark.deep
+@examples(30, 400)
 @given(st.lists(ROW, min_size=1, max_size=8))
 def test_what_is_written_is_what_is_read(rows: list[dict[str, str]]) -> None:
     read = lines("\n".join(map(json.dumps, rows)))
@@ -235,16 +238,19 @@ def test_what_is_written_is_what_is_read(rows: list[dict[str, str]]) -> None:
     assert len({line.key for line in read}) == len(rows)
 
 
+@pytest.mark.deep
+@examples(60, 1000)
 @given(st.binary(max_size=200), st.sampled_from(["jobs.csv", "jobs.jsonl", "-"]))
 def test_rubbish_is_told_and_never_crashes(content: bytes, name: str) -> None:
     with contextlib.suppress(Usage):
         assert lines(content, name)
 
 
+@pytest.mark.deep
 @pytest.mark.no_cover  # the same line again and again
-def test_hundred_thousand_lines_are_no_burden() -> None:
-    text = "\n".join(f'{{"prompt": "cat {number}"}}' for number in range(100_000))
-    assert len(lines(text)) == 100_000
+def test_many_lines_are_no_burden() -> None:
+    number = sized(10_000, 100_000)
+    assert len(lines("\n".join(f'{{"prompt": "cat {index}"}}' for index in range(number)))) == number
 
 
 def test_source_is_read_from_a_file_or_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,11 +261,11 @@ def test_source_is_read_from_a_file_or_stdin(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"prompt\ncat\n")))
     piped = read_source(Path("-"))
     assert (piped.name, piped.directory, piped.digest) == ("-", Path(), read.digest)
-    with pytest.raises(Usage, match="--jobs: 'nowhere' cannot be read: No such file"):
+    with pytest.raises(Usage, match="--jobs-file: 'nowhere' cannot be read: No such file"):
         read_source(tmp_path / "nowhere")
     with pytest.raises(Usage, match="cannot be read: Is a directory"):
         read_source(tmp_path)
-    with pytest.raises(Usage, match=r"--jobs: '\.' cannot be read: Is a directory"):
+    with pytest.raises(Usage, match=r"--jobs-file: '\.' cannot be read: Is a directory"):
         read_source(Path())
 
 

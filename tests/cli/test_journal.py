@@ -1,18 +1,20 @@
 """The journal: durable, owned by one run at a time, and honest about damage."""
 
+import fcntl
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.cli import submit_journal as room
 from pika_balancer.cli.exit_codes import JournalError, JournalInUse
 from pika_balancer.cli.submit_journal import Entry, Journal
+from tests.depth import examples
 
 HEADER = '{"journal": 1, "file": "jobs.csv", "digest": "d"}\n'
 
@@ -57,7 +59,7 @@ def test_facts_add_up_and_outlive_the_run(path: Path) -> None:
     assert (ended.in_flight, ended.urls, ended.files, ended.jobid) == (False, ("u",), ("f",), "job:1")
     with start(path) as journal:
         assert journal["a"] == ended
-        assert journal.strangers(["a"]) == 1
+        assert journal.count_others(["a"]) == 1
     assert len(rows(path)) == 6
 
 
@@ -164,20 +166,20 @@ def test_discarded_journal_is_gone_and_a_new_one_can_be_had(path: Path) -> None:
 def test_journal_that_was_discarded_while_it_was_opened_is_made_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = room._lock
+    really = fcntl.flock
     first = start(path)
     looks: list[int] = []
 
-    def lock(fd: int, where: Path) -> None:
+    def lock(fd: int, operation: int) -> None:
         if not looks:
             first.discard()
         looks.append(fd)
         if len(looks) == 2:
-            where.rename(where.with_name("moved"))
-            where.touch()
-        really(fd, where)
+            path.rename(path.with_name("moved"))
+            path.touch()
+        really(fd, operation)
 
-    monkeypatch.setattr(room, "_lock", lock)
+    monkeypatch.setattr(fcntl, "flock", lock)
     with start(path) as journal:
         journal.note("a", "accepted")
     assert len(looks) == 3
@@ -287,7 +289,7 @@ def test_short_writes_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPat
 NOTES = st.lists(
     st.tuples(
         st.sampled_from("abc"),
-        st.sampled_from(sorted(room._STATES)),
+        st.sampled_from(sorted(get_args(room.State))),
         st.fixed_dictionaries(
             {},
             optional={
@@ -301,7 +303,8 @@ NOTES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.deep
+@examples(25, 300)
 @given(NOTES, st.integers(0, 2000))
 def test_whatever_was_noted_before_the_kill_is_known_after_it(
     tmp_path_factory: pytest.TempPathFactory, notes: list[tuple[str, room.State, dict[str, Any]]], cut: int

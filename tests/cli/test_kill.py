@@ -4,90 +4,99 @@ import json
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pika_balancer.clock import SystemClock
-from pika_balancer.server import FAULTS
-from tests.cli.conftest import Run, Serve, Service, Spawn
+from pika_balancer.testing import ManualClock
+from tests.cli.conftest import (
+    PATIENCE,
+    Limit,
+    Passing,
+    Run,
+    Serve,
+    Service,
+    Spawn,
+    beside,
+    states,
+    wait_for,
+)
+from tests.depth import sized
 
-QUICK = ("--every", "0.05")
+QUICK = ("--poll", "0.05")
+LASTS = 100
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Return as soon as the condition holds, or the process has ended."""
-    clock = SystemClock()
-    deadline = clock.now() + 10
-    while not condition() and process.poll() is None:
-        assert clock.now() < deadline
-
-
-def accepted(service: Service) -> Counter[str | None]:
-    """Return how often the service took each prompt."""
-    return Counter(job.prompt for job in service.server._jobs._by_id.values())
-
-
-def kill_at(service: Service, spawn: Spawn, command: tuple[str, ...], submits: int) -> None:
-    """Run the command and kill it as soon as the service has seen so many submits, over all runs."""
-    process = spawn(*command)
+def kill_at(service: Service, process: "subprocess.Popen[str]", submits: int) -> None:
+    """Kill the run as soon as the service has seen so many submits, over all runs."""
     wait_for(lambda: service.server.statistics().submits >= submits, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.kill()
+    process.wait(PATIENCE)
 
 
 # Each a number of submits, over all runs so far, at which the kill comes.
-KILLS = [(1, 2, 9, 14), (3, 8, 10, 15, 16), (7, 12, 13)]
+KILLS: list[tuple[int, ...]] = sized([(2, 6)], [(1, 2, 9, 14), (3, 8, 10, 15, 16), (7, 12, 13)])
+OUTPUT = sized([True], [False, True])
+CAP = sized(2, 4)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("kills", KILLS)
-@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize("output", OUTPUT)
 def test_killed_again_and_again_no_job_is_run_twice_and_none_is_lost(
     cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path, kills: tuple[int, ...], *, output: bool
 ) -> None:
-    assert "slow" in FAULTS
-    service = serve("4,4", service="fixed:5s", faults=["slow:0.5:150ms"])
-    wanted = [f"cat {number}" for number in range(16)]
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in wanted))
-    command = ("submit", "--jobs", str(jobs), *QUICK, *(("--output", str(tmp_path)) if output else ()))
+    slots, jobs = 2 * CAP, 4 * CAP
+    service = serve(f"{CAP},{CAP}", service=f"fixed:{LASTS}s", faults=["slow:0.5:1s"], clock=ManualClock())
+    wanted = [f"cat {number}" for number in range(jobs)]
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in wanted))
+    journal = tmp_path / ("pika-journal.jsonl" if output else "jobs.jsonl.journal.jsonl")
+    command = ("submit", "--jobs-file", str(file), *QUICK, *(("--output", str(tmp_path)) if output else ()))
     for submits in kills:
-        kill_at(service, spawn, command, submits)
-        assert max(accepted(service).values(), default=0) <= 1
-    ran = cli(*command, "--json")
-    # What was about to be sent at a kill may have been sent or not. The service says which: nobody else can.
-    found = {prompt: job["status"] for prompt, job in zip(wanted, ran.document["jobs"], strict=True)}
-    assert set(found.values()) <= {"completed", "unknown"}
-    assert accepted(service) == Counter(prompt for prompt in wanted if found[prompt] == "completed")
+        process = spawn(*command)
+        if service.server.statistics().submits <= slots < submits:
+            # Half of the answers come a second late. Then each slot gets its second job.
+            wait_for(lambda: service.server.statistics().submits == slots, process)
+            service.advance(1)
+            wait_for(lambda: list(states(journal).values()).count("accepted") == slots, process)
+            service.advance(LASTS)
+        kill_at(service, process, submits)
+    with Passing(service, journal):
+        ran = cli(*command, "--json")
+    # What was about to be sent at a kill may have been sent or not. The service says which: no one else can.
+    found = ran.document["jobs"]
+    assert {job["status"] for job in found} <= {"completed", "unknown"}
+    accepted = service.prompts(job["jobid"] for job in found if job["status"] == "completed")
+    assert accepted == Counter(
+        prompt for prompt, job in zip(wanted, found, strict=True) if job["status"] == "completed"
+    )
     statistics = service.server.statistics()
     assert (statistics.duplicate_reply_refs, statistics.attempts_when_full) == (0, 0)
     assert statistics.submits == statistics.jobs
-    assert all(seen.peak_in_flight <= 4 for seen in statistics.channels.values())
-    last = cli(*command, "--resubmit-unknown", "--json")
+    assert all(seen.peak_in_flight <= CAP for seen in statistics.channels.values())
+    with Passing(service, journal):
+        last = cli(*command, "--resubmit-unknown", "--json")
     assert last.code == 0
-    assert accepted(service) == Counter(wanted)
-    assert service.server.statistics().submits == 16
+    assert service.prompts(job["jobid"] for job in last.document["jobs"]) == Counter(wanted)
+    assert service.server.statistics().submits == jobs
     if output:
         files = [name for job in last.document["jobs"] for name in job["files"]]
-        assert len(set(files)) == 16
+        assert len(set(files)) == jobs
         assert all(Path(name).read_bytes()[4:8] == b"ftyp" for name in files)
 
 
 def test_kill_between_the_submit_and_its_answer(cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path) -> None:
     """All four jobs are with the service, and not one answer has come: they are found by their references."""
-    service = serve("4", service="fixed:3s", faults=["slow:1:1s"])
+    service = serve("4", service=f"fixed:{LASTS}s", faults=["slow:1:1s"], clock=ManualClock())
     jobs = tmp_path / "jobs.csv"
     jobs.write_text("prompt\na\nb\nc\nd\n")
-    command = ("submit", "--jobs", str(jobs), *QUICK)
-    process = spawn(*command)
-    wait_for(lambda: service.server.statistics().in_flight == 4, process)
-    process.kill()
-    process.wait(10)
+    command = ("submit", "--jobs-file", str(jobs), *QUICK)
+    kill_at(service, spawn(*command), 4)
     journal = tmp_path / "jobs.csv.journal.jsonl"
-    states = [json.loads(line).get("state") for line in journal.read_text().splitlines()]
-    assert states == [None, *["sending"] * 4]
-    ran = cli(*command, "--json")
+    assert list(states(journal).values()) == ["sending"] * 4
+    with Passing(service, journal):
+        ran = cli(*command, "--json")
     assert ran.code == 0
     assert {job["status"] for job in ran.document["jobs"]} == {"completed"}
     assert service.server.statistics().submits == 4
@@ -97,43 +106,35 @@ def single(tmp_path: Path) -> tuple[str, ...]:
     return ("submit", "a cat", "--output", str(tmp_path), *QUICK)
 
 
-def test_single_job_that_was_killed_is_gone_on_with(
-    cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path
+def is_accepted(directory: Path) -> bool:
+    return any("accepted" in states(path).values() for path in directory.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_single_job_whose_run_was_ended_by_a_signal_is_gone_on_with(
+    cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path, number: signal.Signals
 ) -> None:
-    service = serve("4", service="fixed:1.5s")
+    service = serve("4", service=f"fixed:{LASTS}s", clock=ManualClock())
     process = spawn(*single(tmp_path))
-    wait_for(lambda: any("accepted" in path.read_text() for path in tmp_path.glob("*.jsonl")), process)
-    process.kill()
-    process.wait(10)
+    wait_for(lambda: is_accepted(tmp_path), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "shows it; the same command resumes it" in err
+    service.advance(LASTS)
     ran = cli(*single(tmp_path), "--json")
     assert ran.code == 0
-    assert f"going on with job {ran.document['jobid']}" in ran.err
+    assert f"resuming job {ran.document['jobid']}" in ran.err
     assert service.server.statistics().submits == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"], "the journal goes with the job"
-
-
-def test_single_job_that_was_interrupted_is_gone_on_with(
-    cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path
-) -> None:
-    service = serve("4", service="fixed:1.5s")
-    process = spawn(*single(tmp_path))
-    wait_for(lambda: any("accepted" in path.read_text() for path in tmp_path.glob("*.jsonl")), process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == 130
-    assert "shows it; the same command goes on with it" in err
-    assert cli(*single(tmp_path)).code == 0
-    assert service.server.statistics().submits == 1
 
 
 def test_single_job_killed_before_its_answer_is_found_or_left_to_the_user(
     cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path
 ) -> None:
-    first = serve("1", service="fixed:2s", faults=["slow:1:1s"])
-    process = spawn(*single(tmp_path))
-    wait_for(lambda: first.server.statistics().in_flight == 1, process)
-    process.kill()
-    process.wait(10)
+    first = serve("1", service=f"fixed:{LASTS}s", faults=["slow:1:1s"], clock=ManualClock())
+    kill_at(first, spawn(*single(tmp_path)), 1)
     first.stop()
     service = serve("1", service="fixed:0s")  # knows nothing of it
     assert cli(*single(tmp_path), "--json").error["type"] == "SubmissionUnknown"
@@ -146,11 +147,21 @@ def test_single_job_killed_before_its_answer_is_found_or_left_to_the_user(
 
 
 def test_same_job_twice_at_once_is_two_jobs(cli: Run, serve: Serve, spawn: Spawn, tmp_path: Path) -> None:
-    service = serve("4", service="fixed:0.7s")
+    service = serve("4", service=f"fixed:{LASTS}s", clock=ManualClock())
     process = spawn(*single(tmp_path))
-    wait_for(lambda: service.server.statistics().in_flight == 1, process)
-    assert cli(*single(tmp_path)).code == 0
-    assert process.wait(10) == 0
+    wait_for(lambda: is_accepted(tmp_path), process)
+    (journal,) = tmp_path.glob("*.jsonl")
+
+    def other_is_accepted() -> bool:
+        return any("accepted" in states(path).values() for path in set(tmp_path.glob("*.jsonl")) - {journal})
+
+    def end_both() -> None:
+        wait_for(other_is_accepted, process)
+        service.advance(LASTS)
+
+    with beside(end_both):
+        assert cli(*single(tmp_path)).code == 0
+    assert process.wait(PATIENCE) == 0
     assert service.server.statistics().submits == 2
     assert [path.suffix for path in tmp_path.iterdir()] == [".mp4", ".mp4"]
 
@@ -175,13 +186,13 @@ def test_journal_of_a_job_that_was_through_does_not_keep_it_from_being_run_again
 
 
 def test_result_that_was_not_saved_before_the_kill_is_fetched(
-    cli: Run, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Run, serve: Serve, tmp_path: Path, limit: Limit
 ) -> None:
     service = serve("1", service="fixed:0s")
-    with monkeypatch.context() as patch:
-        patch.setattr("pika_balancer.cli.download._LARGEST", 1)
-        ran = cli(*single(tmp_path), "--json")
+    limit("size of a result", 1)
+    ran = cli(*single(tmp_path), "--json")
     assert (ran.code, ran.error["type"]) == (5, "DownloadFailed")
+    limit("size of a result", 1 << 30)
     ran = cli(*single(tmp_path), "--json")
     assert ran.code == 0
     assert len(ran.document["files"]) == 1

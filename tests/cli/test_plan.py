@@ -39,7 +39,7 @@ def test_people_get_the_answer_its_neighbours_and_what_may_go_wrong(cli: Run) ->
     assert (ran.code, ran.err) == (0, "")
     for text in (
         "targets    refused<1% and utilisation<85%\n",
-        "accounts   so many as it takes, with cap 6\n",
+        "accounts   as many as needed, with cap 6\n",
         "6 accounts (36 slots) are the fewest for refused<1% and utilisation<85%, exactly.\n",
         "95% interval",
         "meets the targets\n",
@@ -78,9 +78,9 @@ def test_nothing_in_reach_is_said_and_exits_with_no_capacity(cli: Run, tmp_path:
     asked = (*ASKED, "--most", "3", "--target", "refused<1%", *QUICK)
     ran = cli(*asked, "--report", str(path))
     assert (ran.code, ran.err) == (3, "")
-    assert "Nothing that was tried, up to 3 accounts, meets refused<1%." in ran.out
+    assert "No size tried, up to 3 accounts, meets refused<1%." in ran.out
     assert "34.30%" in ran.out
-    assert "Nothing that was tried" in path.read_text()
+    assert "No size tried" in path.read_text()
     ran = cli(*asked, "--json")
     assert (ran.code, ran.document["answer"]) == (3, None)
 
@@ -94,9 +94,9 @@ def test_undecided_is_said_and_bursts_are_warned_of(cli: Run, tmp_path: Path) ->
     ran = cli(*BURSTY, "--when-full", "queue", "--target", "wait.p95<60s", *few)
     assert ran.code == 0
     assert "Undecided between " in ran.out
-    assert "whether less does takes more jobs to tell" in ran.out
+    assert "raise most_jobs (--most-jobs)" in ran.out
     assert "note: jobs come in bursts: " in ran.out
-    assert "would seem right" in ran.out
+    assert "Poisson arrivals would need " in ran.out
     text = path.read_text()
     assert "Undecided between " in text
     assert "jobs come in bursts" in text
@@ -111,17 +111,14 @@ def test_a_trace_is_planned_as_it_is(cli: Run, tmp_path: Path) -> None:
     assert cli(*asked, "--time-scale", "4").document["answer"] == 1
 
 
-@pytest.mark.parametrize("ending", ["html", "png", "pdf"])
-def test_a_report_has_the_curve_and_the_chosen_size(cli: Run, tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"answer.{ending}"
+def test_a_report_has_the_curve_and_the_chosen_size(cli: Run, tmp_path: Path) -> None:
+    path = tmp_path / "answer.html"
     ran = cli(*ASKED, "--target", "refused<1%", *QUICK, "--report", str(path))
     assert (ran.code, ran.err) == (0, "")
-    assert path.stat().st_size > 10_000
-    if ending == "html":
-        text = path.read_text()
-        for words in ("How many accounts?", "by size", "chosen", "exact", "Slots in use, by account"):
-            assert words in text
-        assert '<tr class="chosen"><th scope="row">6 accounts</th>' in text
+    text = path.read_text()
+    for words in ("How many accounts?", "by size", "chosen", "exact", "Slots in use, by account"):
+        assert words in text
+    assert '<tr class="chosen"><th scope="row">6 accounts</th>' in text
 
 
 TARGET = ("--target", "refused<1%")
@@ -143,7 +140,7 @@ WRONG = [
     ),
     ((*ASKED, "--target", "wait.p95<2m"), "argument --target: '2m' is no duration; did you mean 2min?"),
     ((*ASKED, *TARGET, "--find", "days"), "argument --find: invalid choice"),
-    ((*ASKED, *TARGET, "--most", "0"), "argument --most: must be a whole number, 1 or more"),
+    ((*ASKED, *TARGET, "--most", "0"), "argument --most: '0' must be a whole number from 1"),
     ((*ASKED, *TARGET, "--jobs", "many"), "argument --jobs: 'many' is no whole number"),
     (
         (*ASKED, *TARGET, "--most-jobs", "1M"),
@@ -185,5 +182,5 @@ def test_a_signal_ends_it_with_the_sizes_that_were_looked_at(
     assert ran.code == 130
     assert ran.document["interrupted"] is True
     assert len(ran.document["points"]) == looked
-    assert f"interrupted; {looked} sizes were looked at" in ran.err
+    assert f"interrupted; {looked} sizes were evaluated" in ran.err
     assert json.dumps(ran.document)

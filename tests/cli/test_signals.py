@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pika_balancer.cli.signals import _Stop, supervise
+from pika_balancer.cli.signals import supervise
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -83,9 +83,16 @@ def test_third_signal_breaks_into_whatever_runs() -> None:
     assert story == ["still here"]
 
 
-def test_signal_before_the_command_has_begun_keeps_it_from_beginning() -> None:
-    stop = _Stop()
-    stop(signal.SIGINT, None)
+def test_signal_before_the_command_has_begun_keeps_it_from_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    really = asyncio.Runner
+
+    def runner() -> asyncio.Runner:
+        send(signal.SIGINT)
+        return really()
+
+    monkeypatch.setattr(asyncio, "Runner", runner)
     begun = False
 
     async def command() -> int:
@@ -94,11 +101,11 @@ def test_signal_before_the_command_has_begun_keeps_it_from_beginning() -> None:
         return 0
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(stop.guard(command))
+        supervise(command)
     assert not begun
 
 
-def test_signals_after_the_end_are_somebody_elses() -> None:
+def test_handlers_are_as_before_after_the_end() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
 
     async def command() -> int:
@@ -119,5 +126,5 @@ def test_other_threads_run_commands_without_touching_the_signals() -> None:
 
     thread = threading.Thread(target=lambda: codes.append(supervise(command)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert codes == [3]

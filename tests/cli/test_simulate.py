@@ -3,22 +3,19 @@
 import csv
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from pika_balancer.cli import progress, scenario_options, simulate
-from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import Exponential, Poisson, Pooled, Scenario
-from tests.cli.conftest import ROOT, Run, Spawn
+from tests.cli.conftest import ROOT, Run
 
 ASKED = ("simulate", "--accounts", "5x6", "--arrivals", "poisson:500/h", "--service", "exp:180s")
 SCENARIO = Scenario("5x6", Poisson(500 / 3600), Exponential(180))
@@ -59,7 +56,7 @@ def test_people_get_the_question_the_answer_and_two_tables(cli: Run) -> None:
         "accounts   5 accounts with cap 6; 30 slots\n",
         "arrivals   500/h, independent of each other (Poisson)\n",
         "of 20,000 jobs found every account full (95% interval ",
-        "note: Erlang C holds exactly in the long run\n",
+        "note: exact value: Erlang C\n",
         "estimate",
         "95% interval",
         "exact\n",
@@ -78,11 +75,12 @@ def test_the_seed_fixes_everything_but_the_time_it_takes(cli: Run) -> None:
     assert found("7") == found("7") != found("8")
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_policy_refuses_the_same_jobs(cli: Run, policy: str) -> None:
-    found = cli(*ASKED, "--jobs", "5000", "--policy", policy, "--json").document
+def test_every_policy_refuses_the_same_jobs(cli: Run) -> None:
     other = cli(*ASKED, "--jobs", "5000", "--engine", "reference", "--json").document
-    assert (found["refused"], other["engine"]) == (other["refused"], "reference")
+    assert other["engine"] == "reference"
+    for policy in POLICIES:
+        found = cli(*ASKED, "--jobs", "5000", "--policy", policy, "--json").document
+        assert (policy, found["refused"]) == (policy, other["refused"])
 
 
 def test_a_trace_brings_its_own_service_times(cli: Run, trace: Path) -> None:
@@ -98,7 +96,7 @@ def test_a_trace_brings_its_own_service_times(cli: Run, trace: Path) -> None:
 def test_what_a_trace_leaves_open_is_said(cli: Run, trace: Path) -> None:
     trace.write_text("time,duration\n2023-11-16T18:00:00,60\n2023-11-16T18:00:09,60\n")
     ran = cli("simulate", "--accounts", "2", "--trace", str(trace), "--json")
-    word = "jobs.csv: its dates that state no zone are taken as UTC"
+    word = "jobs.csv: dates without a zone are taken as UTC"
     assert word in ran.document["notes"]
     assert f"note: {word}\n" in cli("simulate", "--accounts", "2", "--trace", str(trace)).out
     planned = cli("plan", "--trace", str(trace), "--account-cap", "1", "--target", "refused<50%", "--json")
@@ -109,7 +107,7 @@ def test_bursts_of_a_trace_are_warned_of(cli: Run, trace: Path) -> None:
     came = "".join(f"{100 * burst + place}\n" for burst in range(50) for place in range(6))
     trace.write_text(f"arrival\n{came}")
     command = ("simulate", "--accounts", "4", "--service", "fixed:10s", "--trace", str(trace))
-    assert "would find every account full, here 33.333% do" in cli(*command, "--json").document["notes"][-1]
+    assert "of jobs that find every account full (here 33.3%" in cli(*command, "--json").document["notes"][-1]
     assert "note: jobs come in bursts: " in cli(*command).out
 
 
@@ -152,12 +150,12 @@ def test_accounts_come_from_a_map_too(cli: Run, tmp_path: Path, monkeypatch: pyt
 def test_trouble_is_told_and_counts(cli: Run) -> None:
     calm = cli(*ASKED, "--jobs", "5000", "--json").document
     for trouble, told in (
-        (("--speed", "2:0.3"), ("account 2", "speed 0.3")),
+        (("--account-speed", "2:0.3"), ("account 2", "speed 0.3")),
         (("--outage", "all:1h..2h"), ("account 1", "out from 60 min to 2 h")),
         (("--outage", "3:1h..", "--outage", "3:10min..20min"), ("account 3", "out from 10 min to 20 min; ")),
         (("--failures", "1:mean_up=1h,mean_down=30min"), ("account 1", "fails every 60 min for 30 min")),
         (("--slowdown", "above=3,each=10%"), ("slowdown", "10% slower for each job above 3")),
-        (("--poll", "30s"), ("poll", "a slot is free at the next poll, every 30 s")),
+        (("--poll", "30s"), ("poll", "slots become free at the next poll, every 30 s")),
         (("--faults", "rate_limited=5%"), ("faults", "5% of submits answered 429")),
         (("--faults", "accepted=5%"), ("faults", "5% accepted and answered 5xx")),
     ):
@@ -190,9 +188,8 @@ def test_tables_go_into_files(cli: Run, tmp_path: Path) -> None:
     assert rows["jobs"] == 500
 
 
-@pytest.mark.parametrize("ending", ["html", "png", "pdf"])
-def test_a_report_is_written(cli: Run, tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"answer.{ending}"
+def test_a_report_is_written(cli: Run, tmp_path: Path) -> None:
+    path = tmp_path / "answer.html"
     ran = cli(*ASKED, "--jobs", "300", "--when-full", "retry:15s,80", "--report", str(path))
     assert (ran.code, ran.err) == (0, "")
     assert path.stat().st_size > 10_000
@@ -206,8 +203,8 @@ WRONG = [
         "argument --accounts: '5y6' is no list of accounts; did you mean 5x6?",
     ),
     (("simulate", "--accounts", "nowhere.json", *JOBS), "argument --accounts: nowhere.json cannot be read"),
-    (("simulate", "--accounts", "5x6"), "either --arrivals, such as poisson:500/h, or --trace FILE"),
-    ((*ASKED, "--trace", "jobs.csv"), "either --arrivals, such as poisson:500/h, or --trace FILE"),
+    (("simulate", "--accounts", "5x6"), "one of the arguments --arrivals --trace is required"),
+    ((*ASKED, "--trace", "jobs.csv"), "argument --trace: not allowed with argument --arrivals"),
     (ASKED[:-2], "state how long jobs run: --service, such as exp:180s"),
     ((*ASKED, "--time-scale", "2"), "--time-scale goes with --trace"),
     ((*ASKED, "--arrivals", "poisson:500"), "argument --arrivals: '500' is no rate; did you mean 500/h?"),
@@ -216,22 +213,25 @@ WRONG = [
     ((*ASKED, "--jobs", "1k"), "argument --jobs: '1k' is no whole number; did you mean 1e3?"),
     ((*ASKED, "--jobs", "9", "--duration", "1h"), "argument --duration: not allowed with argument --jobs"),
     ((*ASKED, "--policy", "best"), "argument --policy: invalid choice"),
-    ((*ASKED, "--speed", "2"), "argument --speed: '2' names no account; write it as 2:0.33"),
-    ((*ASKED, "--speed", "9:2"), "argument --speed: there is no account '9'; there are 1, 2, 3, 4, 5"),
+    ((*ASKED, "--account-speed", "2"), "argument --account-speed: '2' names no account; write it as 2:0.33"),
+    (
+        (*ASKED, "--account-speed", "9:2"),
+        "argument --account-speed: there is no account '9'; there are 1, 2, 3, 4, 5",
+    ),
     ((*ASKED, "--outage", "2:1h"), "argument --outage: '1h' is no span of time; write it as 1h..90min"),
     ((*ASKED, "--outage", "2:2h..1h"), "argument --outage: '2h..1h' ends before it begins"),
     ((*ASKED, "--failures", "2:mean_up=8h"), "argument --failures: "),
     ((*ASKED, "--failures", "8h"), "argument --failures: '8h' names no account; write it as all:mean_up"),
     ((*ASKED, "--slowdown", "3"), "argument --slowdown: "),
     ((*ASKED, "--faults", "accepted=120%"), "argument --faults: "),
-    ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, .png, .pdf"),
+    ((*ASKED, "--report", "answer.doc"), "argument --report: a report ends in .html, not"),
     ((*ASKED, "--report", "nowhere/a.html"), "argument --report: there is no directory 'nowhere'"),
     ((*ASKED, "--csv", "."), "argument --csv: '.' is a directory"),
-    ((*ASKED, "--replications", "0"), "argument --replications: must be a whole number, 1 or more"),
-    ((*ASKED, "--processes", "2"), "--processes share replications: state --replications"),
-    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs is of one run"),
+    ((*ASKED, "--replications", "0"), "argument --replications: '0' must be a whole number from 1"),
+    ((*ASKED, "--processes", "2"), "--processes needs --replications"),
+    ((*ASKED, "--replications", "2", "--table", "jobs"), "--table jobs needs a single run"),
     ((*ASKED, "--seed", "-1"), "argument --seed: '-1' is no whole number"),
-    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number at least 0 and at most 0.9"),
+    ((*ASKED, "--warm-up", "95%"), "warm_up must be a number from 0 to 0.9"),
 ]
 
 
@@ -331,22 +331,18 @@ def test_what_an_extra_is_needed_for_names_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_what_was_found(spawn: Spawn, number: signal.Signals) -> None:
-    # The bar on the terminal says that it is under way.
-    terminal, stderr = os.openpty()
-    try:
-        argv = (*ASKED, "--jobs", "1e12", "--engine", "reference", "--json")
-        process = spawn(*argv, stderr=stderr, env=os.environ | {"TERM": "xterm", "COLUMNS": "80"})
-        os.close(stderr)
-        seen = b""
-        while b"/1000000000000" not in seen:
-            seen += os.read(terminal, 4096)
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        os.close(terminal)
-    assert process.returncode == 130
-    found = json.loads(out)
+def test_a_signal_ends_it_with_what_was_found(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def interrupted(_gauge: Gauge, done: int) -> None:
+        if done and next(first, False):
+            signal.raise_signal(number)
+
+    first = iter([True])
+    monkeypatch.setattr(Gauge, "show", interrupted)
+    ran = cli(*ASKED, "--jobs", "1e9", "--json")
+    assert ran.code == 130
+    found = ran.document
     assert any("ended early" in note for note in found["notes"])
     assert 0 < found["jobs"] == found["completed"] + found["gave_up"] + found["unfinished"]
 
@@ -378,7 +374,7 @@ def test_a_signal_keeps_the_replications_that_have_ended(cli: Run, monkeypatch: 
     ran = cli(*command)
     assert ran.code == 130
     assert ran.document["jobs"] == 1000
-    assert ran.document["notes"][-1] == "interrupted; 2 of 9 runs have ended, and count"
+    assert ran.document["notes"][-1] == "interrupted; the result is of the 2 of 9 runs that ended"
 
 
 def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +383,7 @@ def test_a_signal_before_any_replication_has_ended_says_so(cli: Run, monkeypatch
 
     monkeypatch.setattr(simulate, "replicate", gone)
     ran = cli(*ASKED, "--replications", "2")
-    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run had ended\n")
+    assert (ran.code, ran.err) == (130, "pika-balancer: interrupted before any run ended\n")
 
 
 def test_a_second_signal_does_not_wait() -> None:
@@ -412,33 +408,3 @@ def test_a_signal_before_it_begins_leaves_nothing_behind(
     monkeypatch.setattr(simulate, "work_of", slow)
     ran = cli("simulate", "--accounts", "2", "--trace", str(trace))
     assert (ran.code, ran.out, ran.err) == (130, "", "pika-balancer: interrupted\n")
-
-
-def test_what_is_quick_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    time = 0.0
-    shown: list[int] = []
-
-    class Bar:
-        def __init__(self, *_args: object) -> None:
-            pass
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            shown.append(-1)
-
-        def show(self, done: int) -> None:
-            shown.append(done)
-
-    monkeypatch.setattr("pika_balancer.cli.progress.Bar", Bar)
-    monkeypatch.setattr(Output, "terminal", SimpleNamespace(console=None))
-    with Gauge(100, now=lambda: time) as bar:
-        bar.show(10)
-        time = 0.6
-        bar.show(20)
-        assert not shown
-        time = 0.8
-        bar.show(30)
-        bar.show(40)
-    assert shown == [30, 40, -1]

@@ -10,20 +10,19 @@ from typing import Any
 import attrs
 import pytest
 
-from pika_balancer import Account, Job, PikaClient
+from pika_balancer import Account, Job
 from pika_balancer.cli.store import Findings
 from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import wait_until
-from tests.cli.conftest import CANARY, FIRST, SECOND, Ran, Run, Serve, Service, Spawn, group_lives
-from tests.pools import Pool
+from tests.cli.conftest import FIRST, PATIENCE, SECOND, Ran, Run, Serve, Spawn, group_lives
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 ACCOUNTS = [Account(FIRST, 2), Account(SECOND, 1)]
 
 
 @attrs.frozen
-class PoolStatus:
+class SharedPool:
     """A pool with two processes, of which one can die, and the commands that look at it."""
 
     pool: Pool
@@ -37,16 +36,20 @@ class PoolStatus:
     async def bury(self) -> None:
         await self.dying.close()
 
+    async def waits(self) -> None:
+        """Return as soon as the pool shows a waiter."""
+        async with asyncio.timeout(PATIENCE):
+            while not (await self.here.pool_status()).waiters:  # noqa: ASYNC110 - no event tells what others see
+                await asyncio.sleep(0.01)
+
 
 @pytest.fixture
-async def pool_status(
-    servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[PoolStatus]:
+async def shared(servers: Servers, cli: Run, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SharedPool]:
     pool = Pool(servers["valkey"])
     monkeypatch.setenv("PIKA_STORE_URL", pool.server.url)
     here, dying = pool.open(name="worker-here"), pool.open(name="worker-gone")
     await here.update(ACCOUNTS)
-    yield PoolStatus(pool, here, dying, cli)
+    yield SharedPool(pool, here, dying, cli)
     await pool.end(in_use=True)
 
 
@@ -59,17 +62,17 @@ async def give_back(store: RedisStore, *leases: Lease) -> None:
 # --- watch ----------------------------------------------------------------------------------------------
 
 
-async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: PoolStatus) -> None:
-    lease = await fleet.here.acquire(FIRST, None)
-    await fleet.dying.acquire(SECOND, None)
-    await fleet.dying.adopt(FIRST, "job-of-the-dead")
-    waiting = asyncio.create_task(fleet.here.acquire(SECOND, None))
-    await wait_until(lambda: any(wish.ticket for wish in fleet.here._session.claims.waiting.values()))
-    await fleet.bury()
-    ran = await fleet.run("watch", "--store", "--once")
+async def test_watch_shows_who_holds_what_who_waits_and_what_died(shared: SharedPool) -> None:
+    lease = await shared.here.acquire(FIRST, None)
+    await shared.dying.acquire(SECOND, None)
+    await shared.dying.adopt(FIRST, "job-of-the-dead")
+    waiting = asyncio.create_task(shared.here.acquire(SECOND, None))
+    await shared.waits()
+    await shared.bury()
+    ran = await shared.run("watch", "--store", "--once")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[0].endswith("  3 of 3 slots taken, 2 orphans, 1 in line, 1 process")
+    assert lines[0].endswith("  3 of 3 slots taken, 2 orphans, 1 waiting, 1 process")
     assert [line.split() for line in lines[2:4]] == [
         [FIRST, "2", "2", "0", "open"],
         [SECOND, "1", "1", "0", "open"],
@@ -81,13 +84,13 @@ async def test_watch_shows_who_holds_what_who_waits_and_what_died(fleet: PoolSta
     assert rows["job-of-the-dead"][3:] in (["orphan", "29m59s"], ["orphan", "30m00s"])
     assert lines[-1].split()[:2] == [SECOND, "worker-here"]
     waiting.cancel()
-    await give_back(fleet.here, lease)
+    await give_back(shared.here, lease)
 
 
-async def test_watch_as_json_is_one_document(fleet: PoolStatus) -> None:
-    lease = await fleet.here.acquire(FIRST, None)
-    await fleet.here.pause(SECOND)
-    ran = await fleet.run("watch", "--store", "--json")
+async def test_watch_as_json_is_one_document(shared: SharedPool) -> None:
+    lease = await shared.here.acquire(FIRST, None)
+    await shared.here.pause(SECOND)
+    ran = await shared.run("watch", "--store", "--json")
     assert (ran.code, ran.err) == (0, "")
     document = ran.document
     assert list(document) == ["at", "accounts", "holders", "waiters", "processes", "learning_s", "faults"]
@@ -99,28 +102,28 @@ async def test_watch_as_json_is_one_document(fleet: PoolStatus) -> None:
     assert (holder["lease_id"], holder["name"], holder["orphan"]) == (lease.id, "worker-here", False)
     assert (document["waiters"], document["faults"], document["learning_s"]) == ([], [], 0)
     assert [(p["name"], p["alive"], p["holds"]) for p in document["processes"]] == [("worker-here", True, 1)]
-    await give_back(fleet.here, lease)
+    await give_back(shared.here, lease)
 
 
-async def test_looking_takes_no_part(fleet: PoolStatus) -> None:
-    await fleet.run("watch", "--store", "--once")
-    await fleet.run("store", "doctor")
-    assert [process.name for process in (await fleet.here.pool_status()).processes] == ["worker-here"]
+async def test_looking_takes_no_part(shared: SharedPool) -> None:
+    await shared.run("watch", "--store", "--once")
+    await shared.run("store", "doctor")
+    assert [process.name for process in (await shared.here.pool_status()).processes] == ["worker-here"]
 
 
-async def test_a_pool_that_nobody_uses_yet_says_so(fleet: PoolStatus) -> None:
-    ran = await asyncio.to_thread(fleet.cli, "watch", "--store", "--once", "--pool", "nobody")
+async def test_a_pool_that_nobody_uses_yet_says_so(shared: SharedPool) -> None:
+    ran = await asyncio.to_thread(shared.cli, "watch", "--store", "--once", "--pool", "nobody")
     assert ran.code == 0
     assert "the pool has no accounts yet" in ran.out
 
 
 def test_watch_goes_on_until_ctrl_c(spawn: Spawn, servers: Servers) -> None:
-    process = spawn("watch", "--store", servers["valkey"].url, "--every", "0.05", "--pool", "nobody")
+    process = spawn("watch", "--store", servers["valkey"].url, "--poll", "0.05", "--pool", "nobody")
     assert process.stdout is not None
     looks = [line for line in (process.stdout.readline() for _ in range(6)) if "slots taken" in line]
     assert len(looks) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")
     assert not group_lives(process)
 
@@ -154,79 +157,71 @@ def test_a_store_that_cannot_be_used_is_told_without_its_password(
 # --- doctor ---------------------------------------------------------------------------------------------
 
 
-async def test_doctor_finds_nothing_wrong_in_a_pool_at_work(fleet: PoolStatus) -> None:
-    lease = await fleet.here.acquire(FIRST, None)
-    ran = await fleet.run("store", "doctor")
+async def test_doctor_finds_nothing_wrong_in_a_pool_at_work(shared: SharedPool) -> None:
+    lease = await shared.here.acquire(FIRST, None)
+    ran = await shared.run("store", "doctor")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "1 slot taken of 3, 1 process alive, 0 in line\nhealthy\n"
-    await give_back(fleet.here, lease)
+    assert ran.out == "1 slot taken of 3, 1 process alive, 0 waiting\nhealthy\n"
+    await give_back(shared.here, lease)
 
 
-async def test_doctor_tells_of_orphans_and_changes_nothing_unasked(fleet: PoolStatus) -> None:
-    orphan = await fleet.dying.acquire(SECOND, None)
-    await fleet.bury()
+async def test_doctor_tells_of_orphans_and_changes_nothing_unasked(shared: SharedPool) -> None:
+    orphan = await shared.dying.acquire(SECOND, None)
+    await shared.bury()
     for _ in range(2):
-        ran = await fleet.run("store", "doctor")
+        ran = await shared.run("store", "doctor")
         assert ran.code == 1
-        assert "1 orphan: no living process answers for" in ran.out
+        assert "1 orphan of dead processes" in ran.out
         assert str(orphan.id) in ran.out
         assert "the service was not asked" in ran.out
         assert ran.out.endswith("not healthy\n")
 
 
 async def test_repair_without_the_service_keeps_orphans_unless_told_to_give_them_up(
-    fleet: PoolStatus,
+    shared: SharedPool,
 ) -> None:
-    lease = await fleet.here.acquire(FIRST, None)
-    orphan = await fleet.dying.acquire(SECOND, None)
-    await fleet.bury()
-    ran = await fleet.run("store", "doctor", "--repair")
+    lease = await shared.here.acquire(FIRST, None)
+    orphan = await shared.dying.acquire(SECOND, None)
+    await shared.bury()
+    ran = await shared.run("store", "doctor", "--repair")
     assert ran.code == 1
     assert "repaired: 0 faults mended, 0 orphans given up" in ran.out
     assert "kept 1 orphan, whose jobs may still run" in ran.out
-    ran = await fleet.run("store", "doctor", "--orphans")
+    ran = await shared.run("store", "doctor", "--orphans")
     assert "--repair would mend 0 faults and give up 1 orphan" in ran.out
-    assert [holder.lease_id for holder in (await fleet.here.pool_status()).orphans] == [orphan.id]
-    ran = await fleet.run("store", "doctor", "--repair", "--orphans")
+    assert [holder.lease_id for holder in (await shared.here.pool_status()).orphans] == [orphan.id]
+    ran = await shared.run("store", "doctor", "--repair", "--orphans")
     assert ran.code == 0
     assert f"gave up {orphan.id}" in ran.out
     # Not a slot of the living, whatever was asked.
-    assert [holder.lease_id for holder in (await fleet.here.pool_status()).holders] == [lease.id]
-    await give_back(fleet.here, lease)
+    assert [holder.lease_id for holder in (await shared.here.pool_status()).holders] == [lease.id]
+    await give_back(shared.here, lease)
 
 
-async def test_faults_are_told_and_mended(fleet: PoolStatus) -> None:
-    with fleet.pool.server.client() as client:
-        client.zadd(f"pika:{{{fleet.pool.name}}}:slots", {f"{FIRST}\nghost": 0})
-    ran = await fleet.run("store", "doctor")
+async def test_faults_are_told_and_mended(shared: SharedPool) -> None:
+    with shared.pool.server.client() as client:
+        client.zadd(f"pika:{{{shared.pool.name}}}:slots", {f"{FIRST}\nghost": 0})
+    ran = await shared.run("store", "doctor")
     assert ran.code == 1
     assert ran.out.count("fault: ") == 1
     assert "--repair would mend 1 fault and give up 0 orphans" in ran.out
-    assert "fault: " in (await fleet.run("watch", "--store", "--once")).out
-    ran = await fleet.run("store", "doctor", "--repair", "--json")
+    assert "fault: " in (await shared.run("watch", "--store", "--once")).out
+    ran = await shared.run("store", "doctor", "--repair", "--json")
     assert ran.code == 0
     assert len(ran.document["repaired"]["mended"]) == 1
-    assert (await fleet.run("store", "doctor")).code == 0
-
-
-def submit(service: Service, channel: str) -> str:
-    async def create() -> str:
-        async with PikaClient(CANARY, base_url=service.url) as client:
-            return (await client.create("a cat", channel=channel)).jobid
-
-    return asyncio.run(create())
+    assert (await shared.run("store", "doctor")).code == 0
 
 
 async def test_with_the_service_a_repair_gives_up_what_is_over_and_keeps_what_runs(
-    fleet: PoolStatus, serve: Serve
+    shared: SharedPool, serve: Serve
 ) -> None:
     service = serve("2,1", service="fixed:1h")
-    running = await asyncio.to_thread(submit, service, FIRST)
-    await fleet.dying.adopt(FIRST, running)
-    await fleet.dying.adopt(FIRST, "a-job-that-has-ended")
-    unnamed = await fleet.dying.acquire(SECOND, None)
-    await fleet.bury()
-    ran = await fleet.run("store", "doctor", "--json")
+    running = await asyncio.to_thread(service.submit, "a cat", channel=FIRST)
+    await shared.dying.adopt(FIRST, running)
+    await shared.dying.adopt(FIRST, "a-job-that-has-ended")
+    unnamed = await shared.dying.acquire(SECOND, None)
+    await shared.bury()
+    ran = await shared.run("store", "doctor", "--json")
     assert ran.code == 1
     assert ran.document["service_asked"]
     assert {orphan["lease_id"]: orphan["over"] for orphan in ran.document["orphans"]} == {
@@ -238,30 +233,30 @@ async def test_with_the_service_a_repair_gives_up_what_is_over_and_keeps_what_ru
         {"channel": FIRST, "counted": 2, "running": 1},
         {"channel": SECOND, "counted": 1, "running": 0},
     ]
-    ran = await fleet.run("store", "doctor", "--repair")
+    ran = await shared.run("store", "doctor", "--repair")
     assert ran.code == 1
     assert f"drift on {FIRST}: the pool counts 2, the service runs 1" in ran.out
     assert "2 orphans given up" in ran.out
     assert "kept 1 orphan, whose jobs may still run" in ran.out
-    assert [holder.jobid for holder in (await fleet.here.pool_status()).orphans] == [running]
+    assert [holder.jobid for holder in (await shared.here.pool_status()).orphans] == [running]
 
 
-async def test_a_job_on_a_channel_that_the_service_does_not_tell_may_be_anybodys(fleet: PoolStatus) -> None:
-    orphan = await fleet.dying.acquire(SECOND, None)
-    await fleet.bury()
-    state = await fleet.here.pool_status()
+async def test_a_job_on_a_channel_that_the_service_does_not_tell_may_be_anybodys(shared: SharedPool) -> None:
+    orphan = await shared.dying.acquire(SECOND, None)
+    await shared.bury()
+    state = await shared.here.pool_status()
     assert [holder.lease_id for holder in Findings.of(state, [], all_orphans=False).over] == [orphan.id]
     somewhere = Job("j", status="progress", channel=None)
     assert Findings.of(state, [somewhere], all_orphans=False).over == ()
 
 
-async def test_slots_held_for_very_long_are_told_and_left_alone(fleet: PoolStatus) -> None:
-    lease = await fleet.here.acquire(FIRST, None)
-    state = await fleet.here.pool_status()
+async def test_slots_held_for_very_long_are_told_and_left_alone(shared: SharedPool) -> None:
+    lease = await shared.here.acquire(FIRST, None)
+    state = await shared.here.pool_status()
     old = attrs.evolve(state, holders=tuple(attrs.evolve(one, age=7500.0) for one in state.holders))
     findings = Findings.of(old, [], all_orphans=True)
     document: dict[str, Any] = json.loads(json.dumps(findings.document(None)))
     assert [(held["lease_id"], held["age_s"]) for held in document["held_long"]] == [(lease.id, 7500.0)]
     assert findings.over == ()
     assert findings.is_healthy(None)
-    await give_back(fleet.here, lease)
+    await give_back(shared.here, lease)

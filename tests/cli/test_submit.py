@@ -9,15 +9,15 @@ import attrs
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, NoCapacity, PikaClient
-from pika_balancer.cli import job_batch
 from pika_balancer.cli.exit_codes import StillRunning
 from pika_balancer.cli.job_file import one_line
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.submit_journal import Journal
-from pika_balancer.cli.submit_one import One
-from tests.cli.conftest import CANARY, FIRST, SECOND, Run, Serve, Service, Spawn, read_until
+from pika_balancer.cli.submit_one import SubmitOne
+from tests.cli.conftest import CANARY, FIRST, PATIENCE, SECOND, Limit, Run, Serve, Service, Spawn, read_until
+from tests.depth import sized
 
-QUICK = ("--every", "0.02")
+QUICK = ("--poll", "0.02")
 
 
 def jobs_on(service: Service, channel: str) -> int:
@@ -89,11 +89,11 @@ def test_full_accounts_are_waited_for_and_time_runs_out(cli: Run, serve: Serve) 
 
 
 async def test_time_that_runs_out_just_as_a_slot_frees_is_still_no_capacity() -> None:
-    one = One(one_line({"prompt": "a cat"}), Journal(None), Output(), None)
+    one = SubmitOne(one_line({"prompt": "a cat"}), Journal(None), Output(), None)
     async with Balancer([Account("1")]) as balancer:
         one.begin(balancer)
         with pytest.raises(NoCapacity, match="no slot in time"):
-            one.finish(StillRunning("time is up"))
+            one.finish(StillRunning("time is up"), to_the_end=True)
 
 
 def test_slot_that_frees_meanwhile_is_taken(cli: Run, serve: Serve) -> None:
@@ -120,7 +120,7 @@ def test_channel_that_others_filled_is_counted_and_another_account_tried(
     service = serve("6x1", service="fixed:1h")
     for channel in list(service.server.statistics().channels)[:5]:
         cli("submit", "a cat", "--no-wait", "--channel", channel)
-    assert cli("submit", "the sixth", "--no-wait", "--every", "30").code == 0
+    assert cli("submit", "the sixth", "--no-wait", "--poll", "30").code == 0
     statistics = service.server.statistics()
     assert [seen.in_flight for seen in statistics.channels.values()] == [1] * 6
     assert all(seen.refused <= 1 for seen in statistics.channels.values())
@@ -154,14 +154,14 @@ def test_prompt_that_is_too_long_is_refused_before_it_is_sent(cli: Run, serve: S
 FAULTS: list[tuple[str, int, str, int]] = [
     ("422", 1, "Prompt moderated or invalid", 1),
     ("402", 4, "no subscription", 1),
-    ("429", 3, "every account rests", 2),
+    ("429", 3, "every account is cooling down or paused", 2),
     ("596", 3, "every account is paused", 2),
-    ("500", 5, "nobody knows whether the service has this create job", 1),
-    ("500-but-accepted", 0, "the job may run all the same (ServiceError); looking for it", 1),
-    ("504", 5, "nobody knows whether", 1),
-    ("drop", 5, "nobody knows whether", 1),
-    ("drop-accepted", 0, "looking for it", 1),
-    ("html", 5, "nobody knows whether", 1),
+    ("500", 5, "it is unknown whether the service has", 1),
+    ("500-but-accepted", 0, "the job may be running (ServiceError); searching for it", 1),
+    ("504", 5, "it is unknown whether", 1),
+    ("drop", 5, "it is unknown whether", 1),
+    ("drop-accepted", 0, "searching for it", 1),
+    ("html", 5, "it is unknown whether", 1),
     ("fail", 1, "the job ended as failed; the service says: ", 1),
     ("moderated", 1, "the job ended as moderated; the service says: ", 1),
     ("cancel", 1, "the job ended as cancelled; the service says: ", 1),
@@ -172,7 +172,7 @@ FAULTS: list[tuple[str, int, str, int]] = [
 def test_trouble_ends_in_its_exit_code_and_no_second_job(
     cli: Run,
     serve: Serve,
-    monkeypatch: pytest.MonkeyPatch,
+    limit: Limit,
     fault: str,
     code: int,
     *,
@@ -180,9 +180,9 @@ def test_trouble_ends_in_its_exit_code_and_no_second_job(
     submits: int,
 ) -> None:
     service = serve("2,1", faults=[f"{fault}:1"], service="fixed:0.6s")
-    monkeypatch.setattr(job_batch, "_WAITS_IN_LINE", 0.1)
-    limit = ("--timeout", "0.5") if fault == "429" else ()
-    ran = cli("submit", "a cat", *QUICK, *limit, "--json")
+    limit("wait for a slot", 0.1)
+    timeout = ("--timeout", "0.5") if fault == "429" else ()
+    ran = cli("submit", "a cat", *QUICK, *timeout, "--json")
     assert ran.code == code
     assert sentence in ran.err
     assert code == 0 or ran.error["exit_code"] == code
@@ -290,7 +290,7 @@ def test_time_that_runs_out_during_the_submit_leaves_the_id(cli: Run, serve: Ser
 
 def test_time_that_runs_out_while_a_lost_job_is_looked_for(cli: Run, serve: Serve) -> None:
     serve("1", faults=["drop:1"])
-    ran = cli("submit", "a cat", "--timeout", "0.3", "--every", "1", "--json")
+    ran = cli("submit", "a cat", "--timeout", "0.3", "--poll", "1", "--json")
     assert (ran.code, ran.error["type"]) == (5, "StillRunning")
     assert "the job may run" in ran.error["message"]
 
@@ -317,8 +317,11 @@ def test_directory_that_cannot_be_written_to_is_refused(
     assert service.server.statistics().submits == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("as_json", [False, True])
+ENDINGS = [(number, as_json) for as_json in (False, True) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("number", "as_json"), sized([ENDINGS[0], ENDINGS[3]], ENDINGS))
 def test_interrupt_after_the_submit_leaves_the_id(
     serve: Serve, spawn: Spawn, number: signal.Signals, *, as_json: bool
 ) -> None:
@@ -326,7 +329,7 @@ def test_interrupt_after_the_submit_leaves_the_id(
     process = spawn("submit", "a cat", *(["--json"] if as_json else []))
     accepted = read_until(process.stderr, "accepted as ").split()[-1]
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert f"interrupted; the job goes on: `pika-balancer jobs {accepted}` shows it" in err
     assert CANARY not in out + err
@@ -342,7 +345,7 @@ def test_interrupt_during_the_submit_waits_for_the_id(serve: Serve, spawn: Spawn
     process = spawn("submit", "a cat")
     read_until(process.stderr, "submitting on channel")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "accepted as job:" in err
     assert "the job goes on: `pika-balancer jobs job:" in err
@@ -354,6 +357,6 @@ def test_interrupt_in_the_line_says_that_nothing_was_submitted(cli: Run, serve: 
     process = spawn("submit", "second")
     read_until(process.stderr, "no slot is free")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "interrupted; nothing was submitted" in err

@@ -1,19 +1,22 @@
-"""`watch`: what a look shows, and that looking goes on."""
+"""`watch`: what a view shows, and that polling goes on."""
 
 import asyncio
 import datetime as dt
+import itertools
 import os
 import re
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from pika_balancer import Account, Job, PikaClient
 from pika_balancer.cli import build_parser
-from pika_balancer.cli.views import Look, duration
-from pika_balancer.cli.watch import PlainLooks, follow, take
+from pika_balancer.cli.jobs import running_jobs
+from pika_balancer.cli.output import Output
+from pika_balancer.cli.views import View, WatchView, duration, service_view
+from pika_balancer.cli.watch import follow, take_service
 from pika_balancer.errors import (
     ConnectFailed,
     InvalidResponse,
@@ -30,11 +33,11 @@ from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
 from tests.cli.conftest import (
     CANARY,
     FIRST,
+    PATIENCE,
     SECOND,
     THIRD,
     Run,
     Serve,
-    Service,
     Spawn,
     group_lives,
     read_until,
@@ -48,20 +51,12 @@ def job(jobid: str, **facts: Any) -> Job:
     return Job(jobid, **(defaults | facts))
 
 
-def submit(service: Service, prompt: str) -> str:
-    async def create() -> str:
-        async with PikaClient(CANARY, base_url=service.url) as client:
-            return (await client.create(prompt)).jobid
-
-    return asyncio.run(create())
-
-
-# --- one look -------------------------------------------------------------------------------------------
+# --- one view -------------------------------------------------------------------------------------------
 
 
 def test_once_shows_accounts_and_jobs_newest_first(cli: Run, serve: Serve) -> None:
     service = serve("2,1", service="fixed:1h")
-    first, second = submit(service, "a cat"), submit(service, "a  dog\x1b[2J\nand more" + " words" * 20)
+    first, second = service.submit("a cat"), service.submit("a  dog\x1b[2J\nand more" + " words" * 20)
     ran = cli("watch", "--once")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
@@ -85,9 +80,9 @@ def test_once_shows_accounts_and_jobs_newest_first(cli: Run, serve: Serve) -> No
     assert len(prompts[second]) == 60
 
 
-def test_json_is_one_look_as_one_document(cli: Run, serve: Serve) -> None:
+def test_json_is_one_document(cli: Run, serve: Serve) -> None:
     service = serve("2,1", service="fixed:1h")
-    jobid = submit(service, "a cat " * 40)
+    jobid = service.submit("a cat " * 40)
     for options in (["--json"], ["--once", "--json"]):
         ran = cli("watch", *options)
         assert (ran.code, ran.err) == (0, "")
@@ -115,8 +110,8 @@ def test_idle_service_says_so(cli: Run, serve: Serve) -> None:
 
 def test_jobs_on_a_channel_that_is_not_configured_have_a_row_of_their_own(cli: Run, serve: Serve) -> None:
     service = serve("1", service="fixed:1h")
-    submit(service, "a cat")
-    service.server._state.delete_account(FIRST)
+    service.submit("a cat")
+    service.delete_account(FIRST)
     ran = cli("watch", "--once")
     assert ran.code == 0
     lines = ran.out.splitlines()
@@ -127,7 +122,7 @@ def test_jobs_on_a_channel_that_is_not_configured_have_a_row_of_their_own(cli: R
 
 def test_service_without_accounts_can_be_watched(cli: Run, serve: Serve) -> None:
     service = serve("1")
-    service.server._state.delete_account(FIRST)
+    service.delete_account(FIRST)
     ran = cli("watch", "--once")
     assert ran.code == 0
     assert ran.out.splitlines()[1:] == ["no accounts are configured"]
@@ -149,7 +144,7 @@ def test_wrong_address_is_told_at_once(cli: Run, serve: Serve, options: list[str
     assert "Connection refused; check --base-url" in ran.err
 
 
-def test_interrupt_during_the_first_look_is_told(
+def test_interrupt_during_the_first_poll_is_told(
     cli: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve()
@@ -167,17 +162,21 @@ def test_interrupt_during_the_first_look_is_told(
 def test_pause_is_above_zero_and_ten_seconds_unless_said_otherwise(
     cli: Run, value: str, *, right: bool
 ) -> None:
-    assert build_parser(["watch"]).parse_args(["watch"]).every == 10
+    assert build_parser(["watch"]).parse_args(["watch"]).poll == 10
     if right:
-        assert build_parser(["watch"]).parse_args(["watch", "--every", value]).every == float(value)
+        assert build_parser(["watch"]).parse_args(["watch", "--poll", value]).poll == float(value)
     else:
-        assert "argument --every: must be a number above 0" in cli("watch", "--every", value).err
+        assert "argument --poll: " in cli("watch", "--poll", value).err
 
 
-# --- what a look makes of the answers -------------------------------------------------------------------
+# --- what a view makes of the answers -------------------------------------------------------------------
 
 
-def test_look_counts_what_runs_and_nothing_else() -> None:
+def rows(view: View, section: int) -> list[tuple[object, ...]]:
+    return list(view.sections[section].rows)
+
+
+def test_view_counts_what_runs_and_nothing_else() -> None:
     jobs = [
         job("ended", status="completed"),
         job("old", created="2026-01-02T10:00:00.000Z"),
@@ -186,17 +185,17 @@ def test_look_counts_what_runs_and_nothing_else() -> None:
         job("elsewhere", channel=THIRD, created="2026-01-02T11:00:00.000Z"),
         job("nowhere", channel=None, created="2026-01-02T11:30:00.000Z"),
     ]
-    look = Look.of([Account(FIRST, 2), Account(SECOND, 1)], jobs, NOON)
-    assert [row.jobid for row in look.jobs] == ["new", "nowhere", "elsewhere", "old", "ageless"]
-    assert [(row.channel, row.max_jobs, row.in_flight, row.free) for row in look.accounts] == [
+    view = service_view([Account(FIRST, 2), Account(SECOND, 1)], jobs, NOON)
+    assert [row[0] for row in rows(view, 1)] == ["new", "nowhere", "elsewhere", "old", "ageless"]
+    assert rows(view, 0) == [
         (FIRST, 2, 3, 0),
         (SECOND, 1, 0, 1),
-        (THIRD, None, 1, None),
-        (None, None, 1, None),
+        (THIRD, "-", 1, "-"),
+        ("-", "-", 1, "-"),
     ]
-    assert look.summary == "12:00:00  3 of 3 slots taken, 5 jobs running"
-    assert look.document()["jobs"][-1] == {"jobid": "ageless", "status": "progress", "channel": FIRST}
-    assert look.document()["accounts"][-1] == {"in_flight": 1}
+    assert view.summary == "12:00:00  3 of 3 slots taken, 5 jobs running"
+    assert view.document["jobs"][-1] == {"jobid": "ageless", "status": "progress", "channel": FIRST}
+    assert view.document["accounts"][-1] == {"in_flight": 1}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +212,8 @@ def test_look_counts_what_runs_and_nothing_else() -> None:
     ],
 )
 def test_age_is_told_from_when_the_job_was_created(created: str | None, age: float | None) -> None:
-    look = Look.of([], [job("1", created=created)], NOON)
-    assert look.jobs[0].age == age
+    view = service_view([], [job("1", created=created)], NOON)
+    assert view.document["jobs"][0].get("age_s") == age
 
 
 @pytest.mark.parametrize(
@@ -234,10 +233,13 @@ def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-async def test_each_job_is_asked_for_once_and_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_running_jobs_are_asked_for_once_and_few_at_a_time_and_none_is_left_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[str] = []
     at_once: list[int] = []
     busy = 0
+    forgotten: Exception = NotFound("gone")
 
     async def listed(_self: PikaClient) -> list[str]:
         return [f"job:{number % 50}" for number in range(100)]
@@ -250,79 +252,60 @@ async def test_each_job_is_asked_for_once_and_few_at_a_time(monkeypatch: pytest.
         await settle(3)
         busy -= 1
         if jobid == "job:7":
-            raise NotFound("gone")
+            raise forgotten
         return job(jobid)
-
-    async def none(_self: PikaClient) -> dict[str, Account]:
-        return {}
 
     monkeypatch.setattr(PikaClient, "jobs", listed)
     monkeypatch.setattr(PikaClient, "job", one)
-    monkeypatch.setattr(PikaClient, "accounts", none)
     async with PikaClient("token") as client:
-        look = await take(client, NOON.timestamp)
-    assert sorted(asked) == sorted(f"job:{number}" for number in range(50))
-    assert 1 < max(at_once) <= 8
-    assert len(look.jobs) == 49
-    assert look.at == NOON
+        running = await running_jobs(client)
+        assert asked == [f"job:{number}" for number in range(50)]
+        assert [job.jobid for job in running] == [jobid for jobid in asked if jobid != "job:7"]
+        assert 1 < max(at_once) <= 8
+        before = asyncio.all_tasks()
+        forgotten = Unauthorized("no")
+        with pytest.raises(Unauthorized):
+            await running_jobs(client)
+        assert asyncio.all_tasks() == before
 
 
-# --- looking again --------------------------------------------------------------------------------------
-
-
-class Recorder:
-    """A view that keeps what it was shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[Look, str | None]] = []
-        self.entered = 0
-
-    def __enter__(self) -> Self:
-        self.entered += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.entered -= 1
-
-    def show(self, look: Look, trouble: str | None = None) -> None:
-        assert self.entered == 1
-        self.shown.append((look, trouble))
+# --- polling again --------------------------------------------------------------------------------------
 
 
 class Bench:
-    """A server, a client of it, and somebody who watches by a clock that is moved by hand."""
+    """A server, a client of it, and a watch by a clock that is moved by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.server = LocalServer({FIRST: 2}, token=CANARY, service="fixed:1h")
         self.clock = ManualClock()
-        self.view = Recorder()
-        self.asked = 0
+        self.shown: list[tuple[View, str | None]] = []
+
+        def show(_self: WatchView, view: View, trouble: str | None = None) -> None:
+            self.shown.append((view, trouble))
+
+        monkeypatch.setattr(WatchView, "show", show)
 
     async def watching(self, client: PikaClient) -> "asyncio.Task[None]":
-        first = await take(client, NOON.timestamp)
-        return asyncio.create_task(
-            follow(
-                client,
-                self.view,
-                first,
-                every=10,
-                clock=self.clock,
-                wall=lambda: NOON.timestamp() + self.clock.now(),
-            )
+        first = await take_service(client)
+        watch = WatchView(Output(), 10)
+        task = asyncio.create_task(
+            follow(lambda: take_service(client), watch, first, poll=10, clock=self.clock)
         )
+        await settle()
+        return task
 
-    async def pass_by(self, seconds: float) -> tuple[Look, str | None]:
-        """Let so much time pass, in which one more look must come; return what it showed."""
-        before = len(self.view.shown)
+    async def advance(self, seconds: float) -> tuple[View, str | None]:
+        """Let so much time pass, after which exactly one more view must come; return it."""
+        before = len(self.shown)
         await self.clock.advance(seconds)
-        await wait_until(lambda: len(self.view.shown) > before)
-        assert len(self.view.shown) == before + 1
-        return self.view.shown[-1]
+        await wait_until(lambda: len(self.shown) > before, timeout=PATIENCE)
+        assert len(self.shown) == before + 1
+        return self.shown[-1]
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
 
 
 async def end(task: "asyncio.Task[None]") -> None:
@@ -331,20 +314,18 @@ async def end(task: "asyncio.Task[None]") -> None:
         await task
 
 
-async def test_looks_come_no_faster_than_said(bench: Bench) -> None:
+async def test_polls_come_no_faster_than_said(bench: Bench) -> None:
     async with bench.server.run() as base_url, PikaClient(CANARY, base_url=base_url) as client:
         task = await bench.watching(client)
-        await settle()
-        assert [len(look.jobs) for look, _ in bench.view.shown] == [0]
+        assert [view.document["jobs"] for view, _ in bench.shown] == [[]]
         await client.create("a cat")
         await bench.clock.advance(9.9)
-        assert len(bench.view.shown) == 1
-        look, trouble = await bench.pass_by(0.1)
-        assert ([job.prompt for job in look.jobs], trouble) == (["a cat"], None)
+        assert len(bench.shown) == 1
+        view, trouble = await bench.advance(0.1)
+        assert ([job["prompt"] for job in view.document["jobs"]], trouble) == (["a cat"], None)
         await bench.clock.advance(9.9)
-        assert len(bench.view.shown) == 2
+        assert len(bench.shown) == 2
         await end(task)
-    assert bench.view.entered == 0
 
 
 async def test_service_that_goes_away_and_comes_back(bench: Bench) -> None:
@@ -352,17 +333,16 @@ async def test_service_that_goes_away_and_comes_back(bench: Bench) -> None:
         port = int(base_url.split(":")[2].split("/")[0])
         client = PikaClient(CANARY, base_url=base_url, retries=0)
         task = await bench.watching(client)
-        await settle()
     async with client:
-        first, _ = bench.view.shown[0]
-        look, trouble = await bench.pass_by(10)
-        assert look is first
+        first, _ = bench.shown[0]
+        view, trouble = await bench.advance(10)
+        assert view is first
         assert trouble is not None
-        assert re.match(r"\d\d:\d\d:10  no connection to 127\.0\.0\.1:\d+: .*refused", trouble)
+        assert re.match(r"\d\d:\d\d:\d\d  no connection to 127\.0\.0\.1:\d+: .*refused", trouble)
         assert CANARY not in trouble
         async with bench.server.run(port=port):
-            look, trouble = await bench.pass_by(10)
-            assert look is not first
+            view, trouble = await bench.advance(10)
+            assert view is not first
             assert trouble is None
             await end(task)
 
@@ -386,17 +366,15 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Type Ctrl-C once something has been shown so many times."""
 
     def after(count: int) -> None:
-        really = PlainLooks.show
-        shown = 0
+        really = WatchView.show
+        shown = itertools.count(1)
 
-        def show(self: PlainLooks, look: Look, trouble: str | None = None) -> None:
-            nonlocal shown
-            really(self, look, trouble)
-            shown += 1
-            if shown == count:
+        def show(self: WatchView, view: View, trouble: str | None = None) -> None:
+            really(self, view, trouble)
+            if next(shown) == count:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        monkeypatch.setattr(PlainLooks, "show", show)
+        monkeypatch.setattr(WatchView, "show", show)
 
     return after
 
@@ -417,7 +395,7 @@ def test_passing_trouble_is_a_line_and_the_watch_goes_on(
     serve("2")
     monkeypatch.setattr(PikaClient, "accounts", replies(*PASSING))
     stop_after(len(PASSING) + 1)
-    ran = cli("watch", "--every", "0.01")
+    ran = cli("watch", "--poll", "0.01")
     assert (ran.code, ran.err) == (130, "")
     blocks = ran.out.split("\n\n")
     assert len(blocks) == len(PASSING) + 2
@@ -440,21 +418,21 @@ def test_refusal_ends_the_watch(
 ) -> None:
     serve("2")
     monkeypatch.setattr(PikaClient, "accounts", replies(error))
-    ran = cli("watch", "--every", "0.01")
+    ran = cli("watch", "--poll", "0.01")
     assert ran.code == code
     assert ran.err.startswith(f"pika-balancer: {error}")
     assert ran.out.count("slots taken") == 1
 
 
-def test_plain_watch_prints_a_block_per_look_until_ctrl_c(serve: Serve, spawn: Spawn) -> None:
+def test_plain_watch_prints_a_block_per_poll_until_ctrl_c(serve: Serve, spawn: Spawn) -> None:
     service = serve("2,1", service="fixed:1h")
-    submit(service, "a cat")
-    process = spawn("watch", "--every", "0.05")
+    service.submit("a cat")
+    process = spawn("watch", "--poll", "0.05")
     for _ in range(3):
         block = read_until(process.stdout, "a cat")
         assert "1 of 3 slots taken, 1 job running" in block
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")
     assert "\x1b" not in out
     assert not group_lives(process)

@@ -1,4 +1,4 @@
-"""A service on a real socket whose every answer a test decides, and a dispatcher on a clock moved by hand."""
+"""A scripted service on a real socket, and a dispatcher with a manual clock."""
 
 import asyncio
 import heapq
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from pika_balancer import Account, Balancer, Dispatcher, Job, PikaClient
 from pika_balancer.client.requests import Request
+from pika_balancer.dispatch.webhook import Webhook
 from pika_balancer.events import Event
 from pika_balancer.models import Secret
 from pika_balancer.testing import ManualClock, settle, wait_until
@@ -25,35 +26,35 @@ ONE, TWO, THREE = "100000000000000001", "100000000000000002", "10000000000000000
 
 @attrs.frozen
 class Answer:
-    """What a submit is answered with."""
+    """The answer to a submit."""
 
     status: int
     body: Any = attrs.Factory(dict)
     headers: dict[str, str] = attrs.Factory(dict)
     accepted: bool = False
-    """Whether the job is taken all the same."""
+    """Whether the service takes the job all the same."""
     drop: bool = False
     """Whether the connection breaks instead."""
     until: asyncio.Event | None = None
-    """What the answer waits for, once the job is taken or not."""
+    """Delays the answer, not the job."""
 
 
 class Service:
-    """Takes jobs, and answers as its script says; counts everything."""
+    """Takes jobs, answers submits as its script says, and records all requests."""
 
     def __init__(self) -> None:
         self.script: deque[Answer] = deque()
         self.posts: list[tuple[str, dict[str, str]]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.hidden: set[str] = set()
-        """Jobs that are listed as executing but that a look-up does not find."""
+        """Executing jobs whose look-up gives a 404."""
         self.gets: list[str] = []
         self.down: int | None = None
-        """A status with which every GET is answered."""
+        """The status of every answer to a GET."""
         self.hold: asyncio.Event | None = None
-        """What every GET waits for."""
+        """Delays every GET."""
         self.held = 0
-        """How many requests wait for what the test has to do."""
+        """Number of requests that wait for an event of the test."""
         self._numbers = itertools.count(1)
 
     @property
@@ -72,7 +73,7 @@ class Service:
         return [jobid for jobid, job in self.jobs.items() if job["status"] in {"started", "progress"}]
 
     def take(self, channel: str = ONE, ref: str | None = None, verb: str = "create") -> str:
-        """Have a job run, and return its id."""
+        """Start a job, and return its id."""
         jobid = f"job:{next(self._numbers)}"
         self.jobs[jobid] = {"jobid": jobid, "status": "started", "channel": channel, "verb": f"pika-{verb}"}
         if ref is not None:
@@ -80,11 +81,11 @@ class Service:
         return jobid
 
     def end(self, jobid: str, status: str = "completed") -> None:
-        """Have a job end."""
+        """End a job."""
         self.jobs[jobid]["status"] = status
 
     def end_all(self) -> None:
-        """Have every job end."""
+        """End every job."""
         for jobid in self.executing:
             self.end(jobid)
 
@@ -144,7 +145,7 @@ class Service:
 
 
 class Loaded(random.Random):
-    """Chance that always falls on one end of a range."""
+    """Random numbers that are always one end of the range."""
 
     def __init__(self, end: Callable[[float, float], float]) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class Loaded(random.Random):
 
 
 class Clock(ManualClock):
-    """A clock that tells when the next call is due, so that a test does not pass time in small steps."""
+    """A clock that knows when the next call is due, so that a test need not advance it in small steps."""
 
     def __init__(self, start: float = 0.0) -> None:
         super().__init__(start)
@@ -172,12 +173,12 @@ class Clock(ManualClock):
         return self._due[0] - self.now() if self._due else float("inf")
 
     def oversleep(self, seconds: float) -> None:
-        """Move the clock on and wake no sleeper, as on a machine that was suspended."""
+        """Advance the clock without running due calls, as on a machine that was suspended."""
         self._now += seconds
 
 
 class CountingClient(PikaClient):
-    """Counts its calls that are under way."""
+    """Counts its calls under way."""
 
     calls = 0
 
@@ -203,7 +204,7 @@ class CountingClient(PikaClient):
 
 
 class World:
-    """Everything that a test plays with."""
+    """The service, the clock, the client, the balancer and the dispatcher of a test."""
 
     def __init__(self, service: Service, clock: Clock, client: CountingClient) -> None:
         self.service = service
@@ -214,16 +215,16 @@ class World:
         self.dispatcher: Dispatcher
 
     def told(self, kind: type[Event] | str) -> list[Any]:
-        """The events of one kind, in order."""
+        """Return the events of one kind, in order."""
         name = kind if isinstance(kind, str) else kind.__name__
         return [event for event in self.events if type(event).__name__ == name]
 
     def in_flight(self, channel: str = ONE) -> int:
-        """Slots taken on the channel, by the books."""
+        """Return the channel's in-flight count."""
         return {state.channel: state.in_flight for state in self.balancer.snapshot().accounts}[channel]
 
     def cooling_down(self, channel: str = ONE) -> float | None:
-        """Seconds that the channel still rests."""
+        """Return the remaining cooldown of the channel in seconds."""
         until = {state.channel: state.cooldown_until for state in self.balancer.snapshot().accounts}[channel]
         return None if until is None else until - self.clock.now()
 
@@ -255,16 +256,15 @@ class World:
             await self.until(condition)
 
 
-class Letters:
-    """Stands for a receiver of callbacks: the test delivers."""
-
-    reply_url = "http://127.0.0.1:1/reply"
+class ManualWebhook(Webhook):
+    """A webhook whose callbacks the test delivers."""
 
     def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
         self.take: Callable[[Job], bool] | None = None
 
-    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], None]:
-        self.take = take
+    def subscribe(self, subscriber: Callable[[Job], bool]) -> Callable[[], object]:
+        self.take = subscriber
 
         def unsubscribe() -> None:
             self.take = None
@@ -274,6 +274,11 @@ class Letters:
     def deliver(self, job: Job) -> bool:
         assert self.take is not None
         return self.take(job)
+
+
+def spawn(work: Any) -> "asyncio.Task[Any]":
+    """Start a coroutine or an awaitable as a task."""
+    return asyncio.ensure_future(work)
 
 
 @pytest.fixture
@@ -291,7 +296,7 @@ def nowhere() -> Generator[str]:
 
 @pytest.fixture
 async def world(clock: Clock) -> AsyncGenerator[World]:
-    """A service with nothing on it, and a client; the test makes balancer and dispatcher with `begin`."""
+    """A service without jobs, and a client; the test makes balancer and dispatcher with `begin`."""
     service = Service()
     async with (
         service.run() as url,

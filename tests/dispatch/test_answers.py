@@ -1,4 +1,4 @@
-"""Every answer that a submit can get, on a real socket, and what becomes of job, slot and account."""
+"""Each answer to a submit, on a real socket, and its consequences for job, slot and account."""
 
 import asyncio
 from typing import Any
@@ -26,14 +26,10 @@ from pika_balancer import (
 )
 from pika_balancer.dispatch.submitter import SubmitOutcome, submit_outcome
 from pika_balancer.events import Event, Refused, Uncertain
-from tests.dispatch.conftest import ONE, THREE, TWO, Answer, CountingClient, World, begin
+from tests.dispatch.conftest import ONE, THREE, TWO, Answer, CountingClient, World, begin, spawn
 
-LOST_FOR = 180.0
+SEARCH_FOR = 180.0
 NOON = {"Date": "Sun, 06 Nov 2044 12:00:00 GMT"}
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
 
 
 async def test_an_accepted_job_is_followed_to_its_end_and_holds_its_slot_until_then(world: World) -> None:
@@ -71,7 +67,9 @@ async def test_a_channel_full_of_others_jobs_counts_as_full_and_another_is_tried
         assert [event.error for event in world.told(Refused)] == ["ChannelFull"]
 
 
-async def test_full_for_the_service_but_not_for_us_is_left_alone_until_the_next_look(world: World) -> None:
+async def test_an_account_that_only_the_service_counts_as_full_cools_down_until_the_next_pass(
+    world: World,
+) -> None:
     async with begin(world, 5) as dispatcher:
         other = world.service.take(ONE)
         world.service.script.append(Answer(429, {"error": "full", "executingJobs": [other]}))
@@ -91,7 +89,7 @@ async def test_a_list_of_all_accounts_jobs_is_not_counted_on_the_one_that_refuse
         world.service.script.append(Answer(429, {"error": "full", "executingJobs": others}))
         running = spawn(dispatcher.submit("create", prompt="a cat", channel=TWO))
         await world.until(lambda: (world.in_flight(ONE), world.in_flight(TWO)) == (0, 3))
-        # A look finds out where they really are.
+        # The next pass finds out where they are.
         await world.pass_time(5, running.done)
         assert (world.in_flight(ONE), world.in_flight(TWO)) == (1, 3)
         assert world.service.channels == [TWO, TWO]
@@ -112,34 +110,34 @@ async def test_a_list_of_all_accounts_jobs_is_not_counted_on_the_one_that_refuse
         ({}, {"retryAfter": "in a while"}, 10, 30),
     ],
 )
-async def test_a_rate_limited_account_rests_and_another_is_tried(
+async def test_a_rate_limited_account_cools_down_and_another_is_tried(
     world: World, headers: dict[str, str], body: dict[str, Any], least: float, most: float
 ) -> None:
     async with begin(world, 1, 1) as dispatcher:
         world.service.script.append(Answer(429, {"error": "slow down"} | body, headers))
         await dispatcher.submit("create", prompt="a cat")
         assert world.service.channels == [ONE, TWO]
-        rest = world.cooling_down(ONE)
-        assert rest is not None
-        assert least <= rest <= most
+        cooldown = world.cooling_down(ONE)
+        assert cooldown is not None
+        assert least <= cooldown <= most
         assert world.in_flight(ONE) == 0
 
 
-async def test_faults_in_a_row_double_the_rest_and_a_success_heals(world: World) -> None:
+async def test_faults_in_a_row_double_the_cooldown_and_a_success_resets_it(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         world.service.script.extend([Answer(429, {}, {"Retry-After": "20"})] * 3)
         running = spawn(dispatcher.run("create", prompt="a cat"))
-        rests: list[float] = []
+        cooldowns: list[float] = []
         for posts in (1, 2, 3):
             await world.until(lambda: len(world.service.posts) == posts and world.cooling_down() is not None)  # noqa: B023
-            rest = world.cooling_down()
-            assert rest is not None
-            rests.append(rest)
-            # An only account is tried again when its rest ends, however often it failed.
-            await world.clock.advance(rest)
-        assert 20 <= rests[0] <= 25
-        assert 40 <= rests[1] <= 50
-        assert 80 <= rests[2] <= 100
+            cooldown = world.cooling_down()
+            assert cooldown is not None
+            cooldowns.append(cooldown)
+            # An only account is tried again after each cooldown.
+            await world.clock.advance(cooldown)
+        assert 20 <= cooldowns[0] <= 25
+        assert 40 <= cooldowns[1] <= 50
+        assert 80 <= cooldowns[2] <= 100
         await world.until(lambda: len(world.service.posts) == 4)
         world.service.end_all()
         await world.pass_time(20, running.done)
@@ -150,22 +148,22 @@ async def test_faults_in_a_row_double_the_rest_and_a_success_heals(world: World)
         running.cancel()
 
 
-async def test_an_only_account_is_tried_again_after_each_rest_and_no_rest_is_longer_than_five_minutes(
+async def test_an_only_account_is_tried_again_after_each_cooldown_of_five_minutes_at_most(
     world: World,
 ) -> None:
     async with begin(world, 1) as dispatcher:
         world.service.script.extend([Answer(429)] * 8)
         running = spawn(dispatcher.submit("create", prompt="a cat"))
-        rests: list[float] = []
+        cooldowns: list[float] = []
         for posts in range(1, 9):
             await world.until(lambda: len(world.service.posts) == posts and world.cooling_down() is not None)  # noqa: B023
-            rests.append(world.cooling_down() or 0)
-            await world.clock.advance(rests[-1])
-        assert 10 <= rests[0] <= 30
-        assert 20 <= rests[1] <= 60
-        assert rests[-3:] == [300.0] * 3
+            cooldowns.append(world.cooling_down() or 0)
+            await world.clock.advance(cooldowns[-1])
+        assert 10 <= cooldowns[0] <= 30
+        assert 20 <= cooldowns[1] <= 60
+        assert cooldowns[-3:] == [300.0] * 3
         await world.until(running.done)
-        assert len({*rests[:3]}) == 3
+        assert len({*cooldowns[:3]}) == 3
         assert (await running).channel == ONE
 
 
@@ -254,7 +252,7 @@ async def test_a_job_moves_on_from_an_account_that_the_service_does_not_know_any
         handle = await dispatcher.submit("create", prompt="a cat")
         assert (handle.channel, len(set(world.service.channels)), len(world.service.posts)) == (THREE, 3, 3)
         assert [event.again for event in world.told(Refused)] == [True, True]
-        # Nobody else runs into the two for a while.
+        # Other jobs avoid the two for a while.
         assert all(world.cooling_down(channel) for channel in (ONE, TWO))
         assert [world.in_flight(channel) for channel in (ONE, TWO, THREE)] == [0, 0, 1]
 
@@ -269,7 +267,7 @@ async def test_a_job_that_no_account_can_run_is_told_so_after_each_was_tried_onc
         assert [world.in_flight(channel) for channel in (ONE, TWO, THREE)] == [0, 0, 0]
 
 
-async def test_who_names_an_account_that_is_gone_or_a_job_is_told_so_at_once(world: World) -> None:
+async def test_a_404_for_a_named_account_or_job_fails_the_job_at_once(world: World) -> None:
     async with begin(world, 1, 1) as dispatcher:
         done = world.service.take(TWO)
         world.service.end(done)
@@ -313,11 +311,11 @@ async def test_a_504_with_an_id_is_followed(world: World) -> None:
         assert (len(world.service.posts), world.in_flight()) == (1, 0)
 
 
-async def test_a_504_with_an_id_that_nobody_knows_keeps_its_slot_three_minutes(world: World) -> None:
+async def test_a_504_with_an_unknown_id_keeps_its_slot_three_minutes(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         world.service.script.append(Answer(504, {"error": "lost", "jobid": "job:gone"}))
         handle = await dispatcher.submit("create", prompt="a cat")
-        await world.pass_time(LOST_FOR - 1)
+        await world.pass_time(SEARCH_FOR - 1)
         assert (handle.done, world.in_flight()) == (False, 1)
         await world.pass_time(40, lambda: handle.done)
         with pytest.raises(LostTrack) as caught:
@@ -333,7 +331,7 @@ async def test_a_504_without_an_id_keeps_its_slot_and_is_never_sent_again(
     async with begin(world, 1, resubmit_after=resubmit_after) as dispatcher:
         world.service.script.append(Answer(504, {"error": "lost"}))
         running = spawn(dispatcher.run("create", prompt="a cat"))
-        await world.pass_time(LOST_FOR)
+        await world.pass_time(SEARCH_FOR)
         assert (running.done(), world.in_flight()) == (False, 1)
         await world.pass_time(40, running.done)
         with pytest.raises(SubmissionUnknown) as caught:
@@ -385,7 +383,7 @@ async def test_an_unclear_answer_to_a_job_that_was_not_taken_is_never_sent_again
         world.service.script.append(answer)
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: bool(world.told(Uncertain)))
-        await world.pass_time(LOST_FOR - 1)
+        await world.pass_time(SEARCH_FOR - 1)
         assert (running.done(), world.in_flight()) == (False, 1)
         await world.pass_time(40, running.done)
         with pytest.raises(SubmissionUnknown) as caught:
@@ -403,7 +401,7 @@ async def test_while_the_service_tells_nothing_an_unclear_job_keeps_its_slot(wor
         world.service.script.append(Answer(500))
         world.service.down = 503
         running = spawn(dispatcher.run("create", prompt="a cat"))
-        await world.pass_time(2 * LOST_FOR + 5, running.done)
+        await world.pass_time(2 * SEARCH_FOR + 5, running.done)
         with pytest.raises(SubmissionUnknown) as caught:
             await running
         assert (caught.value.slot_held, world.in_flight()) == (True, 1)
@@ -426,14 +424,16 @@ async def test_an_unclear_job_is_sent_again_where_that_is_allowed_and_nothing_wa
         assert (await running).status == "completed"
 
 
-@pytest.mark.parametrize("patience", [0, 0.5, 5.0])
-async def test_a_short_patience_is_enough_to_send_an_unclear_job_again(world: World, patience: float) -> None:
-    async with begin(world, 1, resubmit_after=patience) as dispatcher:
+@pytest.mark.parametrize("resubmit_after", [0, 0.5, 5.0])
+async def test_a_job_of_unknown_fate_is_sent_again_even_after_a_short_time(
+    world: World, resubmit_after: float
+) -> None:
+    async with begin(world, 1, resubmit_after=resubmit_after) as dispatcher:
         world.service.script.append(Answer(500))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: bool(world.told(Uncertain)))
         assert len(world.service.posts) == 1
-        # No look comes later than 18 s after the one before it, and the account has rested.
+        # A pass comes within 18 s of the one before it, and the cooldown of the account is over.
         await world.pass_time(55, running.done)
         assert (len(world.service.posts), world.in_flight()) == (2, 1)
         await running
@@ -516,5 +516,5 @@ async def test_no_event_and_no_error_shows_a_token(world: World) -> None:
         (UnexpectedStatus(status=0), SubmitOutcome.UNKNOWN),
     ],
 )
-def test_the_table_knows_the_rest(error: PikaError, expected: SubmitOutcome) -> None:
+def test_the_remaining_errors_have_their_outcomes(error: PikaError, expected: SubmitOutcome) -> None:
     assert submit_outcome(error) is expected

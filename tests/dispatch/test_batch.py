@@ -10,11 +10,7 @@ import pytest
 from pika_balancer import BadRequest, InvalidArgument, Unauthorized
 from pika_balancer.dispatch import Outcome
 from pika_balancer.models import Secret
-from tests.dispatch.conftest import Answer, World, begin
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
+from tests.dispatch.conftest import Answer, World, begin, spawn
 
 
 async def test_jobs_are_read_as_they_are_begun_and_told_as_they_end(world: World) -> None:

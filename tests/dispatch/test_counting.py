@@ -1,7 +1,6 @@
 """Counts that stay true when looks, polls and callbacks cross, and jobs come back from where they went."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -17,11 +16,7 @@ from pika_balancer import (
 from pika_balancer.dispatch.handle import REFERENCE
 from pika_balancer.models import Lease
 from pika_balancer.store import MemoryStore
-from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
+from tests.dispatch.conftest import ONE, TWO, Answer, ManualWebhook, World, begin, spawn
 
 
 def hide(world: World, monkeypatch: pytest.MonkeyPatch, jobid: str) -> None:
@@ -36,7 +31,7 @@ def hide(world: World, monkeypatch: pytest.MonkeyPatch, jobid: str) -> None:
     monkeypatch.setattr(world.client, "job", job)
 
 
-async def test_a_job_that_a_look_misses_is_counted_again_by_the_next(world: World) -> None:
+async def test_a_job_that_one_pass_misses_is_counted_again_by_the_next(world: World) -> None:
     flickers, _stays = world.service.take(ONE), world.service.take(ONE)
     async with begin(world, 3):
         world.service.jobs[flickers]["status"] = "created"
@@ -62,12 +57,12 @@ async def test_a_slot_that_is_kept_anew_is_kept_for_the_whole_time_again(world: 
         assert key in world.balancer.adopted()
 
 
-@pytest.mark.parametrize(("patience", "limit"), [(None, 360), (10.0, 190)])
-async def test_a_look_that_did_not_see_everything_decides_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, patience: float | None, limit: float
+@pytest.mark.parametrize(("resubmit_after", "limit"), [(None, 360), (10.0, 190)])
+async def test_an_incomplete_pass_decides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, resubmit_after: float | None, limit: float
 ) -> None:
     hide(world, monkeypatch, "job:1")
-    async with begin(world, 2, resubmit_after=patience) as dispatcher:
+    async with begin(world, 2, resubmit_after=resubmit_after) as dispatcher:
         world.service.script.append(Answer(500, "oops", accepted=True))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(limit - 1)
@@ -110,7 +105,7 @@ async def test_a_first_sending_that_a_look_finds_beside_the_second_takes_a_slot_
         assert (world.in_flight(), handle.jobid != late) == (2, True)
 
 
-async def test_only_a_reconcile_regains_and_it_misses_nothing_that_a_look_saw_before(world: World) -> None:
+async def test_only_reconcile_returns_handles_also_of_jobs_counted_before(world: World) -> None:
     world.service.take(ONE)
     async with begin(world, 3, name="w") as dispatcher:
         mine = world.service.take(ONE, "w.1")
@@ -133,13 +128,13 @@ async def test_a_job_in_doubt_is_given_up_by_the_time_of_its_submit_and_not_of_t
 async def test_a_job_that_a_callback_ended_is_not_handed_back_by_a_poll_that_is_refused_then(
     world: World,
 ) -> None:
-    letters = Letters()
-    async with begin(world, 2, callbacks=letters) as dispatcher:
+    webhook = ManualWebhook()
+    async with begin(world, 2, webhook=webhook) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         world.service.hold = asyncio.Event()
         asked = len(world.service.gets)
         await world.pass_time(20, lambda: len(world.service.gets) > asked)
-        letters.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref))
+        webhook.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref))
         world.service.down = 401
         world.service.hold.set()
         await world.until(lambda: bool(world.told("Stopped")))
@@ -157,7 +152,7 @@ async def test_hours_that_pass_at_once_lose_no_job_and_give_no_slot_back_too_soo
         await dispatcher.reconcile()
         assert world.in_flight() == 5
         for _ in range(3):
-            # As on a machine that slept: nobody was woken at the moments between.
+            # As on a machine that was suspended: no timer ran in between.
             world.clock.oversleep(5 * 3600)
             await world.pass_time(1)
             assert (world.in_flight(), [handle.done for handle in running]) == (5, [False] * 3)
@@ -178,7 +173,7 @@ class Slow(MemoryStore):
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_two_who_take_a_job_over_at_once_share_one_handle(world: World, *, known: bool) -> None:
+async def test_a_job_taken_over_twice_at_once_has_one_handle(world: World, *, known: bool) -> None:
     jobid = world.service.take(ONE, "w.1")
     record = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
     record |= {"jobid": jobid} if known else {}
@@ -197,7 +192,7 @@ async def test_two_who_take_a_job_over_at_once_share_one_handle(world: World, *,
         assert await dispatcher.drain() == []
 
 
-async def test_a_job_that_somebody_else_counts_on_another_channel_is_not_taken_over(world: World) -> None:
+async def test_a_job_counted_on_another_channel_is_not_taken_over(world: World) -> None:
     record = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE, "jobid": "job:1"}
     async with begin(world, 1, 1) as dispatcher, Balancer(store=world.balancer.store) as beside:
         await beside.adopt(TWO, "job:1")

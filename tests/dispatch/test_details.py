@@ -1,4 +1,4 @@
-"""Small promises that are easily lost, and a cancellation at every turn of the event loop."""
+"""A cancellation at every turn of the event loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,13 +10,9 @@ import pytest
 import pika_balancer
 from pika_balancer import Dispatcher
 from tests.depth import sized
-from tests.dispatch.conftest import ONE, World, begin
+from tests.dispatch.conftest import ONE, World, begin, spawn
 
 TURNS = sized(range(0, 41, 4), range(41))
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
 
 
 def ours(tasks: "set[asyncio.Task[Any]]") -> "set[asyncio.Task[Any]]":
@@ -68,7 +64,7 @@ async def drain(dispatcher: Dispatcher, _world: World) -> object:
 
 @pytest.mark.deep
 @pytest.mark.parametrize("way", [submit, run, many, resume, reconcile, drain])
-async def test_whoever_is_cancelled_at_whatever_turn_leaves_the_counts_true_and_nothing_behind(
+async def test_a_cancellation_at_any_turn_leaves_the_counts_true_and_nothing_behind(
     world: World, way: Way
 ) -> None:
     service = world.service

@@ -51,7 +51,7 @@ pytestmark = pytest.mark.no_cover  # by the hundred what other tests run once
 
 TIMEOUT: Final = 4.0
 POLL_EVERY: Final = 3.0
-LOST_FOR: Final = 8.0
+SEARCH_FOR: Final = 8.0
 SERVICE: Final = "fixed:12s"
 """A job outlasts its submit, and two looks after that, as real ones do by far."""
 TURNS: Final = 25
@@ -73,7 +73,7 @@ class World:
         settings: dict[str, Any] = {
             "name": "worker",
             "poll_every": POLL_EVERY,
-            "search_for": LOST_FOR,
+            "search_for": SEARCH_FOR,
         } | options
         return Dispatcher(self.client, self.balancer, rng=random.Random(7), clock=self.clock, **settings)
 
@@ -298,17 +298,17 @@ async def matrix(names: Sequence[str], depth: int = len(COLUMNS)) -> dict[str, d
 EXPECTED = """
 fault                             | submit    | polls  | looks  | entry              | cancel     | drain
 connection refused                | Failed 0  | done 1 | done 1 | Failed, Failed 1   | not sent 0 | not sent 0
-connection reset                  | Unknown 0 | done 1 | done 1 | Lost, ok, done 1   | Unknown 0  | Unknown 0
+connection reset                  | Unknown 0 | done 1 | done 1 | Lost, ok, done 1 | Unknown 0  | Unknown 0
 connection never answered         | Unknown 0 | done 1 | done 1 | Timeout, Timeout 1 | Unknown 0  | Unknown 0
 connections reordered             | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
 kept: closed unnoticed while idle | Unknown 0 | done 1 | done 1 | ok, done, ok 1     | Unknown 0  | Unknown 0
 request dropped                   | Unknown 0 | done 1 | done 1 | Timeout, Timeout 1 | Unknown 0  | Unknown 0
-request cut at start              | Unknown 0 | done 1 | done 1 | Lost, ok, done 1   | Unknown 0  | Unknown 0
+request cut at start              | Unknown 0 | done 1 | done 1 | Lost, ok, done 1 | Unknown 0  | Unknown 0
 request stalls at last byte       | Unknown 0 | done 1 | done 1 | Timeout, Timeout 1 | Unknown 0  | done 1
-request cut at end                | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
+request cut at end                | done 1    | done 1 | done 1 | Lost, ok, done 1 | done 1     | done 1
 reply delayed                     | done 1    | done 1 | done 1 | ok, done, ok 1     | done 1     | done 1
 reply dropped                     | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
-reply cut at start                | done 1    | done 1 | done 1 | Lost, ok, done 1   | done 1     | done 1
+reply cut at start                | done 1    | done 1 | done 1 | Lost, ok, done 1 | done 1     | done 1
 reply stalls at last byte         | done 1    | done 1 | done 1 | Timeout, Timeout 1 | done 1     | done 1
 """
 
@@ -338,10 +338,11 @@ async def test_a_job_under_each_fault_ends_once_and_frees_its_slot() -> None:
     await wait_until(lambda: open_files() <= files)
 
 
-class Through:
-    """A receiver of callbacks as the service sees it: behind a proxy."""
+class Through(Webhook):
+    """A webhook as the service sees it: behind a proxy."""
 
     def __init__(self, receiver: Webhook, proxy: FaultProxy) -> None:
+        super().__init__()
         self._receiver = receiver
         self._proxy = proxy
 
@@ -349,8 +350,8 @@ class Through:
     def reply_url(self) -> str:
         return self._proxy.url
 
-    def subscribe(self, take: Callable[[Job], bool]) -> Callable[[], object]:
-        return self._receiver.subscribe(take)
+    def subscribe(self, subscriber: Callable[[Job], bool]) -> Callable[[], object]:
+        return self._receiver.subscribe(subscriber)
 
 
 CALLBACKS: Final[dict[str, tuple[Fault | None, str]]] = {
@@ -378,12 +379,12 @@ async def called_back(name: str, fault: Fault | None, told_by: str) -> None:
         async with proxy:
             if fault is not None:
                 proxy.inject(fault)
-            async with here.dispatcher(callbacks=Through(receiver, proxy)) as dispatcher:
+            async with here.dispatcher(webhook=Through(receiver, proxy)) as dispatcher:
                 jobs = [start(dispatcher) for _ in range(2)]
                 assert [await here.end(job) for job in jobs] == ["completed"] * 2
                 ended = [event for event in here.events if isinstance(event, Ended)]
                 assert [event.told_by for event in ended] == [told_by] * 2, name
-                # Whatever comes late, or twice, is nobody's any more.
+                # A late or repeated callback fits no job.
                 proxy.heal()
                 await here.pass_time(1.0)
                 before = receiver.statistics()
@@ -409,4 +410,4 @@ async def test_a_callback_that_is_lost_late_or_doubled_ends_no_job_twice_and_non
 
 
 if __name__ == "__main__":
-    print("\n".join(asyncio.run(as_told(EXPECTED.strip().splitlines()))))  # noqa: T201 - what it is for
+    print("\n".join(asyncio.run(as_told(EXPECTED.strip().splitlines()))))

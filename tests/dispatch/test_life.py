@@ -1,22 +1,15 @@
-"""A job's life as its submitter sees it: handles, updates, cancellation, buttons, callbacks, polls."""
+"""A job as its submitter sees it: handles, updates, cancellation, buttons, callbacks."""
 
 import asyncio
 import gc
-import itertools
-import random
 from typing import Any
 
 import pytest
 
 from pika_balancer import Closed, InvalidArgument, Job, JobHandle, NoCapacity, NotFound, UnknownChannel
-from pika_balancer.dispatch.poller import AT_ONCE, Poller
 from pika_balancer.events import Ended
-from pika_balancer.testing import ManualClock, settle
-from tests.dispatch.conftest import ONE, TWO, Answer, Letters, World, begin
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
+from pika_balancer.testing import settle
+from tests.dispatch.conftest import ONE, TWO, Answer, ManualWebhook, World, begin, spawn
 
 
 async def test_every_verb_is_sent_with_its_values(world: World) -> None:
@@ -54,7 +47,7 @@ async def test_a_button_waits_for_the_channel_of_its_job(world: World) -> None:
             await dispatcher.submit("button", jobid="job:unknown")
 
 
-async def test_a_button_on_a_job_in_care_asks_nobody_for_its_channel(world: World) -> None:
+async def test_a_button_of_a_followed_job_needs_no_look_up(world: World) -> None:
     async with begin(world, 1, 2) as dispatcher:
         parent = await dispatcher.submit("create", prompt="a cat", channel=TWO)
         asked = list(world.service.gets)
@@ -97,7 +90,7 @@ async def test_a_handle_tells_each_change_of_status_and_ends_with_the_job(world:
         assert [event.status for event in world.told("Changed")] == ["progress"]
 
 
-async def test_who_stops_waiting_leaves_the_job_and_its_slot_alone(world: World) -> None:
+async def test_a_cancelled_waiter_does_not_affect_the_job_and_its_slot(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: bool(dispatcher.handles) and dispatcher.handles[0].jobid is not None)
@@ -110,7 +103,7 @@ async def test_who_stops_waiting_leaves_the_job_and_its_slot_alone(world: World)
         assert ((await handle).status, world.in_flight()) == ("completed", 0)
 
 
-async def test_who_waits_again_and_again_leaves_nothing_behind(world: World) -> None:
+async def test_cancelled_waiters_leave_nothing_behind(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         before = futures()
@@ -132,7 +125,7 @@ async def ended(handle: JobHandle) -> Job:
     return await handle
 
 
-async def test_who_is_cancelled_in_line_is_never_sent(world: World) -> None:
+async def test_a_job_whose_caller_is_cancelled_while_waiting_is_never_sent(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         await dispatcher.submit("create", prompt="a cat")
         running = spawn(dispatcher.run("create", prompt="another"))
@@ -154,7 +147,7 @@ async def test_who_is_cancelled_in_line_is_never_sent(world: World) -> None:
     ],
     ids=["accepted", "limited", "unknown", "unknown but accepted", "rejected"],
 )
-async def test_who_is_cancelled_while_the_job_is_on_its_way_has_it_seen_through(
+async def test_a_job_whose_caller_is_cancelled_during_the_submit_is_followed(
     world: World, answer: Answer, posts: int
 ) -> None:
     async with begin(world, 1) as dispatcher:
@@ -185,12 +178,12 @@ async def test_the_timeout_is_for_slots_and_counts_over_all_tries(world: World) 
         await world.pass_time(2, running.done)
         with pytest.raises(NoCapacity) as caught:
             await running
-        assert caught.value.reason == "resting"
+        assert caught.value.reason == "cooling_down"
         with pytest.raises(UnknownChannel):
             await dispatcher.run("create", prompt="a cat", channel="1")
 
 
-async def test_the_callers_last_word_can_keep_a_job_from_being_sent(world: World) -> None:
+async def test_before_send_can_keep_a_job_from_being_sent(world: World) -> None:
     said: list[tuple[str, str]] = []
 
     def note(channel: str, reply_ref: str) -> None:
@@ -209,8 +202,8 @@ async def test_the_callers_last_word_can_keep_a_job_from_being_sent(world: World
         assert world.service.refs == ["mine 1"]
 
 
-async def test_a_reference_in_use_is_refused(world: World) -> None:
-    async with begin(world, 2) as dispatcher:
+async def test_a_reference_in_use_is_refused_before_the_wait_for_a_slot(world: World) -> None:
+    async with begin(world, 1) as dispatcher:
         gate = asyncio.Event()
         world.service.script.append(Answer(200, accepted=True, until=gate))
         first = spawn(dispatcher.submit("create", prompt="a cat", reply_ref="mine"))
@@ -222,7 +215,7 @@ async def test_a_reference_in_use_is_refused(world: World) -> None:
         assert world.in_flight() == 1
 
 
-async def test_two_who_wait_with_one_reference_are_not_both_sent(world: World) -> None:
+async def test_of_two_waiting_jobs_with_one_reference_one_is_sent(world: World) -> None:
     async with begin(world, 2) as dispatcher:
         await world.balancer.pause(ONE)
         both = [spawn(dispatcher.submit("create", prompt="a", reply_ref="mine")) for _ in range(2)]
@@ -234,31 +227,31 @@ async def test_two_who_wait_with_one_reference_are_not_both_sent(world: World) -
 
 
 async def test_a_callback_ends_a_job_and_the_poll_that_says_the_same_is_ignored(world: World) -> None:
-    letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook = ManualWebhook()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
-        assert world.service.posts[0][1]["replyUrl"] == letters.reply_url
+        assert world.service.posts[0][1]["replyUrl"] == webhook.reply_url
         job = Job("job:1", status="completed", channel=ONE, reply_ref=handle.reply_ref)
         world.service.end_all()
         await world.clock.advance(3)
-        assert letters.deliver(job)
-        assert not letters.deliver(job)
+        assert webhook.deliver(job)
+        assert not webhook.deliver(job)
         assert await handle == job
         await world.pass_time(40)
         assert [(event.told_by, event.elapsed) for event in world.told(Ended)] == [("callback", 3.0)]
         assert (world.in_flight(), world.service.gets[1:]) == (0, [])
         with pytest.raises(InvalidArgument):
             await dispatcher.submit("create", prompt="x", reply_url="http://elsewhere/")
-    assert letters.take is None
+    assert webhook.take is None
 
 
 async def test_a_callback_that_comes_before_the_answer_counts(world: World) -> None:
-    letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook, gate = ManualWebhook(), asyncio.Event()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
-        letters.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job("job:1", status="completed", channel=ONE, reply_ref=world.service.refs[0]))
         await settle()
         assert world.in_flight() == 0
         gate.set()
@@ -271,12 +264,12 @@ async def test_a_callback_that_comes_before_the_answer_counts(world: World) -> N
     "answer", [Answer(500), Answer(200, drop=True), Answer(504)], ids=["500", "drop", "504"]
 )
 async def test_a_callback_clears_up_an_unclear_answer(world: World, answer: Answer) -> None:
-    letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook = ManualWebhook()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         world.service.script.append(answer)
         running = spawn(dispatcher.run("create", prompt="a cat"))
         await world.until(lambda: bool(world.told("Uncertain")))
-        letters.deliver(Job("job:7", status="failed", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job("job:7", status="failed", channel=ONE, reply_ref=world.service.refs[0]))
         await world.until(running.done)
         assert ((await running).jobid, (await running).status) == ("job:7", "failed")
         await world.until(lambda: world.in_flight() == 0)
@@ -284,15 +277,15 @@ async def test_a_callback_clears_up_an_unclear_answer(world: World, answer: Answ
 
 
 async def test_callbacks_that_fit_no_job_change_nothing(world: World) -> None:
-    letters = Letters()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook = ManualWebhook()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
-        assert not letters.deliver(Job("job:9", status="completed", reply_ref="somebody else's"))
-        assert not letters.deliver(Job("job:9", status="completed"))
-        assert letters.deliver(Job("job:9", status="completed", reply_ref=handle.reply_ref)), (
-            "it is nobody else's"
+        assert not webhook.deliver(Job("job:9", status="completed", reply_ref="another's"))
+        assert not webhook.deliver(Job("job:9", status="completed"))
+        assert webhook.deliver(Job("job:9", status="completed", reply_ref=handle.reply_ref)), (
+            "the reference is ours"
         )
-        letters.deliver(Job("job:1", status="started", reply_ref=handle.reply_ref))
+        webhook.deliver(Job("job:1", status="started", reply_ref=handle.reply_ref))
         assert (handle.done, handle.jobid, world.in_flight()) == (False, "job:1", 1)
 
 
@@ -328,58 +321,6 @@ async def test_a_client_that_is_closed_under_it_stops_everything_and_keeps_the_r
             await dispatcher.submit("create", prompt="another")
         assert [record["jobid"] for record in await dispatcher.drain()] == ["job:1"]
         assert len(world.told("Stopped")) == 1
-
-
-async def test_polls_are_spread_and_never_many_at_once() -> None:
-    clock, running, most, looks = ManualClock(), 0, 0, list[tuple[float, str]]()
-
-    async def look(key: str) -> bool:
-        nonlocal running, most
-        looks.append((clock.now(), key))
-        running += 1
-        most = max(most, running)
-        await clock.sleep(0.01)
-        running -= 1
-        return True
-
-    poller = Poller(look, every=15.0, rng=random.Random(4), clock=clock)
-    for number in range(100):
-        poller.add(str(number), soon=number < 50)
-    await clock.advance(150)
-    assert most <= AT_ONCE
-    for number in range(100):
-        moments = [moment for moment, key in looks if key == str(number)]
-        assert 8 <= len(moments) <= 13
-        assert all(12 <= later - one <= 18.1 for one, later in itertools.pairwise(moments))
-        poller.discard(str(number))
-    looks.clear()
-    await clock.advance(100)
-    assert (looks, clock.sleeping) == ([], 0)
-    await poller.close()
-
-
-async def test_a_poll_that_fails_comes_back_later_each_time() -> None:
-    clock, looks = ManualClock(), list[float]()
-
-    async def look(_key: str) -> bool:
-        looks.append(clock.now())
-        return len(looks) > 6
-
-    poller = Poller(look, every=10.0, rng=random.Random(4), clock=clock)
-    poller.add("a")
-    await clock.advance(500)
-    pauses = [later - one for one, later in itertools.pairwise(looks)]
-    assert [round(pause / 10) for pause in pauses[:3]] in (
-        [2, 4, 8],
-        [2, 4, 7],
-        [2, 4, 9],
-        [2, 5, 8],
-        [2, 3, 8],
-    )
-    assert max(pauses) <= 96
-    assert 8 <= pauses[-1] <= 12
-    await poller.close()
-    assert clock.sleeping == 0
 
 
 async def test_entering_fails_cleanly_if_the_service_does_not_tell_what_executes(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a dispatcher that stand by themselves: rests, the way in, one job's handle and its record."""
+"""Cooldowns, the shutdown gate, a job's handle and its record."""
 
 import asyncio
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from pika_balancer.dispatch.cooldown import Cooldown
-from pika_balancer.dispatch.dispatcher import ShutdownGate
 from pika_balancer.dispatch.handle import JobHandle, read_records
+from pika_balancer.dispatch.submitter import ShutdownGate
 from pika_balancer.errors import Closed, InvalidArgument, NotFound, Unauthorized
 from pika_balancer.models import Job
 from pika_balancer.testing import settle
 from tests.dispatch.conftest import Loaded
 
-# --- rests -------------------------------------------------------------------------------------------------
+# --- cooldowns ---------------------------------------------------------------------------------------------
 
 
-def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_most() -> None:
+def test_a_cooldown_doubles_with_each_fault_in_a_row_up_to_five_minutes() -> None:
     short, long = Cooldown(Loaded(min)), Cooldown(Loaded(max))
     moments = [float(moment) for moment in range(1, 8)]
     assert [short.fault("a", began=at - 0.5, now=at) for at in moments] == [10, 20, 40, 80, 160, 300, 300]
@@ -25,7 +25,7 @@ def test_a_rest_is_twice_as_long_after_each_fault_in_a_row_and_five_minutes_at_m
     assert {short.fault("a", began=8.0 + i, now=8.5 + i) for i in range(1100)} == {300}
 
 
-def test_a_rest_is_never_shorter_than_the_service_asks_for() -> None:
+def test_a_cooldown_is_never_shorter_than_the_service_asks_for() -> None:
     short, long = Cooldown(Loaded(min)), Cooldown(Loaded(max))
     assert long.fault("a", began=0.0, now=1.0, retry_after=100.0) == 125
     assert short.fault("a", began=0.0, now=1.0, retry_after=100.0) == 100
@@ -34,10 +34,10 @@ def test_a_rest_is_never_shorter_than_the_service_asks_for() -> None:
     assert short.fault("b", began=0.0, now=1.0, retry_after=0.0) == 10
 
 
-def test_faults_of_what_was_under_way_together_are_one() -> None:
+def test_submits_under_way_together_count_as_one_fault() -> None:
     health = Cooldown(Loaded(min))
     assert [health.fault("a", began=began, now=5.0 + began) for began in (-9.0, -9.0, -8.0)] == [10, 10, 10]
-    assert health.fault("a", began=-4.0, now=6.0) == 10  # the rest began at -4
+    assert health.fault("a", began=-4.0, now=6.0) == 10  # the cooldown began at -4
     assert health.fault("a", began=-3.9, now=6.0) == 20
     health.success("a", began=6.0)
     assert health.fault("a", began=6.1, now=7.0) == 40
@@ -46,10 +46,10 @@ def test_faults_of_what_was_under_way_together_are_one() -> None:
     assert health.fault("a", began=7.2, now=8.0) == 10
 
 
-# --- the way in --------------------------------------------------------------------------------------------
+# --- the gate ----------------------------------------------------------------------------------------------
 
 
-async def test_an_open_gate_lets_everything_through_its_errors_too() -> None:
+async def test_an_open_gate_passes_results_and_errors() -> None:
     gate = ShutdownGate()
     gate.check()
     assert await gate.wait(lambda: asyncio.sleep(0, "slot")) == "slot"
@@ -92,10 +92,10 @@ async def test_a_gate_that_is_shut_ends_all_waits_with_the_first_reason() -> Non
 async def test_a_handle_tells_what_is_known_of_its_job() -> None:
     handle = JobHandle("create", "r")
     handle.channel = "5"
-    assert (handle.status, handle.key, handle.done, handle.over) == ("unknown", "ref r", False, False)
+    assert (handle.status, handle.key, handle.done) == ("unknown", "ref r", False)
     assert repr(handle) == "<JobHandle create 'r' on '5': unknown>"
     handle.jobid = "job:1"
-    handle.tell(Job("job:1", status="started"))
+    handle.update(Job("job:1", status="started"))
     assert (handle.status, handle.key) == ("started", "job:1")
     assert repr(handle) == "<JobHandle create 'job:1' on '5': started>"
     assert handle.record() == {
@@ -114,16 +114,16 @@ async def test_a_handle_tells_what_is_known_of_its_job() -> None:
 async def test_a_job_in_doubt_is_sent_again_under_another_reference_only() -> None:
     handle = JobHandle("create", "r")
     handle.renew()
-    assert handle.refs == [handle.reply_ref] == ["r"]
+    assert (handle.reply_ref, handle.earlier_refs) == ("r", [])
     for expected in ("r.2", "r.3"):
         handle.doubt = NotFound()
         for _ in range(2):  # the second time there is no doubt any more
             handle.renew()
         assert (handle.reply_ref, handle.key) == (expected, f"ref {expected}")
-    assert handle.refs == ["r", "r.2", "r.3"]
+    assert handle.earlier_refs == ["r", "r.2"]
 
 
-async def test_whoever_waits_on_a_handle_has_its_end_and_every_change_on_the_way() -> None:
+async def test_a_handle_yields_each_change_and_returns_the_ended_job() -> None:
     handle = JobHandle("create", "r")
     seen: list[str] = []
 
@@ -138,10 +138,10 @@ async def test_whoever_waits_on_a_handle_has_its_end_and_every_change_on_the_way
     leaving.cancel()
     await settle()
     for status in ("started", "started", "progress"):
-        handle.tell(Job("job:1", status=status))
+        handle.update(Job("job:1", status=status))
         await settle()
     ended = Job("job:1", status="completed")
-    handle.end(ended)
+    handle.update(ended, done=True)
     assert handle.done
     assert await waiting is ended
     await watching
@@ -156,8 +156,8 @@ async def wait(handle: JobHandle) -> Job:
 
 async def test_a_job_that_was_given_up_raises_the_reason_after_all_that_was_told() -> None:
     handle, error = JobHandle("create", "r"), NotFound("gone")
-    handle.tell(Job("job:1", status="started"))
-    handle.fail(error)
+    handle.update(Job("job:1", status="started"))
+    handle.update(None, done=True, error=error)
     assert handle.done
     changes = aiter(handle)
     assert (await anext(changes)).status == "started"

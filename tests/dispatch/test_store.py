@@ -2,17 +2,12 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from pika_balancer import Account, Balancer, Dispatcher, InvalidResponse, Job, Lease, PikaError, ServiceError
 from pika_balancer.store import MemoryStore
-from tests.dispatch.conftest import ONE, Answer, Letters, World
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
+from tests.dispatch.conftest import ONE, Answer, ManualWebhook, World, spawn
 
 
 class Store(MemoryStore):
@@ -48,7 +43,7 @@ async def test_a_store_that_fails_after_the_submit_does_not_make_it_a_failure(wo
         assert len(world.service.posts) == 1
 
 
-async def test_a_store_that_fails_to_count_others_lets_the_account_rest(world: World) -> None:
+async def test_if_the_store_fails_to_count_other_jobs_the_account_cools_down(world: World) -> None:
     store = Store(world, 1)
     async with (
         Balancer(store=store, clock=world.clock) as balancer,
@@ -88,16 +83,16 @@ async def test_a_look_goes_on_after_a_store_that_failed(world: World) -> None:
 @pytest.mark.parametrize("order", [("ref", "job"), ("job", "ref")])
 async def test_a_slot_that_is_named_twice_at_once_is_one_slot(world: World, order: tuple[str, str]) -> None:
     store = Store(world, 3)
-    letters = Letters()
+    webhook = ManualWebhook()
     async with (
         Balancer(store=store, clock=world.clock) as balancer,
-        Dispatcher(world.client, balancer, clock=world.clock, callbacks=letters) as dispatcher,
+        Dispatcher(world.client, balancer, clock=world.clock, webhook=webhook) as dispatcher,
     ):
         store.gates = {"ref": asyncio.Event(), "job": asyncio.Event()}
         world.service.script.append(Answer(500, accepted=True))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: bool(dispatcher.handles) and dispatcher.handles[0].doubt is not None)
-        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
         counts: Counter[int] = Counter()
         for beginning in order:
             store.gates[beginning].set()
@@ -110,7 +105,7 @@ async def test_a_slot_that_is_named_twice_at_once_is_one_slot(world: World, orde
         assert balancer.snapshot().in_flight == 0
 
 
-async def test_who_enters_while_a_job_is_not_told_is_told_so_instead_of_counting_too_little(
+async def test_entering_fails_if_a_job_cannot_be_looked_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, unseen = world.service.take(ONE), world.service.take(ONE)
@@ -129,7 +124,7 @@ async def test_who_enters_while_a_job_is_not_told_is_told_so_instead_of_counting
         assert list(balancer.adopted()) == [seen]
 
 
-async def test_a_job_that_is_told_in_a_broken_way_keeps_nobody_from_starting(
+async def test_a_malformed_job_does_not_keep_a_dispatcher_from_starting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, sound = world.service.take(ONE), world.service.take(ONE)

@@ -20,11 +20,7 @@ from pika_balancer import (
     Unauthorized,
 )
 from pika_balancer.events import Failed, Refused, Uncertain
-from tests.dispatch.conftest import ONE, TWO, Answer, Letters, Loaded, World, begin
-
-
-def spawn(work: Any) -> "asyncio.Task[Any]":
-    return asyncio.ensure_future(work)
+from tests.dispatch.conftest import ONE, TWO, Answer, Loaded, ManualWebhook, World, begin, spawn
 
 
 class Script:
@@ -45,7 +41,7 @@ class Script:
 
 
 def unreachable(times: int) -> list[Exception]:
-    return [ConnectFailed("nobody there", maybe_sent=False) for _ in range(times)]
+    return [ConnectFailed("no server", maybe_sent=False) for _ in range(times)]
 
 
 async def test_a_jobs_life_is_told_step_by_step(world: World) -> None:
@@ -89,24 +85,24 @@ async def test_an_answer_that_says_ended_ends_the_job(world: World) -> None:
 
 
 async def test_a_callback_that_tells_of_the_job_outweighs_an_unclear_answer(world: World) -> None:
-    letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook, gate = ManualWebhook(), asyncio.Event()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         world.service.script.append(Answer(500, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
-        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
         gate.set()
         assert (await running).jobid == "job:1"
         assert (world.told(Uncertain), world.cooling_down(), world.in_flight()) == ([], None, 1)
 
 
 async def test_a_callback_that_came_first_is_not_undone_by_the_answer(world: World) -> None:
-    letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 1, callbacks=letters) as dispatcher:
+    webhook, gate = ManualWebhook(), asyncio.Event()
+    async with begin(world, 1, webhook=webhook) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.until(lambda: len(world.service.posts) == 1)
-        letters.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job("job:1", status="progress", channel=ONE, reply_ref=world.service.refs[0]))
         gate.set()
         assert (await running).status == "progress"
         assert (len(world.told("Submitted")), world.in_flight()) == (1, 1)
@@ -123,7 +119,7 @@ async def test_a_job_that_runs_and_is_not_listed_yet_keeps_its_slot_through_ever
     async with begin(world, 2) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         await world.pass_time(40)
-        assert world.service.gets.count("/jobs") == 1, "nobody looks for others without a reason"
+        assert world.service.gets.count("/jobs") == 1, "no pass without a reason"
         world.service.jobs[handle.jobid or ""]["status"] = "created"
         world.service.take(ONE)
         await dispatcher.reconcile()
@@ -132,7 +128,7 @@ async def test_a_job_that_runs_and_is_not_listed_yet_keeps_its_slot_through_ever
         assert world.in_flight() == 2
 
 
-async def test_two_who_reconcile_at_once_do_not_both_get_a_handle(world: World) -> None:
+async def test_two_reconciles_at_once_return_a_handle_once(world: World) -> None:
     async with begin(world, 2, name="worker", reconcile=False) as dispatcher:
         world.service.take(ONE, "worker.1")
         first, second = await asyncio.gather(dispatcher.reconcile(), dispatcher.reconcile())
@@ -140,23 +136,16 @@ async def test_two_who_reconcile_at_once_do_not_both_get_a_handle(world: World) 
         assert world.in_flight() == 1
 
 
-async def test_each_job_that_is_handed_back_is_named_by_its_own_error(world: World) -> None:
+@pytest.mark.parametrize("error", [Unauthorized, Closed])
+async def test_each_detached_job_is_named_by_its_own_error(world: World, error: type[PikaError]) -> None:
     async with begin(world, 2) as dispatcher:
         handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
+        if error is Closed:
+            await dispatcher.close()
         world.service.down = 401
         await world.pass_time(40, lambda: all(handle.done for handle in handles))
         for handle in handles:
-            with pytest.raises(Unauthorized) as caught:
-                await handle
-            assert caught.value.jobid == handle.jobid
-
-
-async def test_each_job_that_a_closed_dispatcher_leaves_is_named_by_its_own_error(world: World) -> None:
-    async with begin(world, 2) as dispatcher:
-        handles = [await dispatcher.submit("create", prompt="a cat") for _ in range(2)]
-        await dispatcher.close()
-        for handle in handles:
-            with pytest.raises(Closed) as caught:
+            with pytest.raises(error) as caught:
                 await handle
             assert caught.value.jobid == handle.jobid
 
@@ -174,14 +163,14 @@ async def test_a_service_in_trouble_is_asked_less_and_less(world: World) -> None
 async def test_a_first_sending_that_turns_up_after_the_second_was_sent_leaves_both_counted(
     world: World,
 ) -> None:
-    letters, gate = Letters(), asyncio.Event()
-    async with begin(world, 3, callbacks=letters, resubmit_after=1) as dispatcher:
+    webhook, gate = ManualWebhook(), asyncio.Event()
+    async with begin(world, 3, webhook=webhook, resubmit_after=1) as dispatcher:
         world.service.script.append(Answer(500))
         world.service.script.append(Answer(200, accepted=True, until=gate))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
         await world.pass_time(90, lambda: len(world.service.posts) == 2)
         late = world.service.take(ONE, world.service.refs[0])
-        letters.deliver(Job(late, status="progress", channel=ONE, reply_ref=world.service.refs[0]))
+        webhook.deliver(Job(late, status="progress", channel=ONE, reply_ref=world.service.refs[0]))
         gate.set()
         handle = await running
         assert handle.jobid == late
@@ -229,7 +218,7 @@ async def test_only_tries_in_a_row_that_cannot_be_sent_are_counted(
         assert len(script.calls) == 10
 
 
-async def test_a_server_error_lets_the_account_rest_and_a_broken_connection_does_not(world: World) -> None:
+async def test_a_server_error_cools_the_account_down_and_a_broken_connection_does_not(world: World) -> None:
     async with begin(world, 3) as dispatcher:
         world.service.script.append(Answer(200, accepted=True, drop=True))
         first = spawn(dispatcher.submit("create", prompt="a cat"))
@@ -242,7 +231,7 @@ async def test_a_server_error_lets_the_account_rest_and_a_broken_connection_does
         await world.pass_time(5, lambda: first.done() and second.done())
 
 
-async def test_once_a_job_is_found_nobody_looks_for_it_any_more(world: World) -> None:
+async def test_a_found_job_is_no_longer_searched_for(world: World) -> None:
     async with begin(world, 1) as dispatcher:
         world.service.script.append(Answer(500, "oops", accepted=True))
         running = spawn(dispatcher.submit("create", prompt="a cat"))
@@ -264,7 +253,7 @@ async def test_while_the_service_tells_nothing_no_job_is_sent_again(world: World
         assert (caught.value.slot_held, len(world.service.posts), world.in_flight()) == (True, 1, 1)
 
 
-async def test_a_job_whose_submitter_has_left_is_not_told_as_to_be_sent_again(world: World) -> None:
+async def test_a_refused_job_of_a_cancelled_caller_is_not_reported_as_sent_again(world: World) -> None:
     gate = asyncio.Event()
     async with begin(world, 1) as dispatcher:
         world.service.script.append(Answer(429, until=gate))
@@ -279,14 +268,14 @@ async def test_a_job_whose_submitter_has_left_is_not_told_as_to_be_sent_again(wo
         assert len(world.service.posts) == 1
 
 
-async def test_a_store_that_can_neither_pause_nor_rest_an_account_fails_no_job(
+async def test_a_store_that_fails_to_pause_or_cool_down_an_account_fails_no_job(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
         raise PikaError("the store is away")
 
     async with begin(world, 1, 1) as dispatcher:
-        for name in ("pause", "rest"):
+        for name in ("pause", "cool_down"):
             monkeypatch.setattr(world.balancer.store, name, fail)
         world.service.script.extend([Answer(596), Answer(429)])
         await dispatcher.submit("create", prompt="a cat")
@@ -306,7 +295,7 @@ async def test_an_unclear_job_that_may_be_sent_again_waits_for_nothing_more(worl
 
 
 @pytest.mark.parametrize(("poll_every", "given_up"), [(1.0, 10.0), (4.0, 17.0)])
-async def test_what_no_look_can_clear_up_is_given_up_and_its_slot_comes_back_with_the_first_that_can(
+async def test_a_job_that_no_pass_finds_is_given_up_and_its_slot_freed_by_the_next_complete_pass(
     world: World, poll_every: float, given_up: float
 ) -> None:
     async with begin(world, 1, poll_every=poll_every, search_for=5.0) as dispatcher:

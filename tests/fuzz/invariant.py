@@ -9,7 +9,6 @@ import attrs
 
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Attachment, Job, Secret
-from pika_balancer.server import ConfigError
 
 T = TypeVar("T")
 
@@ -21,7 +20,7 @@ LONGEST: Final = 1000
 
 def value_or_error(
     call: Callable[..., T], *given: Any, hidden: Sequence[str] = (), **named: Any
-) -> T | PikaError | ConfigError:
+) -> T | PikaError:
     """Return the result of the call, or the error of this library that it raises.
 
     Args:
@@ -32,12 +31,12 @@ def value_or_error(
     """
     try:
         return call(*given, **named)
-    except (PikaError, ConfigError) as error:
+    except PikaError as error:
         check_error(error, *hidden)
         return error
 
 
-def check_error(error: PikaError | ConfigError, *hidden: str) -> None:
+def check_error(error: PikaError, *hidden: str) -> None:
     """Fail if the error cannot be printed, shows a secret, or is too long to read."""
     message = str(error)
     assert message, f"{type(error).__name__} says nothing"

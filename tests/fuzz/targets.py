@@ -27,10 +27,10 @@ from pika_balancer.client.error_map import Answer
 from pika_balancer.client.requests import Request, Upload
 from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.distributions import format_distribution, parse_distribution
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
-from pika_balancer.server import parse_accounts, parse_distribution, parse_fault
-from pika_balancer.server import parse_duration as parse_server_duration
+from pika_balancer.server import parse_accounts, parse_fault
 from pika_balancer.simulate import notation
 from pika_balancer.simulate.trace import Recording, read_trace
 from tests.fuzz.invariant import API, check_account, check_error, check_job, value_or_error
@@ -347,7 +347,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "arrivals": (notation.parse_arrivals, notation.format_arrivals),
     "failures": (notation.parse_failures, notation.format_failures),
     "faults": (notation.parse_faults, notation.format_faults),
-    "law": (notation.parse_distribution, notation.format_distribution),
+    "distribution": (parse_distribution, format_distribution),
     "slowdown": (notation.parse_slowdown, notation.format_slowdown),
     "target": (notation.parse_target, notation.format_target),
     "when_full": (notation.parse_when_full, notation.format_when_full),
@@ -359,7 +359,7 @@ _UNITS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "number": (units.parse_number, units.format_number),
     "count": (units.parse_count, str),
 }
-_SERVER: Final = (parse_distribution, parse_fault, parse_accounts, parse_server_duration)
+_SERVER: Final = (parse_fault, parse_accounts)
 
 
 def fuzz_forms(data: bytes) -> None:

@@ -212,7 +212,7 @@ def test_as_json_an_error_is_one_document_in_ascii(command: str, capsys: pytest.
         ["demo", "--workers=18446744073709551616"],
         ["demo", "--processes=100000"],
         ["demo", "--speed=1e-200"],
-        ["submit", "--jobs=-", "--concurrency=1000001"],
+        ["submit", "--jobs-file=-", "--concurrency=1000001"],
         ["simulate", *NEEDED["simulate"][:3], "--duration=1e200"],
     ],
 )

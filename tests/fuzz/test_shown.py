@@ -4,17 +4,15 @@ import datetime as dt
 import html.parser
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from pika_balancer.cli.demo_view import DemoFrame, Row
+from pika_balancer.cli.demo_report import AccountCounts, DemoFrame, DemoView
 from pika_balancer.cli.output import Output
-from pika_balancer.cli.progress import Bar
-from pika_balancer.cli.terminal import LiveLine, LiveLooks, LiveView
-from pika_balancer.cli.views import Look
-from pika_balancer.cli.watch import show
+from pika_balancer.cli.progress import JobProgress, LiveLine
+from pika_balancer.cli.views import View, WatchView, service_view
 from pika_balancer.models import Account, Job
 from pika_balancer.simulate import Exponential, Poisson, Scenario, SimulatedAccount, simulate
 from pika_balancer.simulate.report import report_of
@@ -30,44 +28,46 @@ def check(written: str) -> None:
     assert not [payload for payload in PAYLOADS if payload in written]
 
 
-def look() -> Look:
+def view() -> View:
     accounts = [Account(name, 3) for name in NAMES]
     jobs = [
         Job(name, status=name, channel=name, prompt=name, created="2024-01-15T02:14:40.711Z", error=name)
         for name in NAMES
     ]
-    return Look.of(accounts, jobs, dt.datetime(2024, 1, 15, 2, 15, tzinfo=dt.UTC))
+    return service_view(accounts, jobs, dt.datetime(2024, 1, 15, 2, 15, tzinfo=dt.UTC))
 
 
-def terminal() -> tuple[Console, io.StringIO]:
-    stream = io.StringIO()
-    return Console(file=stream, force_terminal=True, width=200, height=400), stream
+class Screen(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
 
 
-def test_live_views_escape_what_they_show() -> None:
-    console, stream = terminal()
-    with LiveLooks(console, 10) as looks:
-        looks.show(look())
-        looks.show(look(), trouble="".join(ESCAPES))
-    with LiveView(console) as view:
-        rows = tuple(Row(name, 1, 3, 0) for name in NAMES)
-        view.show(DemoFrame(elapsed=1.0, jobs=3, completed=1, waiting=1, rate=1.0, rows=rows, stopping=False))
-    with LiveLine(console) as line:
+def test_live_views_escape_what_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "200"), ("LINES", "400")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    out = Output()
+    with WatchView(out, 10) as watch:
+        watch.show(view())
+        watch.show(view(), trouble="".join(ESCAPES))
+    with DemoView(out) as demo:
+        accounts = tuple(AccountCounts(name, 1, 3, 3, 3) for name in NAMES)
+        demo.show(DemoFrame(1.0, 3, 1, 1, 1.0, accounts, stopping=False))
+    with LiveLine(out) as line, JobProgress(Output(as_json=True), 3) as progress:
         for escape in ESCAPES:
             line.show(escape)
-    check(stream.getvalue())
+            progress.say(escape)
+            progress.result(escape)
+    check(screen.getvalue())
 
 
 def test_tables_and_lines_escape_what_they_show(capsys: pytest.CaptureFixture[str]) -> None:
-    console, stream = terminal()
-    bar = Bar(Output(), console, 3)
-    with bar:
-        for escape in ESCAPES:
-            bar.say(escape)
-            bar.result(escape)
-    check(stream.getvalue())
     out = Output()
-    show(look(), out)
+    view().show(out)
     for escape in ESCAPES:
         out.note(escape)
         out.pairs([(escape, escape)])

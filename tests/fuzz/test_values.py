@@ -13,7 +13,6 @@ import pytest
 
 from pika_balancer import distributions
 from pika_balancer.errors import InvalidArgument, PikaError
-from pika_balancer.simulate import notation
 from pika_balancer.simulate.arrivals import Trace
 from pika_balancer.simulate.trace import read_trace
 from tests.depth import sized
@@ -76,22 +75,22 @@ def test_every_message_can_be_printed_and_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     ["exp:1e200", "fixed:1e16", "exp:1e-200", "lognormal:mean=1s,cv=1e200", "gamma:mean=1s,cv=1e-200"],
 )
-def test_durations_beyond_all_time_are_refused_where_they_come_in(law: str) -> None:
+def test_durations_out_of_range_are_refused_when_they_are_read(distribution: str) -> None:
     with pytest.raises(InvalidArgument, match=r"must be a number from \S+ to 1e\+15"):
-        notation.parse_distribution(law)
+        distributions.parse_distribution(distribution)
 
 
-def test_laws_at_their_limits_have_moments() -> None:
-    for law in (
+def test_distributions_at_their_limits_have_moments() -> None:
+    for distribution in (
         distributions.Exponential(1e15),
         distributions.Lognormal(1e15, 1e15),
         distributions.Gamma(1e-15, 1e-15),
     ):
-        assert 0 <= law.variance < float("inf")
-        assert law.one(random.Random(1))() >= 0
+        assert 0 <= distribution.variance < float("inf")
+        assert distribution.one(random.Random(1))() >= 0
 
 
 def test_a_duration_that_its_unit_makes_infinite_is_named_by_its_line(tmp_path: Path) -> None:

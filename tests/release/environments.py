@@ -27,7 +27,7 @@ QUICK: Final = (
 """Tests that read data files, such as samples and scripts."""
 CORE: Final = (
     "tests/test_balancer.py",
-    "tests/test_callbacks.py",
+    "tests/test_webhook.py",
     "tests/test_client.py",
     "tests/test_client_sockets.py",
     "tests/test_events.py",
@@ -45,9 +45,9 @@ ROOMS: Final = {
     "cli": ("tests/cli/test_output.py", "tests/cli/test_progress.py", "tests/cli/test_watch.py"),
     "redis": ("tests/store",),
     "sim": ("tests/simulate/test_run.py", "tests/simulate/test_differential.py"),
-    "plot": ("tests/simulate/test_report.py", "tests/cli/test_bench.py"),
+    "plot": ("tests/simulate/test_report.py",),
     "parquet": ("tests/simulate/test_trace.py",),
-    "load": ("tests/load",),
+    "load": ("tests/loadtest",),
     "metrics": ("tests/test_metrics.py",),
 }
 """The tests of each extra."""

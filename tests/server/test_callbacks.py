@@ -217,13 +217,13 @@ async def test_no_connection_is_made_to_an_address_that_is_not_allowed_whatever_
     caplog.set_level(logging.INFO, logger="pika_balancer")
     asked: list[str] = []
 
-    def place(address: str) -> network.Place:
+    def scope(address: str) -> network.Scope:
         asked.append(address)
         return "link-local" if allow else "private"
 
     async with receiver() as hook, running(allow_remote_callbacks=allow) as rig:
         # As if the name had come to mean another machine since it was checked.
-        monkeypatch.setattr(network, "place", place)
+        monkeypatch.setattr(network, "scope", scope)
         await rig.submit(replyUrl=hook.url.replace("127.0.0.1", "localhost"))
         await rig.clock.advance(10)
         await wait_until(lambda: "was not delivered: ClientConnectorError" in caplog.text)

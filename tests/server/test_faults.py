@@ -6,9 +6,11 @@ import random
 import aiohttp
 import pytest
 
-from pika_balancer.server import FAULTS, ConfigError, LocalServer, ScriptedFault, parse_fault
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import FAULTS, LocalServer, ScriptedFault, parse_fault
 from pika_balancer.testing import settle, wait_until
 from tests.chi_square import p_value
+from tests.depth import sized
 from tests.server.conftest import FIRST, Rig, form, running
 
 
@@ -150,19 +152,20 @@ async def test_faults_meet_job_submits_with_good_parameters_only() -> None:
         assert rig.server.statistics().faults == {}
 
 
+@pytest.mark.deep
 async def test_faults_happen_as_often_as_scripted_and_exclude_each_other() -> None:
-    faults = ["429:0.2", "503:0.1", "fail:0.3"]
+    faults, submits = ["429:0.2", "503:0.1", "fail:0.3"], sized(200, 600)
     async with running("10", faults=faults, service="fixed:0s", rng=random.Random(5)) as rig:
-        for _ in range(600):
+        for _ in range(submits):
             await rig.submit(channel=FIRST)
         seen = rig.server.statistics().faults
-    none = 600 - sum(seen.values())
+    none = submits - sum(seen.values())
     observed = [*(seen[name] for name in ("429", "503", "fail")), none]
-    assert p_value(observed, [120, 60, 180, 240]) > 0.001
+    assert p_value(observed, [submits * share for share in (0.2, 0.1, 0.3, 0.4)]) > 0.001
 
 
 def test_a_fault_is_read_from_its_text() -> None:
-    assert parse_fault("429:0.1:15s") == ScriptedFault("429", 0.1, 15.0)
+    assert parse_fault("429:0.1:15s") == parse_fault("429:10%:15s") == ScriptedFault("429", 0.1, 15.0)
     assert parse_fault(" slow:1:500ms ") == ScriptedFault("slow", 1.0, 0.5)
     assert parse_fault("504:0.02").seconds == 180.0
     assert parse_fault("500-but-accepted:0") == ScriptedFault("500-but-accepted", 0.0)
@@ -174,30 +177,31 @@ def test_a_fault_is_read_from_its_text() -> None:
     [
         ("flood:0.1", "known faults: 429, 402, 422, 500, 500-but-accepted, 502, 503, 504, 596, slow, drop, "),
         ("", "known faults: "),
+        ("dorp:0.1", r"did you mean drop\?"),
         ("429", "write NAME:PROB"),
         ("429:", "write NAME:PROB"),
-        ("429:often", "write NAME:PROB"),
-        ("429:nan", "write NAME:PROB"),
-        ("429:1.1", "from 0 to 1"),
-        ("429:-0.1", "from 0 to 1"),
+        ("429:often", "is no share; write it as 1%"),
+        ("429:nan", "is no share"),
+        ("429:1.1", "did you mean 1.1%"),
+        ("429:-0.1", "is no share"),
         ("429:0.1:soon", "is no duration"),
         ("429:0.1:", "is no duration"),
         ("fail:0.1:3s", "takes no parameter"),
     ],
 )
 def test_a_bad_fault_is_explained(text: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem) as caught:
+    with pytest.raises(InvalidArgument, match=problem) as caught:
         parse_fault(text)
     assert caught.value.field == "faults"
 
 
 @pytest.mark.parametrize("param", [-1.0, float("inf"), float("nan")])
 def test_a_fault_made_by_hand_is_checked_too(param: float) -> None:
-    with pytest.raises(ConfigError, match="a duration of at least 0"):
+    with pytest.raises(InvalidArgument, match="a duration of at least 0"):
         ScriptedFault("slow", 1.0, param)
 
 
 def test_probabilities_that_add_up_to_more_than_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"add up to 1\.1"):
+    with pytest.raises(InvalidArgument, match=r"add up to 1\.1"):
         LocalServer(faults=["429:0.6", "503:0.5"])
     LocalServer(faults=["429:0.1"] * 10)

@@ -12,8 +12,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from pika_balancer.server import ConfigError, LocalServer, local
-from pika_balancer.server.errors import Refusal
+from pika_balancer.errors import InvalidArgument
+from pika_balancer.server import LocalServer, local
+from pika_balancer.server.answers import Refusal
+from pika_balancer.server.app import check_host
 from pika_balancer.server.form import READ_WITHIN
 from pika_balancer.testing import wait_until
 from tests.server.conftest import PNG, Rig, Upload, form, running
@@ -76,10 +78,9 @@ async def test_on_an_address_that_others_reach_no_web_page_has_a_name_for_it(
     transport = Mock()
     transport.get_extra_info = lambda name, default=None: ("10.1.2.3", 80) if name == "sockname" else default
     request = make_mocked_request("GET", "/v1/pika/nowhere", {"Host": host}, transport=transport)
-    handlers = LocalServer(allowed_hosts=["My.Box"])._handlers
     refused = contextlib.nullcontext() if good else pytest.raises(Refusal, match="not allowed here")
     with refused:
-        handlers._check_host(request)
+        check_host(request, {"my.box"})
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ async def test_a_sender_that_had_gone_before_its_body_was_read_is_no_error_here(
         assert request.transport is not None
         request.transport.abort()
         await wait_until(lambda: request.transport is None)
-        request.content._exception = None  # there is none where nobody was told, as between two requests
+        request.content._exception = None  # as between two requests
         try:
             response: web.StreamResponse = await handler(request)
             return response
@@ -341,7 +342,7 @@ async def test_a_short_discord_token_is_not_shown_by_its_ends() -> None:
 
 
 def test_a_refused_setting_does_not_carry_the_token_in_its_traceback() -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         LocalServer(token=CANARY, speed=0)
     frames = [frame for frame, _ in traceback.walk_tb(caught.tb)][1:]
     assert frames

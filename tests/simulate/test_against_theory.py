@@ -31,11 +31,14 @@ from pika_balancer.simulate import (
     simulate,
     theory,
 )
-from pika_balancer.simulate.closed_form import closed_form, unsteady
+from pika_balancer.simulate.closed_form import closed_form, why_unstable
+from tests.depth import sized
 
 pytestmark = pytest.mark.no_cover  # hundreds of runs; other tests run the same lines
 
 RUNS = 30
+SHORT = 5
+"""By how much the number of jobs is smaller in the short form."""
 CAPS = {"1x1": 1, "2x3": 6, "6,6,4": 16, "5x6": 30, "12x10": 120}
 LOSS = [
     (caps, load)
@@ -53,6 +56,7 @@ LINE = [
 
 def agrees(scenario: Scenario, expected: Mapping[str, float], *, jobs: int = 10_000, seed: int = 0) -> None:
     """Check each figure to 4 standard errors, from runs that are independent of each other."""
+    jobs = sized(jobs // SHORT, jobs)
     runs = [dict(simulate(scenario, jobs=jobs, seed=seed * 1000 + i).estimates()) for i in range(RUNS)]
     for name, truth in expected.items():
         values = [run[name].value for run in runs]
@@ -61,12 +65,23 @@ def agrees(scenario: Scenario, expected: Mapping[str, float], *, jobs: int = 10_
         assert off <= 4 * error + 1e-9 * abs(truth), (name, truth, statistics.fmean(values), error)
 
 
+def diagonal(grid: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return one load for each kind of caps, from the least load of the first to the largest of the last."""
+    found: list[tuple[str, float]] = []
+    for place, caps in enumerate(CAPS):
+        loads = [load for name, load in grid if name == caps]
+        found.append((caps, loads[place * (len(loads) - 1) // (len(CAPS) - 1)]))
+    return found
+
+
 def test_the_grids_are_large_enough() -> None:
     assert len(LOSS) >= 30
     assert len(LINE) >= 30
+    assert len(diagonal(LOSS)) == len(diagonal(LINE)) == len(CAPS)
 
 
-@pytest.mark.parametrize(("caps", "load"), LOSS)
+@pytest.mark.deep
+@pytest.mark.parametrize(("caps", "load"), sized(diagonal(LOSS), LOSS))
 def test_loss_is_erlang_b(caps: str, load: float) -> None:
     blocked = theory.erlang_b(CAPS[caps], load)
     agrees(
@@ -76,7 +91,8 @@ def test_loss_is_erlang_b(caps: str, load: float) -> None:
     )
 
 
-@pytest.mark.parametrize(("caps", "load"), LINE)
+@pytest.mark.deep
+@pytest.mark.parametrize(("caps", "load"), sized(diagonal(LINE), LINE))
 def test_a_line_is_erlang_c(caps: str, load: float) -> None:
     slots = CAPS[caps]
     expected = {
@@ -90,6 +106,7 @@ def test_a_line_is_erlang_c(caps: str, load: float) -> None:
     agrees(scenario, expected, jobs=20_000, seed=slots)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "law",
     [
@@ -143,6 +160,7 @@ EXACT = {
 }
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", EXACT)
 def test_every_figure_that_is_foretold_comes_true(name: str) -> None:
     scenario = EXACT[name]
@@ -156,14 +174,12 @@ def test_every_figure_that_is_foretold_comes_true(name: str) -> None:
 def test_a_result_names_the_closed_form_that_holds() -> None:
     result = simulate(EXACT["retries"], jobs=2000)
     assert result.theory["wait.mean"] == pytest.approx(0.06209 * 180, rel=1e-3)
-    assert (
-        "retrial queue M/M/c holds exactly in the long run, as no job runs out of tries" in result.notes[-1]
-    )
+    assert result.notes[-1] == "exact value: the retrial queue M/M/c, as no job runs out of tries"
     short = attrs.evolve(EXACT["retries"], when_full=Retry(15, 2, exponential=True))
     assert simulate(short, jobs=2000).theory == {}
     erlang = simulate(Scenario("5x6", Poisson(25 / 180), Lognormal(180, 0.7)), jobs=2000)
     assert erlang.theory["refused_fraction"] == pytest.approx(0.052603, abs=1e-6)
-    assert erlang.notes[-1] == "Erlang B holds exactly in the long run"
+    assert erlang.notes[-1] == "exact value: Erlang B"
 
 
 BASE = Scenario("5x6", Poisson(25 / 180), Exponential(180))
@@ -217,11 +233,11 @@ def test_laws_that_are_exponential_by_another_name_are_known() -> None:
 def test_who_has_no_steady_state_is_told() -> None:
     swamped = attrs.evolve(BASE, arrivals=Poisson(33 / 180))
     line = attrs.evolve(swamped, when_full=Queue())
-    assert simulate(line, jobs=500).notes[-1].startswith("33 erlang are offered to 30 slots: the line grows")
+    assert simulate(line, jobs=500).notes[-1].startswith("no steady state: 33 erlang offered to 30 slots")
     again = attrs.evolve(swamped, when_full=Retry(15, 80))
-    assert "running out of tries" in (unsteady(again) or "")
+    assert "running out of tries" in (why_unstable(again) or "")
     for bounded in (Loss(), Queue(limit=9), Queue(patience=Constant(60))):
-        assert unsteady(attrs.evolve(swamped, when_full=bounded)) is None
-    assert unsteady(attrs.evolve(line, arrivals=Trace([0.0, 1.0]))) is None
+        assert why_unstable(attrs.evolve(swamped, when_full=bounded)) is None
+    assert why_unstable(attrs.evolve(line, arrivals=Trace([0.0, 1.0]))) is None
     fast = [SimulatedAccount(str(i), 6, 2.0) for i in range(5)]
-    assert unsteady(attrs.evolve(line, accounts=fast)) is None
+    assert why_unstable(attrs.evolve(line, accounts=fast)) is None

@@ -1,11 +1,12 @@
 """Two engines, one truth: the same jobs and chance give the same decisions, whatever the scenario."""
 
+import itertools
 import math
 import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.selection.policy import POLICIES
@@ -28,13 +29,12 @@ from pika_balancer.simulate import (
     SimulatedAccount,
     Slowdown,
     Trace,
+    collector,
     simulate,
 )
-from pika_balancer.simulate import collector as tallies
+from tests.depth import examples, sized
 
 pytestmark = pytest.mark.no_cover  # scenario after scenario; other tests run the same lines
-
-FEW = settings(max_examples=150, deadline=None, derandomize=True)
 
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15) | st.just(math.inf)), max_size=3).map(
     lambda pairs: [(begin, begin + length) for begin, length in pairs]
@@ -142,7 +142,8 @@ def balanced(result: Result) -> None:
     assert len(records) == result.jobs == result.completed + result.gave_up + result.unfinished
 
 
-@FEW
+@pytest.mark.deep
+@examples(60, 150)
 @given(scenarios(), st.integers(0, 2**70), st.integers(1, 80) | st.floats(1.0, 60.0))
 def test_both_engines_decide_the_same(scenario: Scenario, seed: int, length: float) -> None:
     how: dict[str, Any] = {"jobs": length} if isinstance(length, int) else {"duration": length}
@@ -152,9 +153,15 @@ def test_both_engines_decide_the_same(scenario: Scenario, seed: int, length: flo
     balanced(slow)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+RULES = [Loss(), Queue(patience=Exponential(1.0)), Retry(0.3, 9, exponential=True)]
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize(
-    "when_full", [Loss(), Queue(patience=Exponential(1.0)), Retry(0.3, 9, exponential=True)]
+    ("policy", "when_full"),
+    sized(
+        list(zip(POLICIES, itertools.cycle(RULES), strict=False)), list(itertools.product(POLICIES, RULES))
+    ),
 )
 def test_they_do_over_blocks_of_jobs_a_long_line_and_many_outages(
     policy: str, when_full: Loss | Queue | Retry, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +185,7 @@ def test_they_do_where_slots_form_a_heap(policy: str) -> None:
 
 
 def test_they_count_alike_where_durations_are_no_longer_kept() -> None:
-    jobs = tallies.EXACT + 5000
+    jobs = collector.EXACT + 5000
     scenario = Scenario("2x2", Poisson(5.0), Exponential(1.0), Queue(limit=3), warm_up=0.01)
     fast, slow = (
         simulate(scenario, jobs=jobs, seed=3, records=True, engine=e) for e in ("numba", "reference")
@@ -192,9 +199,9 @@ def test_both_see_the_same_classes_and_draw_the_same_numbers() -> None:
 
     rng = random.Random(1)
     durations = [math.exp(rng.uniform(-13, 22)) for _ in range(2000)] + [1.0, 2.0, 2.0**-20, 1e-300, 1e300]
-    assert [steps.class_of(d) for d in durations] == [tallies.class_of(d) for d in durations]
+    assert [steps.class_of(d) for d in durations] == [collector.class_of(d) for d in durations]
     for duration in durations[:2000]:
-        low, high = tallies.class_bounds(tallies.class_of(duration))
+        low, high = collector.class_bounds(collector.class_of(duration))
         assert low <= duration < high
     import numpy as np  # noqa: PLC0415 - only here
 

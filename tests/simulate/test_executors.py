@@ -1,4 +1,4 @@
-"""The same results whoever works, and nothing done is lost."""
+"""Results do not depend on the executor, and an interrupt loses none that is done."""
 
 import math
 import os
@@ -66,7 +66,7 @@ class Backwards(Executor):
 EXPECTED = TaskResult(tuple(n * n for n in range(20)), interrupted=False)
 
 
-def test_results_come_in_the_order_of_the_tasks_whoever_works() -> None:
+def test_results_come_in_the_order_of_the_tasks() -> None:
     assert run_all(square, range(20), workers=1) == EXPECTED
     with ThreadPoolExecutor(3) as threads:
         assert run_all(square, range(20), executor=threads) == EXPECTED
@@ -86,17 +86,6 @@ def test_more_tasks_than_are_handed_out_at_once() -> None:
         assert run_all(square, range(1000), executor=threads).results[-1] == 999 * 999
 
 
-def test_a_cluster_s_executor_works() -> None:
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        assert run_all(square, range(20), executor=client.get_executor()) == EXPECTED
-
-
 def test_an_error_in_a_task_calls_back_the_rest() -> None:
     with pytest.raises(ZeroDivisionError, match="three"):
         run_all(fail_at_three, range(500), workers=1)
@@ -105,15 +94,10 @@ def test_an_error_in_a_task_calls_back_the_rest() -> None:
 
 
 def test_progress_tells_how_much_is_left() -> None:
-    clock = iter(float(second) for second in range(100))
     seen: list[RunProgress] = []
-    run_all(square, range(4), workers=1, progress=seen.append, now=lambda: next(clock))
-    assert seen == [
-        RunProgress(1, 4, 1.0, 3.0),
-        RunProgress(2, 4, 2.0, 2.0),
-        RunProgress(3, 4, 3.0, 1.0),
-        RunProgress(4, 4, 4.0, 0.0),
-    ]
+    run_all(square, range(4), workers=1, progress=seen.append)
+    assert [(at.done, at.total) for at in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [at.left for at in seen] == [pytest.approx(at.elapsed / at.done * (4 - at.done)) for at in seen]
 
 
 def test_progress_is_told_while_nothing_ends() -> None:
@@ -125,7 +109,7 @@ def test_progress_is_told_while_nothing_ends() -> None:
         release.set()
 
     def held(number: int) -> int:
-        assert release.wait(30)
+        assert release.wait(120)
         return number
 
     with ThreadPoolExecutor(1) as pool:
@@ -158,9 +142,10 @@ def test_an_interrupt_keeps_what_is_done(where: str) -> None:
 
 
 SCRIPT = """
+import signal
 import sys
 import time
-from pika_balancer.simulate.executors import run_all
+from pika_balancer.simulate.replicate import run_all
 
 def work(number):
     if number >= 2:
@@ -170,6 +155,8 @@ def work(number):
     return number
 
 if __name__ == "__main__":
+    # As at a terminal: a test run that ignores SIGINT hands that on to this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcome = run_all(work, range(6), workers=2, progress=lambda at: print("done", at.done, flush=True))
     print(outcome.results, outcome.interrupted, flush=True)
 """
@@ -186,14 +173,18 @@ def test_ctrl_c_ends_a_pool_of_processes_at_once(tmp_path: Path) -> None:
         cwd=ROOT,
         start_new_session=True,
     ) as process:
-        assert process.stdout is not None
-        seen = ""
-        while "done 2" not in seen or seen.count("working") < 2:
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            seen += line
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
-        out, err = process.communicate(timeout=30)
+        try:
+            assert process.stdout is not None
+            seen = ""
+            while "done 2" not in seen or seen.count("working") < 2:
+                line = process.stdout.readline()
+                assert line, process.communicate()[1]
+                seen += line
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
+            out, err = process.communicate(timeout=120)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # it would not end by itself
+            raise
     assert out.endswith("(0, 1, None, None, None, None) True\n")
     assert not err, err
     assert process.returncode == 0

@@ -3,11 +3,11 @@
 `python -m tests.soak --jobs 10000 --seed 7 --mode shared`, or `--minutes 60`, prints what happened and what
 should not have, and exits with 1 if there is such a thing.
 
-Workers come to an end all the time, by a refused subscription, by a planned drain or by a rude close, and the
-next dispatcher takes over their jobs from records. Callers are cancelled at random moments. A person answers
-the moderation messages of paused accounts. A landlord lowers and raises caps, takes accounts away and gives
-them back, and the balancers learn of it when they read the map again.
+Each worker's dispatcher ends by a refused subscription, a planned drain or a close without drain, and the
+next one takes over its jobs from records. Callers are cancelled at random moments. Paused accounts are
+resumed after a while. Caps change, accounts are removed and come back, and the balancers learn of it at their
+next refresh.
 
-`server` is the service; `worker`, `landlord` and `whole` make the trouble; `ledger`, `weight` and `audit`
-judge; `report` tells.
+`server` is the service; `worker`, `account_churn` and `whole` cause the trouble; `ledger`, `weight` and
+`audit` check; `report` prints.
 """

@@ -38,7 +38,7 @@ def check_slots(soak: "Soak") -> Iterator[str]:
     if ledger.taken != sum(channel["jobs"] for channel in statistics["channels"].values()):
         yield f"the server told of {ledger.taken} jobs, and counts others: {statistics['channels']}"
     for channel in statistics["channels"].values():
-        if channel["peak_in_flight"] > soak.landlord.highest[channel["channel"]] or channel["in_flight"]:
+        if channel["peak_in_flight"] > soak.account_churn.highest[channel["channel"]] or channel["in_flight"]:
             yield f"slots of the server: {channel}"
     if {*+ledger.again} - MAY_BE_SENT_AGAIN:
         yield f"jobs were sent again after {dict(ledger.again)}"

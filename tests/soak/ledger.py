@@ -1,4 +1,4 @@
-"""What became of each job, from all that was told of it, for as long as somebody may still tell more."""
+"""What became of each job, by the events, the callers and the server."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class Entry:
     ends: list[str] = attrs.Factory(list[str])
     """Statuses and errors of `Ended` and `Failed`: there should be one."""
     told: list[str] = attrs.Factory(list[str])
-    """What the caller, and then whoever followed a handle of it, was told: the last one counts."""
+    """What the caller, and then each follower of a handle, got; the last one counts."""
     cancelled: bool = False
     holders: int = 0
     """Callers and followers that are not through with it."""
@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """Whether the service may have it and nobody has told its end."""
+        """Whether the service may have it and no end was reported."""
         return self.submitting > self.refused and not self.ends
 
     @property
@@ -58,7 +58,7 @@ class Entry:
         """Whether it is right that the job's end at the server was not told as such."""
         if self.ends != ["SubmissionUnknown"] or self.taken is None:
             return False
-        # Either nobody can see it, or it came and went before anybody could look: its caller knows that much.
+        # Either the service hides it, or it ended before a pass could see it: its caller knows that much.
         return self.taken[1] == "lost" or self.uncertain + self.detach > 0
 
     def problems(self) -> Iterator[str]:
@@ -70,7 +70,7 @@ class Entry:
         if len(self.ends) > 1:
             yield "ended more than once"
         if sent and not self.ends:
-            yield "sent, and nobody told its end"
+            yield "sent, and no end was reported"
         if self.ends and told not in (*self.ends, None):
             yield f"the caller was told {told}"
         if told is None and not self.cancelled:
@@ -93,7 +93,7 @@ class Ledger:
     as much after a week as after a minute. One that is not right yet stays until the end.
 
     Args:
-        complain: Is told what should not have happened.
+        complain: Called with a description of each violation.
         excuse: Whether a channel's cap may have been another one, since that moment, than balancers knew.
     """
 
@@ -127,21 +127,21 @@ class Ledger:
     knocks: int
     """Those of them for which no change of the account map is an excuse."""
     hung_up: int
-    """Jobs whose answer nobody has read; the answer may have been that the channel is full."""
+    """Jobs whose answer was not read; it may have been that the channel is full."""
     hung_up_excused: int
     """Those of them for which a change of the account map is an excuse."""
 
     def begin(self, reply_ref: str, verb: str) -> Entry:
-        """Note that somebody wants a job done."""
+        """Add a job."""
         entry = self.entries[reply_ref] = Entry(reply_ref, verb)
         self.begun += 1
         return entry
 
     def observe(self, event: Event) -> None:
-        """Note an event."""
+        """Record an event."""
         self.events[type(event).__name__] += 1
         if isinstance(event, JobEvent):
-            # If it is nobody's, or told of long after its end, it shows as a complaint.
+            # An event of an unknown job, or long after its end, shows as a complaint.
             entry = self.entries.get(event.reply_ref) or self.begin(event.reply_ref, event.verb)
             entry.channel = event.channel
             self._note(entry, event)
@@ -178,14 +178,12 @@ class Ledger:
         return self._excuse(str(entry.channel), entry.sent_at)
 
     def learn(self, news: list[tuple[str, str, str]]) -> None:
-        """Note jobs that the server has taken: reference, id and outcome of each."""
+        """Record jobs that the server has taken: reference, id and outcome of each."""
         for reply_ref, jobid, outcome in news:
             self.taken += 1
             entry = self.entries.get(reply_ref)
             if entry is None:
-                self._complain(
-                    f"a job of nobody's, or of somebody who has been told its end: {reply_ref} {jobid}"
-                )
+                self._complain(f"an unknown job, or one whose caller was told its end: {reply_ref} {jobid}")
             elif entry.taken is not None:
                 self._complain(f"taken a second time as {jobid}: {entry}")
             else:

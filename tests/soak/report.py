@@ -33,9 +33,11 @@ def document(soak: Soak) -> dict[str, Any]:
             "of them without an excuse": ledger.knocks,
         },
         "lives": {why: sum(worker.lives[why] for worker in soak.workers) for why in _ways(soak)},
-        "account map": dict(soak.landlord.changes) | {"pauses ended by a person": soak.resumed},
+        "account map": dict(soak.account_churn.changes) | {"pauses ended by a person": soak.resumed},
         "peaks": {
-            channel["channel"]: f"{channel['peak_in_flight']} of {soak.landlord.highest[channel['channel']]}"
+            channel[
+                "channel"
+            ]: f"{channel['peak_in_flight']} of {soak.account_churn.highest[channel['channel']]}"
             for channel in channels
         },
         "server": statistics,

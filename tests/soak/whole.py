@@ -17,8 +17,8 @@ from pika_balancer.events import Ended, Event, Paused
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.store.redis.store import RedisStore
 from tests.redis_servers import Server, make
+from tests.soak.account_churn import REFRESH_EVERY, AccountChurn
 from tests.soak.audit import check_empty, check_slots
-from tests.soak.landlord import REFRESH_EVERY, Landlord
 from tests.soak.ledger import Ledger
 from tests.soak.server import CAPS, ScaledClock, ServerProcess, server_process
 from tests.soak.weight import WEIGHED, Weight, open_files, take_census, too_heavy, weigh
@@ -45,7 +45,7 @@ class SharedStore(RedisStore):
         self._scaled = scaled
 
     async def acquire(self, channel: str | None, deadline: float | None) -> Lease:
-        """Wait in line for a slot."""
+        """Wait for a slot."""
         return await super().acquire(channel, None if deadline is None else self._here(deadline))
 
     async def cool_down(self, channel: str, until: float) -> None:
@@ -91,7 +91,7 @@ class Soak:
         self.client: PikaClient
         self.patient: PikaClient
         self.service: ServerProcess
-        self.landlord: Landlord
+        self.account_churn: AccountChurn
         self.shared: Server | None = None
         self.workers: list[Worker] = []
         self.balancers: list[Balancer] = []
@@ -124,11 +124,11 @@ class Soak:
         return self.share >= 1
 
     def complain(self, what: str) -> None:
-        """Note something that should not have happened."""
+        """Record a violation."""
         self.complaints.append(what)
 
     def observe(self, place: int, event: Event) -> None:
-        """Note an event of the balancer in that place, and see to paused accounts."""
+        """Record an event of the balancer in that place, and resume paused accounts later."""
         self.ledger.observe(event)
         match event:
             case Ended(status="completed", jobid=str(jobid)):
@@ -176,7 +176,7 @@ class Soak:
             # Its time runs with the service's, but long enough for a machine that has other things to do.
             PikaClient("user:1-soak", base_url=self.service.url, timeout=400, clock=self.clock)
         )
-        # Whoever is no worker waits in the machine's time.
+        # Other callers wait in the machine's time.
         self.patient = await stack.enter_async_context(PikaClient("user:1-soak", base_url=self.service.url))
         accounts = [Account(channel, cap) for channel, cap in CAPS.items()]
         chances = [random.Random(self.seed + place) for place in range(WORKERS)]
@@ -198,7 +198,7 @@ class Soak:
                 observer=functools.partial(self.observe, place),
             )
             self.balancers.append(await stack.enter_async_context(balancer))
-        self.landlord = Landlord(
+        self.account_churn = AccountChurn(
             self.patient, self.balancers, clock=self.clock, rng=self.rng, complain=self.complain
         )
         for place in range(WORKERS):
@@ -213,7 +213,7 @@ class Soak:
     async def _work(self) -> None:
         """Let the workers live, and end with them, or with whatever else ends."""
         parts: tuple[Coroutine[Any, Any, None], ...]
-        parts = (self._live(), self._watch(), self._listen(), self.landlord.work())
+        parts = (self._live(), self._watch(), self._listen(), self.account_churn.work())
         tasks = [asyncio.create_task(part) for part in parts]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -260,7 +260,7 @@ class Soak:
         self.ledger.settle()
 
     async def _answer(self, balancer: Balancer, channel: str) -> None:
-        """Be the person who sees to a paused account a little later."""
+        """Resume a paused account a little later, as a person would."""
         await self.clock.sleep(self.rng.uniform(20, 120))
         await balancer.resume(channel)
         self.resumed += 1
@@ -283,10 +283,10 @@ class Soak:
             self.complain(complaint)
 
     def _excuses(self, channel: str, since: float) -> bool:
-        return self.landlord.excuses(channel, since)
+        return self.account_churn.excuses(channel, since)
 
     def _state(self) -> str:
-        """Return how everything stands, for whoever wonders why nothing happens."""
+        """Return the state of everything, for the error of a soak that is stuck."""
         lines = [repr(balancer.statistics()) for balancer in self.balancers]
         lines += [f"{dispatcher!r} {dispatcher.handles}" for dispatcher in self.dispatchers]
         lines += [repr(task) for task in asyncio.all_tasks()]

@@ -1,4 +1,4 @@
-"""Those who have jobs done, one dispatcher after the other, and those who call them."""
+"""Workers: one dispatcher after the other, and its callers."""
 
 import asyncio
 import contextlib
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from tests.soak.whole import Soak
 
 CALLERS: Final = 14
-"""How many jobs each worker has on their way or in line: together more than there are slots."""
+"""Jobs of each worker that wait or run: together more than there are slots."""
 DOOMED: Final = 0.03
-"""The share of callers that are cancelled."""
+"""Share of callers that are cancelled."""
 ENTRIES: Final = 50
-"""How often a worker tries to begin while the service does not tell in time what executes."""
+"""How often a worker tries to enter a dispatcher while the service answers too late."""
 
 
 class Worker:
-    """One dispatcher after the other over one balancer, and those who call it."""
+    """One dispatcher after the other over one balancer, and its callers."""
 
     def __init__(self, name: str, soak: "Soak", balancer: Balancer, callbacks: Webhook | None) -> None:
         self.name = name
@@ -87,7 +87,7 @@ class Worker:
             self.soak.client,
             self.balancer,
             name=self.name,
-            callbacks=self.callbacks,
+            webhook=self.callbacks,
             rng=self.rng,
             clock=self.soak.clock,
         )
@@ -112,7 +112,7 @@ class Worker:
         """End the dispatcher and return the records of what still runs."""
         if why == "rude":
             await dispatcher.close()
-            # As a journal would have them, written by somebody else.
+            # As a journal would have them.
             return [
                 {
                     "version": 1,
@@ -124,8 +124,8 @@ class Worker:
                 for entry in self.mine.values()
                 if entry.open
             ]
-        patience = {"enough": None, "refused": 0.0}.get(why, self.rng.choice([0.0, 5.0, 60.0]))
-        records = await dispatcher.drain(patience)
+        timeout = {"enough": None, "refused": 0.0}.get(why, self.rng.choice([0.0, 5.0, 60.0]))
+        records = await dispatcher.drain(timeout)
         self.soak.check_empty(dispatcher)
         return records
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from pika_balancer.testing import ManualClock
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 

@@ -1,4 +1,4 @@
-"""One process of a fleet, told what to do by a line of JSON on its command line; tells what it did on stdout.
+"""One process of a fleet, controlled by JSON on its command line; prints its results.
 
 `jobs` runs jobs on a server until SIGTERM; `turns` takes and gives back slots in a loop and notes when.
 """
@@ -36,7 +36,7 @@ class WrongClock:
 
 
 async def jobs(store: RedisStore, clock: WrongClock, what: dict[str, Any], stop: asyncio.Event) -> int:
-    """Run jobs, so many at once, until told to stop; return how many were done."""
+    """Run jobs, so many at once, until stopped; return how many were done."""
     done = 0
     async with (
         PikaClient("user:1-fleet", base_url=what["base_url"], clock=clock) as client,
@@ -55,7 +55,7 @@ async def jobs(store: RedisStore, clock: WrongClock, what: dict[str, Any], stop:
         ended, _ = await asyncio.wait([*workers, stopping], return_when=asyncio.FIRST_COMPLETED)
         for task in ended - {stopping}:
             task.result()  # nothing but the signal is to end it
-        await dispatcher.drain(5)
+        await dispatcher.drain(60)
         for result in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(result, BaseException) and not isinstance(result, PikaError):
                 raise result
@@ -63,7 +63,10 @@ async def jobs(store: RedisStore, clock: WrongClock, what: dict[str, Any], stop:
 
 
 async def turns(store: RedisStore, what: dict[str, Any], stop: asyncio.Event) -> list[list[list[float]]]:
-    """Take a slot, hold it, give it back, over and over; return per waiter when it asked, got and gave."""
+    """Take a slot, hold it, give it back, over and over, and say once every waiter has had its turns.
+
+    Returns per waiter and turn when it asked, got, gave, and knew that the server knew.
+    """
     await store.update([Account(*account) for account in what["accounts"]])
     notes: list[list[list[float]]] = [[] for _ in range(what["workers"])]
 
@@ -75,9 +78,11 @@ async def turns(store: RedisStore, what: dict[str, Any], stop: asyncio.Event) ->
             await asyncio.sleep(what["hold"])
             gave = time.monotonic()
             owed = store.release(lease)
-            mine.append([asked, got, gave])
             if owed is not None:
                 await owed
+            mine.append([asked, got, gave, time.monotonic()])
+            if len(mine) == what["turns"] and all(len(others) >= what["turns"] for others in notes):
+                print("enough", flush=True)
 
     await asyncio.gather(*map(work, notes))
     return notes
@@ -90,7 +95,7 @@ async def main(what: dict[str, Any]) -> None:
     store = RedisStore(
         what["store"], what["pool"], lease_ttl=what["lease_ttl"], first_start=True, clock=clock
     )
-    print("ready", flush=True)  # noqa: T201 - to whoever started it
+    print("ready", flush=True)
     try:
         if what["task"] == "jobs":
             result: object = await jobs(store, clock, what, stop)
@@ -98,7 +103,7 @@ async def main(what: dict[str, Any]) -> None:
             result = await turns(store, what, stop)
     finally:
         await store.close()
-    print(json.dumps(result), flush=True)  # noqa: T201 - the same
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import attrs
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,14 +23,15 @@ from pika_balancer.selection.policy import POLICIES
 from pika_balancer.selection.selector import Selector
 from pika_balancer.store.redis.store import RedisStore
 from pika_balancer.testing import ManualClock
-from tests.pools import Pool, advance, quiet
+from tests.depth import examples
+from tests.redis_pool import Pool, advance, quiet
 from tests.redis_servers import Servers
 
 CHANNELS = ("a", "b", "c", "d")
 
 
 class Chance(random.Random):
-    """What the server makes of one draw: the draw itself, and then Park and Miller's sequence from it."""
+    """The server's random numbers for one pick: the caller's, then Park and Miller's sequence."""
 
     first: float
     seed_: float | None
@@ -48,14 +48,14 @@ class Chance(random.Random):
         return drawn
 
 
-def comparable(books: Snapshot) -> tuple[list[AccountState], list[AccountState]]:
-    """Return the accounts in the map, and those not any more: their order and cap are of no account."""
-    gone = [attrs.evolve(account, max_jobs=1) for account in books.accounts if account.removed]
-    return [account for account in books.accounts if not account.removed], sorted(gone, key=str)
+def comparable(snapshot: Snapshot) -> tuple[list[AccountState], list[AccountState]]:
+    """Return the accounts in the map, and those not any more: their order and cap do not matter."""
+    removed = [attrs.evolve(account, max_jobs=1) for account in snapshot.accounts if account.removed]
+    return [account for account in snapshot.accounts if not account.removed], sorted(removed, key=str)
 
 
 class Both(RuleBasedStateMachine):
-    """A random walk of a store and a selector, which agree after every step."""
+    """Random operations on a store and a selector, which agree after every step."""
 
     servers: ClassVar[Servers]
     kind: ClassVar[str] = "valkey"
@@ -76,9 +76,8 @@ class Both(RuleBasedStateMachine):
         self.stores = [self.pool.open(policy=policy, rng=self.chance) for _ in range(2)]
         self.oracle = Chance()
         self.selector = Selector(rng=self.oracle, policy=policy)
-        # The server has its candidates in map order, whatever the rule.
-        self.selector._uniform = False
-        self.selector._rule.ordered = True
+        # The server picks among candidates in map order, so the selector has to keep that order, too.
+        self.selector._uniform, self.selector._rule.ordered = False, True
         self.update(caps)
 
     def run(self, step: Awaitable[object]) -> object:
@@ -163,9 +162,9 @@ class Both(RuleBasedStateMachine):
         self.update(caps, order)
 
     def update(self, caps: list[int], order: Sequence[str] = CHANNELS) -> None:
-        accounts = [Account(channel, cap) for channel, cap in zip(order, caps, strict=False)]
-        self.selector.update(accounts)
-        self.run(self.stores[0].update(accounts))
+        self.accounts = [Account(channel, cap) for channel, cap in zip(order, caps, strict=False)]
+        self.selector.update(self.accounts)
+        self.run(self.stores[0].update(self.accounts))
 
     @rule(
         who=st.integers(0, 1),
@@ -198,8 +197,8 @@ class Both(RuleBasedStateMachine):
 
         assert comparable(fleet.snapshot) == comparable(self.selector.snapshot(now=now))
         for store in self.stores:
-            # What a process last heard is behind by what others have done; a look makes it good.
-            self.runner.run(self.look(store))
+            # A process does not hear of every change that others make; an update brings all of them.
+            self.run(store.update(self.accounts))
             assert comparable(store.snapshot()) == comparable(fleet.snapshot)
             assert store.explain().keys() == self.selector.explain(now=now).keys()
             assert store.explain() == self.selector.explain(now=now) or self.policy == "round_robin"
@@ -207,12 +206,6 @@ class Both(RuleBasedStateMachine):
                 expected = self.selector.why_unavailable(channel, now=now)
                 found = store.why_unavailable(channel)
                 assert (found and found.reason) == (expected and expected.reason)
-
-    async def look(self, store: RedisStore) -> None:
-        """Have the store look at the server."""
-        answer = await store._session.call("look", tuple).future
-        assert answer is not None
-        store._session.surveyed(answer.items)
 
     def teardown(self) -> None:
         if hasattr(self, "stores"):
@@ -223,9 +216,8 @@ class Both(RuleBasedStateMachine):
 
 
 @pytest.mark.no_cover  # walk after walk; other tests run the same lines
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", ["valkey"])
 def test_the_store_answers_as_the_selector_does(kind: str, servers: Servers) -> None:
     machine = type("OnServer", (Both,), {"servers": servers, "kind": kind})
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=examples(12, 100, stateful_step_count=25))

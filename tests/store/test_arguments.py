@@ -1,18 +1,19 @@
-"""What a shared store is given: each thing that cannot work is named before anything is sent."""
+"""Arguments of a shared store: one that cannot work is named before anything is sent."""
 
+import asyncio
 from typing import Any
 
 import pytest
 import redis
-from redis import exceptions
+from redis.asyncio import Connection, ConnectionPool, Redis
 
-from pika_balancer import InvalidArgument, NoCapacity
+from pika_balancer import InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.store.errors import no_capacity
-from pika_balancer.store.redis.connection import Away, ServerRefused
 from pika_balancer.store.redis.store import RedisStore
-from tests.redis_servers import free_port
+from tests.redis_pool import is_away, until
+from tests.store.fake_server import Command, fake_server
 
-NOBODY = f"redis://127.0.0.1:{free_port()}"
+NOBODY = "redis://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
@@ -37,21 +38,16 @@ def test_what_cannot_work_is_named(field: str, options: dict[str, Any]) -> None:
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", 7])
-async def test_a_job_is_adopted_by_a_name_in_one_line(key: Any) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        await RedisStore(NOBODY).adopt("1", key)
-    assert caught.value.field == "key"
+@pytest.mark.parametrize("name", ["", "a\nb", 7])
+async def test_channels_and_keys_are_names_in_one_line(name: Any) -> None:
+    store = RedisStore(NOBODY)
+    for field, call in (("key", store.adopt("1", name)), ("channel", store.acquire(name, None))):
+        with pytest.raises(InvalidArgument) as caught:
+            await call
+        assert caught.value.field == field
 
 
-@pytest.mark.parametrize("channel", ["", "a\nb", 7])
-async def test_a_channel_is_a_name_in_one_line(channel: Any) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        await RedisStore(NOBODY).acquire(channel, None)
-    assert caught.value.field == "channel"
-
-
-async def test_a_rest_ends_some_time_and_only_a_lease_is_released() -> None:
+async def test_a_cooldown_has_an_end_and_only_a_lease_is_released() -> None:
     store, something = RedisStore(NOBODY), "lease"
     with pytest.raises(InvalidArgument, match="pause"):
         await store.cool_down("1", float("inf"))
@@ -59,39 +55,84 @@ async def test_a_rest_ends_some_time_and_only_a_lease_is_released() -> None:
         store.release(something)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
 
 
-def test_sentinels_by_url_with_everything() -> None:
-    store = RedisStore("rediss+sentinel://me:s%40cret@one:1,two:2/ours/3?sentinel_password=other")
-    pool = store._connection._client.connection_pool
-    options = pool.connection_kwargs
-    assert (pool.service_name, options["username"], options["password"], options["db"]) == (
-        "ours",
-        "me",
-        "s@cret",
-        3,
-    )
-    sentinels = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
-    assert [(one["host"], one["port"], one["password"]) for one in sentinels] == [
-        ("one", 1, "other"),
-        ("two", 2, "other"),
-    ]
-    assert "cret" not in repr(store)
-    assert "ssl" in pool.connection_class.__name__.lower()
+def array(*words: str) -> bytes:
+    parts = (b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
+    return b"*%d\r\n" % len(words) + b"".join(parts)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (exceptions.ConnectionError("gone"), Away),
-        (exceptions.ReadOnlyError("a replica"), Away),
-        (exceptions.ResponseError("MISCONF the disk is full"), Away),
-        (exceptions.OutOfMemoryError("OOM command not allowed"), Away),
-        (exceptions.ResponseError("WRONGTYPE of key"), ServerRefused),
-        (exceptions.NoPermissionError("NOPERM"), ServerRefused),
-        (ZeroDivisionError("a fault of the client"), ServerRefused),
-    ],
-)
-def test_a_failure_is_one_that_time_heals_or_not(error: Exception, kind: type[Exception]) -> None:
-    assert type(RedisStore(NOBODY)._connection._failure(error)) is kind
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_sentinels_by_url_with_everything(scheme: str) -> None:
+    def of_primary(said: Command) -> bytes:
+        return array() if said[0] == "HELLO" else b"+OK\r\n"
+
+    def of_sentinel(said: Command) -> bytes:
+        if said[:2] == ("SENTINEL", "MASTERS"):
+            status = {"name": "ours", "ip": "127.0.0.1", "port": str(primary.port), "flags": "master"}
+            status |= {"num-other-sentinels": "1", "num-slaves": "0", "quorum": "1"}
+            flat = array(*(word for pair in status.items() for word in pair))
+            if any(said[0] == "HELLO" for said in sentinel.commands):  # RESP3, which has maps
+                flat = b"%%%d\r\n" % len(status) + flat.partition(b"\r\n")[2]
+            return b"*1\r\n" + flat
+        if said[0] == "SENTINEL":
+            return array("127.0.0.1", str(primary.port))
+        return of_primary(said)
+
+    async with fake_server(of_primary) as primary, fake_server(of_sentinel) as sentinel:
+        sentinels = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
+        url = f"{scheme}+sentinel://me:s%40cret@{sentinels}/ours/3?sentinel_password=other"
+        store = RedisStore(url)
+        assert "cret" not in repr(store)
+        asking = asyncio.create_task(store.acquire(None, None))
+        # The first sentinel does not answer, so the second one is asked.
+        if scheme == "rediss":
+            await until(lambda: b"\x16" in primary.first_bytes)  # a TLS handshake
+            assert primary.commands == []
+        else:
+            await until(lambda: ("SELECT", "3") in primary.commands)
+            assert ("AUTH", "me", "s@cret") in [said for said in primary.commands if said[0] == "AUTH"]
+        assert {said[-2:] for said in sentinel.commands} & {("AUTH", "other"), ("default", "other")}
+        asking.cancel()
+        await asyncio.wait([asking])
+        await store.close()
+
+
+@pytest.mark.parametrize("words", ["READONLY a replica", "MISCONF the disk is full", "OOM not allowed"])
+async def test_a_passing_failure_is_waited_out(words: str) -> None:
+    def answer(said: Command) -> bytes:
+        return f"-{words}\r\n".encode() if said[0].startswith("EVAL") else b"+OK\r\n"
+
+    async with fake_server(answer) as server:
+        store = RedisStore(f"redis://127.0.0.1:{server.port}")
+        asking = asyncio.create_task(store.acquire(None, None))
+        await until(lambda: is_away(store))
+        await until(lambda: sum(said[0].startswith("EVAL") for said in server.commands) > 1)
+        assert not asking.done()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await store.close()
+
+
+@pytest.mark.parametrize("words", ["WRONGTYPE of key", "NOPERM no rights"])
+async def test_a_lasting_failure_is_raised_at_once(words: str) -> None:
+    def answer(said: Command) -> bytes:
+        return f"-{words}\r\n".encode() if said[0].startswith("EVAL") else b"+OK\r\n"
+
+    async with fake_server(answer) as server:
+        store = RedisStore(f"redis://127.0.0.1:{server.port}")
+        with pytest.raises(StoreUnavailable, match=r"the server (answers|refuses)"):
+            await store.acquire(None, None)
+        await store.close()
+
+
+async def test_a_fault_of_the_client_is_raised_at_once() -> None:
+    class Broken(Connection):
+        async def connect(self, *_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+    store = RedisStore(Redis(connection_pool=ConnectionPool(connection_class=Broken)))
+    with pytest.raises(StoreUnavailable, match="ZeroDivisionError"):
+        await store.acquire(None, None)
+    await store.close()
 
 
 def test_without_a_reason_the_advice_is_to_wait_longer() -> None:

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from pika_balancer.store.redis.scripts import KEYS, script
-from tests.pools import Pool
+from tests.redis_pool import Pool
 from tests.redis_servers import Servers
 
 
@@ -25,7 +25,7 @@ class Caller:
         return str(self._client.eval(script(operation).text, len(KEYS), *self._keys, *values))
 
     def listen(self, process: str) -> Any:
-        """Return what hears what is published for the process."""
+        """Return a subscription to the messages for the process."""
         client: Any = self._client
         ear = client.pubsub()
         ear.subscribe(self._keys[0].removesuffix("meta") + f"to:{process}")
@@ -34,7 +34,7 @@ class Caller:
 
     def count(self) -> int:
         """Return how many leases there are."""
-        return int(str(self._client.hlen(self._keys[KEYS.index("held")])))
+        return int(str(self._client.hlen(self._keys[KEYS.index("leases")])))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def caller(servers: Servers) -> Iterator[Caller]:
     pool = Pool(servers["valkey"])
     with pool.server.client() as client:
         caller = Caller(pool, client)
-        caller.say("beat", 1, "somebody", "1", "0")
+        caller.say("heartbeat", 1, "label", "1", "0")
         caller.say("update", 2, 0, "0", 2)
         yield caller
     pool.delete()
@@ -53,14 +53,14 @@ def test_a_call_that_was_overtaken_changes_nothing(caller: Caller) -> None:
     caller.say("acquire", 5, "p/1", "", 0.5, "1")
     assert caller.say("acquire", 4, "p/2", "", 0.5, "1") == "<"
     assert caller.say("release", 4, "p/1") == "<"
-    assert caller.say("beat", 4, "somebody", "1", "0") == "<"
+    assert caller.say("heartbeat", 4, "label", "1", "0") == "<"
     assert caller.count() == 1
 
 
-def test_a_call_that_arrives_twice_means_the_same_leases_and_places(caller: Caller) -> None:
-    wishes = [part for i in range(4) for part in (f"p/{i}", "", 0.5, "1")]
-    once = caller.say("acquire", 3, *wishes).split("\n")
-    again = caller.say("acquire", 3, *wishes).split("\n")
+def test_a_call_that_arrives_twice_means_the_same_leases_and_tickets(caller: Caller) -> None:
+    requests = [part for i in range(4) for part in (f"p/{i}", "", 0.5, "1")]
+    once = caller.say("acquire", 3, *requests).split("\n")
+    again = caller.say("acquire", 3, *requests).split("\n")
     assert caller.count() == 2
     # The counts that come with the grants are those of the moment; the channels and the tickets are the same.
     assert once[-7::2] == again[-7::2]
@@ -75,24 +75,24 @@ def test_a_release_that_arrives_twice_frees_one_slot(caller: Caller) -> None:
     assert caller.count() == 1
 
 
-def test_a_stranger_is_told_so(caller: Caller) -> None:
-    caller.say("beat", 3, "somebody", "1", "1")
+def test_an_unknown_process_is_refused(caller: Caller) -> None:
+    caller.say("heartbeat", 3, "label", "1", "1")
     assert caller.say("acquire", 4, "p/1", "", 0.5, "1") == "?"
     assert caller.count() == 0
 
 
-def test_whoever_was_passed_as_deaf_comes_before_a_newcomer_once_it_listens(caller: Caller) -> None:
+def test_a_waiter_that_could_not_be_told_comes_before_a_newcomer(caller: Caller) -> None:
     caller.say("acquire", 3, "p/1", "", 0.5, "1", "p/2", "", 0.5, "1")
-    caller.say("beat", 1, "another", "1", "0", process="q")
+    caller.say("heartbeat", 1, "another", "1", "0", process="q")
     caller.say("acquire", 2, "q/1", "", 0.5, "1", process="q")
-    # Nobody hears for `q`: its waiter keeps its place, and the slot stays free.
+    # Process `q` does not listen: its waiter stays in the queue, and the slot stays free.
     caller.say("release", 4, "p/2")
     assert caller.count() == 1
     ear = caller.listen("q")
     assert caller.say("acquire", 5, "p/3", "", 0.5, "0").split("\n")[4 + 1] == "-"
-    told = ear.get_message(timeout=5)
-    assert told is not None
-    assert told["data"].startswith("q/1\n0\n2\n")
+    message = ear.get_message(timeout=5)
+    assert message is not None
+    assert message["data"].startswith("q/1\n0\n2\n")
     ear.close()
 
 

@@ -1,7 +1,7 @@
-"""Dispatchers of several processes on one shared store, against the local server: who counts what, till when.
+"""Dispatchers of several processes on one shared store, against the local server.
 
-A process is a store, a balancer and a dispatcher here. One clock, moved by hand, is everybody's: the
-service's, the shared server's, and the processes'.
+A process is a store, a balancer and a dispatcher here. One clock, moved by hand, is the clock of
+the service, the shared server and the processes.
 """
 
 import asyncio
@@ -19,55 +19,56 @@ from pika_balancer.models import Job
 from pika_balancer.server import LocalServer, ServerStatistics
 from pika_balancer.store import MemoryStore
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import ManualClock, settle, wait_until
-from tests.pools import Pool, quiet
+from pika_balancer.testing import ManualClock, settle
+from tests.fault_proxy import FaultProxy
+from tests.redis_pool import LIMIT, OwnClock, Pool, is_away, quiet, until
 from tests.redis_servers import Servers, make
-from tests.store.test_leases import die
 
 ONE, TWO = "100000000000000001", "100000000000000002"
 TTL = 30.0
 ORPHAN_TTL = 100_000.0
 """Longer than any test: what is free again before was given up for a reason."""
 _STEP: Final = 2.5
+_TURNS: Final = 60
 
 
 class Worker:
     """One process."""
 
-    def __init__(self, site: "Site", store: RedisStore, **options: Any) -> None:
-        self.store = store
+    def __init__(self, site: "Site", name: str, of_store: dict[str, Any], **options: Any) -> None:
+        self.name = name
         self.events: list[Event] = []
+        # Everything in the process follows this clock: stopped, it does nothing more by itself.
+        self._clock = clock = OwnClock(site.clock)
+        self._pool = site.pool
+        self.store = site.pool.open(clock=OwnClock(clock), name=name, **of_store)
         self.balancer = Balancer(
             [Account(channel, cap) for channel, cap in site.caps.items()],
-            store=store,
-            clock=site.clock,
+            store=self.store,
+            clock=clock,
             observer=self.events.append,
         )
-        self.dispatcher = Dispatcher(
-            site.client, self.balancer, clock=site.clock, rng=random.Random(1), **options
-        )
+        self.dispatcher = Dispatcher(site.client, self.balancer, clock=clock, rng=random.Random(1), **options)
 
-    async def fall_silent(self) -> None:
+    def fall_silent(self) -> None:
         """Have the process do nothing any more, and say nothing to the store, as if it had been killed."""
-        dispatcher = self.dispatcher
-        dispatcher._gate.shut(RuntimeError("killed"))  # type: ignore[arg-type]  # nobody is to see it
-        for tasks in (dispatcher._tasks, dispatcher._registry.names):
-            await tasks.cancel()
-        await dispatcher._poller.close()
-        await dispatcher._reconciler.close()
-        die(self.store)
-        await settle()
-        await self.store._connection.close()
+        self._clock.stop()
+        self._pool.disconnect(self.store)
 
     def lose_its_voice(self) -> None:
         """Have no sign of life of the process reach the store any more."""
-        self.store._session._heartbeat.stop()
+        self._pool.silence(self.store)
 
     def find_its_voice(self) -> None:
         """Have the process state to the store what it holds."""
-        self.store._session._ring()
+        self._pool.wake(self.store)
 
-    def told(self, kind: type[Event]) -> list[Any]:
+    async def end(self) -> None:
+        """End it, in whatever state it is."""
+        await self.dispatcher.close()
+        await self.balancer.close()
+
+    def events_of(self, kind: type[Event]) -> list[Any]:
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -82,6 +83,7 @@ class Site:
         self.service: LocalServer
         self.client: PikaClient
         self.workers: list[Worker] = []
+        self._dead: list[Worker] = []
         self._stack = AsyncExitStack()
 
     async def open(self, caps: dict[str, int] | None = None, **options: Any) -> None:
@@ -90,51 +92,52 @@ class Site:
         settings: dict[str, Any] = {"service": "fixed:60s", "rng": random.Random(1)} | options
         self.service = LocalServer(self.caps, clock=self.clock, **settings)
         url = await self._stack.enter_async_context(self.service.run())
-        client = PikaClient("user:canary-token", base_url=url, timeout=5, retries=0)
+        client = PikaClient("user:canary-token", base_url=url, timeout=LIMIT, retries=0)
         self.client = await self._stack.enter_async_context(client)
 
     async def worker(self, *, of_store: dict[str, Any] | None = None, **options: Any) -> Worker:
         """Start a process."""
-        store = self.pool.open(**{"lease_ttl": TTL, "orphan_ttl": ORPHAN_TTL} | (of_store or {}))
-        worker = Worker(self, store, **options)
+        of_store = {"lease_ttl": TTL, "orphan_ttl": ORPHAN_TTL} | (of_store or {})
+        worker = Worker(self, f"worker {len(self.workers) + len(self._dead)}", of_store, **options)
         await worker.balancer.__aenter__()
         self.workers.append(worker)
         await worker.dispatcher.__aenter__()
-        await wait_until(lambda: store._session._subscriber.is_listening)
+        await until(lambda: self.pool.listeners() == len(self.workers))
         return worker
 
     async def kill(self, worker: Worker) -> None:
         """End a process as `kill -9` would."""
         self.workers.remove(worker)
-        self.pool.stores.remove(worker.store)
-        await worker.fall_silent()
+        self._dead.append(worker)
+        worker.fall_silent()
+        await until(lambda: is_away(worker.store))
 
-    async def stop(self, worker: Worker, patience: float | None = 0.0) -> list[dict[str, Any]]:
+    async def stop(self, worker: Worker, timeout: float | None = 0.0) -> list[dict[str, Any]]:
         """End a process in good order; return its records."""
-        records = await worker.dispatcher.drain(patience)
+        records = await worker.dispatcher.drain(timeout)
         await worker.balancer.close()
         self.workers.remove(worker)
         return records
 
     async def close(self) -> None:
         """End what is left."""
-        for worker in self.workers:
-            await worker.dispatcher.close()
-            await worker.balancer.close()
+        for worker in [*self.workers, *self._dead]:
+            await worker.end()
         await self._stack.aclose()
 
     async def pass_time(self, seconds: float, condition: Callable[[], bool] | None = None) -> None:
         """Move the clock step by step until the condition holds; fail if it does not in that time."""
         stores = [worker.store for worker in self.workers]
         for _ in range(math.ceil(seconds / _STEP)):
-            await asyncio.sleep(0.003)
+            # Client and service are in this event loop: what they say takes turns of it, and no time.
+            await settle(_TURNS)
             await quiet(*stores)
             if condition is not None and condition():
                 return
             await self.clock.advance(_STEP)
         await quiet(*stores)
         if condition is not None:
-            await wait_until(condition, timeout=2)
+            await until(condition)
 
     async def counted(self) -> int:
         """Ask the store how many slots are taken."""
@@ -169,10 +172,18 @@ async def running(site: Site, worker: Worker, count: int = 1) -> "list[asyncio.T
     """Have so many jobs more executing at the service, with their slots named by their ids."""
     before = site.seen.in_flight
     tasks = [begin(worker) for _ in range(count)]
-    await wait_until(lambda: site.seen.in_flight == before + count)
-    await wait_until(lambda: all(h.jobid in worker.balancer.adopted() for h in worker.dispatcher.handles))
+    await until(lambda: site.seen.in_flight == before + count)
+    await until(lambda: all(h.jobid in worker.balancer.adopted() for h in worker.dispatcher.handles))
     await quiet(worker.store)
     return tasks
+
+
+async def is_back(store: RedisStore, clock: ManualClock) -> None:
+    """Move the clock on until the store has reached its server again."""
+    async with asyncio.timeout(LIMIT):
+        while is_away(store):
+            await clock.advance(1)
+            await asyncio.sleep(0.01)
 
 
 # --- lives of jobs -----------------------------------------------------------------------------------------
@@ -201,7 +212,7 @@ async def test_a_job_that_two_dispatchers_see_takes_one_slot(site: Site) -> None
     assert await site.counted() == 1
     await site.pass_time(60, job.done)
     assert await site.counted() == 0
-    assert not [*here.told(LeaseRevoked), *there.told(LeaseRevoked)]
+    assert not [*here.events_of(LeaseRevoked), *there.events_of(LeaseRevoked)]
     site.check()
 
 
@@ -246,20 +257,16 @@ async def test_a_drained_process_hands_its_jobs_and_slots_to_the_next(site: Site
 
 async def test_the_jobs_of_a_killed_process_are_counted_until_they_end_and_not_for_longer(site: Site) -> None:
     await site.open({ONE: 2}, service="fixed:300s")
+    # Before there are any jobs, so that it looks after none: it has to learn of the orphans by itself.
+    alive = await site.worker(poll_every=10.0)
     dead = await site.worker()
     await running(site, dead, 2)
-    alive = await site.worker(poll_every=10.0)
-    # So that it has nobody's job to look after: it has to learn of the orphans by itself.
-    for lease in alive.balancer.adopted().values():
-        lease.held = False
-        alive.store._session.claims.held.clear()
+    assert not alive.balancer.adopted()
     await site.kill(dead)
     waiting = begin(alive)
     await site.pass_time(TTL + 20)
     fleet = await alive.store.pool_status()
-    assert [(holder.process, holder.orphan) for holder in fleet.holders] == [
-        (alive.store._session._process, False)
-    ] * 2
+    assert [(holder.name, holder.orphan) for holder in fleet.holders] == [(alive.name, False)] * 2
     await site.pass_time(200)
     assert (waiting.done(), site.seen.jobs, await site.counted()) == (False, 2, 2)
     ended_at = 1000.0 + 300
@@ -270,7 +277,7 @@ async def test_the_jobs_of_a_killed_process_are_counted_until_they_end_and_not_f
     site.check()
 
 
-async def test_jobs_that_ended_while_nobody_looked_free_their_slots_with_the_next_look(site: Site) -> None:
+async def test_jobs_that_ended_unnoticed_free_their_slots_at_the_next_reconciliation(site: Site) -> None:
     await site.open({ONE: 1}, service="fixed:5s")
     dead = await site.worker()
     await running(site, dead)
@@ -301,7 +308,7 @@ async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(
     await site.open({ONE: 2}, service="fixed:500s", faults=["slow:1:600s"])
     dead = await site.worker()
     sending = begin(dead)
-    await wait_until(lambda: site.seen.in_flight == 1)
+    await until(lambda: site.seen.in_flight == 1)
     await site.kill(dead)
     alive = await site.worker(search_for=50.0)
     # Once by its id, and for a while by the slot that it was sent on.
@@ -316,7 +323,7 @@ async def test_a_job_that_was_taken_as_its_process_died_is_counted_all_the_same(
     site.check()
 
 
-@pytest.mark.parametrize("broken", ["not told", "without a channel"])
+@pytest.mark.parametrize("broken", ["not listed", "without a channel"])
 async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
     site: Site, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -327,7 +334,7 @@ async def test_a_slot_without_a_name_stays_while_any_job_may_be_its(
     ask = site.client.job
 
     async def job(jobid: str) -> Job:
-        if broken == "not told":
+        if broken == "not listed":
             raise NotFound("unknown", status=404)
         return Job((await ask(jobid)).jobid, status="progress")
 
@@ -346,9 +353,9 @@ async def test_a_slot_that_is_kept_by_a_reference_goes_once_the_job_is_counted_b
     await site.open({ONE: 3}, service="fixed:300s", faults=["500-but-accepted:1"])
     dead = await site.worker()
     job = begin(dead)
-    await wait_until(lambda: any(key.startswith("ref ") for key in dead.balancer.adopted()))
+    await until(lambda: any(key.startswith("ref ") for key in dead.balancer.adopted()))
     await quiet(dead.store)
-    # Its answer told no id, and it died before it could look.
+    # The reply told no id, and the process died before it could search for the job.
     await site.kill(dead)
     job.cancel()
     alive = await site.worker()
@@ -376,7 +383,7 @@ async def test_two_survivors_that_look_at_once_leave_one_slot_for_each_job(site:
     await site.pass_time(200, lambda: site.seen.in_flight == 0)
     await asyncio.gather(*(worker.dispatcher.reconcile() for worker in survivors))
     assert await site.counted() == 0
-    assert not [event for worker in survivors for event in worker.told(LeaseRevoked)]
+    assert not [event for worker in survivors for event in worker.events_of(LeaseRevoked)]
 
 
 async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up(
@@ -403,16 +410,18 @@ async def test_a_job_that_is_not_listed_yet_is_asked_after_before_it_is_given_up
 # --- those who come back -----------------------------------------------------------------------------------
 
 
-async def test_a_process_that_comes_back_shares_its_jobs_with_whoever_took_them_over(site: Site) -> None:
+async def test_a_process_that_comes_back_shares_its_jobs_with_the_process_that_adopted_them(
+    site: Site,
+) -> None:
     await site.open({ONE: 2}, service="fixed:200s")
     slow, other = await site.worker(), await site.worker(poll_every=5.0)
     [job] = await running(site, slow)
     slow.lose_its_voice()
     await site.pass_time(TTL + 10)
-    assert (await other.store.pool_status()).holders[0].process == other.store._session._process
+    assert (await other.store.pool_status()).holders[0].name == other.name
     slow.find_its_voice()
     await site.pass_time(20)
-    assert (await site.counted(), slow.told(LeaseRevoked)) == (1, [])
+    assert (await site.counted(), slow.events_of(LeaseRevoked)) == (1, [])
     await site.pass_time(200, job.done)
     assert job.result().status == "completed"
     await site.pass_time(20)
@@ -427,15 +436,15 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
     await slow.update([Account(ONE, 2)])
     lease = await slow.acquire(None, None)
     for dies_again in (False, True):
-        slow._session._heartbeat.stop()
+        slow_pool.silence(slow)
         await clock.advance(TTL + 1)
         [orphan] = await other.orphans()
         assert orphan.lease_id == lease.id
         assert orphan.dead_for == pytest.approx(1, abs=0.1)
-        slow._session._ring()
+        slow_pool.wake(slow)
         await quiet(slow)
         if dies_again:
-            slow._session._heartbeat.stop()
+            slow_pool.silence(slow)
             await clock.advance(TTL + 1)
         await other.give_up([orphan])
         assert (await other.pool_status()).snapshot.in_flight == 1
@@ -443,23 +452,23 @@ async def test_a_process_that_comes_back_between_question_and_verdict_keeps_its_
     await other.give_up([orphan, orphan])
     await other.give_up([orphan])
     assert (await other.pool_status()).snapshot.in_flight == 0
-    slow._session._ring()
+    slow_pool.wake(slow)
     await quiet(slow)
     assert (lease.revoked, lease.held) == (True, False)
 
 
-async def test_a_slot_that_was_lost_while_its_job_runs_is_counted_again_and_told(site: Site) -> None:
+async def test_a_slot_that_was_freed_while_its_job_runs_is_counted_again_and_reported(site: Site) -> None:
     await site.open({ONE: 1}, service="fixed:300s")
     worker, other = await site.worker(), await site.worker(reconcile=False, poll_every=10_000.0)
     [job] = await running(site, worker)
     worker.lose_its_voice()
     await site.pass_time(TTL + 5)
-    # As somebody does by hand who believes that it is over.
+    # An operator frees the slot by mistake.
     repaired = await other.store.repair((await other.store.pool_status()).orphans)
     assert len(repaired.given_up) == 1
     worker.find_its_voice()
     await quiet(worker.store)
-    assert [event.lease_id for event in worker.told(LeaseRevoked)] == list(repaired.given_up)
+    assert [event.lease_id for event in worker.events_of(LeaseRevoked)] == list(repaired.given_up)
     await site.pass_time(20, lambda: bool(worker.balancer.adopted()))
     await site.pass_time(1)
     assert await site.counted() == 1
@@ -483,21 +492,19 @@ async def test_an_outage_in_the_middle_of_a_submit_loses_and_doubles_nothing(
         await site.open({ONE: 2}, service="fixed:60s", faults=["slow:1:10s"])
         worker = await site.worker()
         job = begin(worker)
-        await wait_until(lambda: site.seen.in_flight == 1)
+        await until(lambda: site.seen.in_flight == 1)
         server.kill()
-        await wait_until(lambda: worker.store._pipeline.away_since is not None)
+        await until(lambda: is_away(worker.store))
         await clock.advance(15)
-        await wait_until(lambda: [handle.jobid is not None for handle in worker.dispatcher.handles] == [True])
+        await until(lambda: [handle.jobid is not None for handle in worker.dispatcher.handles] == [True])
         with pytest.raises(StoreUnavailable):
             await worker.dispatcher.submit("create", prompt="a cat", timeout=0)
         server.start()
-        while worker.store._pipeline.away_since is not None:
-            await clock.advance(1)
-            await asyncio.sleep(0.01)
+        await is_back(worker.store, clock)
         await quiet(worker.store)
         fleet = await worker.store.pool_status()
         assert [holder.jobid for holder in fleet.holders] == [worker.dispatcher.handles[0].jobid]
-        assert (len(worker.told(StoreAway)), len(worker.told(StoreBack))) == (1, 1)
+        assert (len(worker.events_of(StoreAway)), len(worker.events_of(StoreBack))) == (1, 1)
         await site.pass_time(90, job.done)
         assert (job.result().status, await site.counted(), site.seen.jobs) == ("completed", 0, 1)
         site.check()
@@ -510,12 +517,19 @@ async def test_an_outage_in_the_middle_of_a_submit_loses_and_doubles_nothing(
 async def test_a_store_that_is_away_has_no_orphans_and_keeps_no_questions(
     servers: Servers, clock: ManualClock
 ) -> None:
-    store = RedisStore("redis://127.0.0.1:1", "p", clock=clock)
-    for _ in range(20):
-        assert await store.orphans() == ()
-        await store.give_up(())
-    assert len(store._session._outbox.calls) <= 1
-    await store.close()
+    async with FaultProxy("127.0.0.1", servers["valkey"].port) as proxy:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}", "empty", clock=clock)
+        proxy.refuse()
+        for _ in range(20):
+            assert await store.orphans() == ()
+            await store.give_up(())
+        await proxy.listen()
+        before = proxy.requests
+        await is_back(store, clock)
+        await quiet(store)
+        # The first of them was asked before anybody knew that the store is away.
+        assert proxy.requests - before < 10
+        await store.close()
 
 
 async def test_a_store_of_one_process_has_no_orphans() -> None:

@@ -5,7 +5,6 @@ import logging
 import random
 import traceback
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
 
 import pytest
 import redis.asyncio
@@ -14,16 +13,17 @@ import valkey.asyncio
 from pika_balancer import Account, Balancer, InvalidArgument, NoCapacity, StoreUnavailable
 from pika_balancer.events import Event, StoreAway, StoreBack
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import ManualClock, wait_until
-from tests.pools import Pool, give_back, quiet
-from tests.redis_servers import Server, free_port, make
+from pika_balancer.testing import ManualClock, settle
+from tests.depth import sized
+from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
+from tests.redis_servers import Server, make
 
 SECRET = "canary-hunter2"  # not a password of anything
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Return a server of the test's own, to be ended and started at will."""
+    """Return a server that the test may stop and start."""
     server = make("valkey").start()
     yield server
     server.remove()
@@ -37,10 +37,12 @@ async def own_pool(server: Server) -> AsyncGenerator[Pool]:
     await pool.end()
 
 
-async def test_nobody_there_is_told_in_time_and_without_credentials(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_server_is_reported_in_time_and_without_credentials(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
-    store = RedisStore(f"redis://user:{SECRET}@127.0.0.1:{free_port()}/0", "p")
+    store = RedisStore(f"redis://user:{SECRET}@127.0.0.1:1/0", "p")
     async with Balancer([Account("0", 1)], store=store, observer=events.append) as balancer:
         with pytest.raises(StoreUnavailable) as at_once:
             await balancer.acquire(timeout=0)
@@ -76,7 +78,9 @@ def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Server, own_pool: Pool) -> None:
+async def test_releases_and_adoptions_of_an_outage_reach_the_server_later(
+    server: Server, own_pool: Pool
+) -> None:
     server.options["appendonly"] = "yes"
     server.restart()
     events: list[Event] = []
@@ -86,7 +90,7 @@ async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Ser
         waiter = asyncio.create_task(balancer.acquire())
         await quiet(store)
         server.kill()
-        await wait_until(lambda: store._pipeline.away_since is not None)
+        await until(lambda: is_away(store))
         # None of these waits for the server.
         await balancer.release(given_back)
         job = await balancer.adopt("0", "job:1")
@@ -94,7 +98,7 @@ async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Ser
         with pytest.raises(StoreUnavailable):
             await balancer.acquire(timeout=0)
         server.start()
-        await wait_until(lambda: store._pipeline.away_since is None)
+        await until(lambda: not is_away(store))
         await quiet(store)
         assert [type(event) for event in events if isinstance(event, StoreAway | StoreBack)] == [
             StoreAway,
@@ -108,18 +112,18 @@ async def test_what_is_owed_is_kept_and_said_when_the_server_is_back(server: Ser
             ("job:1", False),
         ]
         await balancer.release(job)
-        await balancer.release(await asyncio.wait_for(waiter, 5))
+        await balancer.release(await asyncio.wait_for(waiter, LIMIT))
         await balancer.release(kept)
 
 
-async def test_a_restart_without_memory_grants_nothing_twice(server: Server, own_pool: Pool) -> None:
+async def test_a_restart_without_persistence_grants_nothing_twice(server: Server, own_pool: Pool) -> None:
     stores = [own_pool.open(lease_ttl=1.5, first_start=False) for _ in range(2)]
     await stores[0].update([Account(str(i), 5) for i in range(4)])
     held = [await stores[i % 2].acquire(None, None) for i in range(20)]
     server.kill()
-    await wait_until(lambda: all(store._pipeline.away_since is not None for store in stores))
+    await until(lambda: all(map(is_away, stores)))
     server.start()
-    await wait_until(lambda: all(store._pipeline.away_since is None for store in stores))
+    await until(lambda: not any(map(is_away, stores)))
     await stores[1].update([Account(str(i), 5) for i in range(4)])
     loop = asyncio.get_running_loop()
     with pytest.raises(NoCapacity):
@@ -130,28 +134,28 @@ async def test_a_restart_without_memory_grants_nothing_twice(server: Server, own
     await give_back(*held)
 
 
-async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) -> None:
+async def test_a_replica_that_takes_over_learns_what_it_missed(server: Server) -> None:
     replica = make("valkey")
     replica.options["replicaof"] = f"127.0.0.1 {server.port}"
     replica.start()
     try:
         with replica.client() as client, server.client() as primary:
-            await wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+            await until(lambda: client.info("replication")["master_link_status"] == "up")
             pool = Pool(server)
             store = pool.open()
             await store.update([Account("0", 10)])
             before = [await store.acquire(None, None) for _ in range(4)]
             primary.execute_command("WAIT", 1, 1000)
-            # From here on the replica hears nothing more.
+            # From here on the replica gets no more writes.
             client.execute_command("REPLICAOF", "NO", "ONE")
             after = [await store.acquire(None, None) for _ in range(3)]
             server.kill()
-            assert client.hlen(f"pika:{{{pool.name}}}:held") == 4
-            await wait_until(lambda: store._pipeline.away_since is not None)
-            # As sentinel or a changed address would have it.
-            store._connection._client.connection_pool.connection_kwargs["port"] = replica.port
-            await wait_until(lambda: store._pipeline.away_since is None and store._pipeline.is_idle)
-            await wait_until(lambda: client.hlen(f"pika:{{{pool.name}}}:held") == 7)
+            assert client.hlen(f"pika:{{{pool.name}}}:leases") == 4
+            await until(lambda: is_away(store))
+            # The replica takes over the address.
+            client.config_set("port", server.port)
+            await quiet(store)
+            await until(lambda: client.hlen(f"pika:{{{pool.name}}}:leases") == 7)
             fleet = await store.pool_status()
             assert (fleet.snapshot.in_flight, fleet.faults) == (7, ())
             await give_back(*before, *after)
@@ -161,7 +165,7 @@ async def test_a_replica_that_takes_over_is_told_what_it_missed(server: Server) 
         replica.remove()
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(server: Server, own_pool: Pool) -> None:
+async def test_scripts_that_the_server_lost_are_sent_again(server: Server, own_pool: Pool) -> None:
     store = own_pool.open()
     await store.update([Account("0", 1)])
     with server.client() as client:
@@ -173,7 +177,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(server: Server, own
     assert (await store.pool_status()).snapshot.in_flight == 0
 
 
-async def test_a_server_that_stalls_is_given_up_and_nothing_is_taken_twice(
+async def test_a_stalled_server_counts_as_away_and_nothing_is_taken_twice(
     server: Server, own_pool: Pool
 ) -> None:
     store = own_pool.open(lease_ttl=1.0)
@@ -182,17 +186,20 @@ async def test_a_server_that_stalls_is_given_up_and_nothing_is_taken_twice(
     server.pause()
     stalled = [asyncio.create_task(store.acquire(None, None)) for _ in range(3)]
     cancelled = stalled.pop()
-    await wait_until(lambda: store._pipeline.out_since is not None)
+    # Long enough for the call to be sent, and too short for it to be given up.
+    await settle()
+    assert not is_away(store)
     cancelled.cancel()
-    await wait_until(lambda: store._pipeline.away_since is not None)
+    await until(lambda: is_away(store))
     server.go_on()
-    leases = await asyncio.wait_for(asyncio.gather(*stalled), 10)
+    leases = await asyncio.wait_for(asyncio.gather(*stalled), LIMIT)
     await quiet(store)
     fleet = await store.pool_status()
     assert {holder.lease_id for holder in fleet.holders} == {lease.id for lease in leases}
     await give_back(*leases)
 
 
+@pytest.mark.deep
 async def test_a_storm_of_cancellations_leaves_nothing(own_pool: Pool) -> None:
     store = own_pool.open()
     await store.update([Account(str(i), 5) for i in range(10)])
@@ -212,8 +219,8 @@ async def test_a_storm_of_cancellations_leaves_nothing(own_pool: Pool) -> None:
             return
         await give_back(lease)
 
-    for _ in range(10):
-        await asyncio.gather(*(one() for _ in range(1000)))
+    for _ in range(sized(4, 20)):
+        await asyncio.gather(*(one() for _ in range(500)))
     await quiet(store)
     fleet = await store.pool_status()
     assert (fleet.snapshot.in_flight, fleet.waiters, fleet.faults) == (len(held), (), ())
@@ -238,8 +245,8 @@ async def test_clocks_that_are_hours_apart_do_not_matter(own_pool: Pool) -> None
 
 
 @pytest.mark.parametrize("library", [redis.asyncio, valkey.asyncio], ids=["redis", "valkey"])
-async def test_a_client_of_ones_own_is_used_and_stays_open(own_pool: Pool, library: object) -> None:
-    # A pool of connections that is used up is none of the store's business.
+async def test_a_given_client_is_used_and_stays_open(own_pool: Pool, library: object) -> None:
+    # The store does not need a free connection of the client's pool.
     name = "Redis" if library is redis.asyncio else "Valkey"
     pool_of_one = getattr(library, "BlockingConnectionPool").from_url(  # noqa: B009 - one of two modules
         own_pool.server.url, max_connections=1, timeout=0.1, decode_responses=True
@@ -255,39 +262,3 @@ async def test_a_client_of_ones_own_is_used_and_stays_open(own_pool: Pool, libra
     assert await client.ping()
     await client.aclose()
     await pool_of_one.disconnect()
-
-
-async def test_a_stated_share_is_granted_while_the_server_is_away(server: Server, own_pool: Pool) -> None:
-    server.options["appendonly"] = "yes"
-    server.restart()
-    store = own_pool.open(on_outage="local_share", local_share=0.5)
-    await store.update([Account("0", 4), Account("1", 1)])
-    held = [await store.acquire("0", None)]
-    server.kill()
-    await wait_until(lambda: store._pipeline.away_since is not None)
-    held.append(await store.acquire(None, None))
-    with pytest.raises(StoreUnavailable):
-        await store.acquire(None, asyncio.get_running_loop().time())
-    waiter = asyncio.create_task(store.acquire(None, None))
-    await asyncio.sleep(0)
-    # Half of four, and half of one is none.
-    assert [lease.channel for lease in held] == ["0", "0"]
-    await give_back(held.pop(0))
-    held.append(await waiter)
-    server.start()
-    await wait_until(lambda: store._pipeline.away_since is None)
-    await quiet(store)
-    fleet = await store.pool_status()
-    assert sorted(holder.lease_id for holder in fleet.holders) == sorted(str(lease.id) for lease in held)
-    assert (fleet.snapshot.in_flight, fleet.faults, fleet.waiters) == (2, (), ())
-    await give_back(*held)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"on_outage": "guess"}, {"on_outage": "local_share"}, {"local_share": 0.5}]
-    + [{"on_outage": "local_share", "local_share": share} for share in (0, 1.5)],
-)
-def test_a_share_has_to_be_stated(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument):
-        RedisStore("redis://127.0.0.1", **options)

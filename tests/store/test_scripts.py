@@ -1,9 +1,9 @@
-"""The Lua of the shared store: its headers, its parts, and that it is there wherever the package is."""
+"""The Lua of the shared store: headers, includes, and that the package contains it."""
 
 import re
 import subprocess
 import sys
-import zipfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_operation_states_what_it_takes_and_includes_what_it_needs(name: str) -> None:
     operation = script(name)
     assert "-- include" not in operation.text
-    # What it takes is what it reads: its own arguments begin after the common ones.
+    # Its own arguments begin after the common ones.
     read = {int(index) for index in re.findall(r"ARGV\[(\d+)\]", operation.text)}
     named = [argument for argument in operation.arguments if not argument.endswith("...")]
     assert max(read) <= 8 + len(named) + any(argument.endswith("...") for argument in operation.arguments)
@@ -47,26 +47,17 @@ def test_a_file_without_a_header_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_readme_lists_every_key() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "pika_balancer/store/redis/README.md").read_text()
     assert re.findall(r"^\| `(\w+)` \| (?:hash|sorted set) \|", readme, re.MULTILINE) == list(KEYS)
 
 
-def test_the_lua_is_in_the_wheel(tmp_path: Path) -> None:
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".lua")}
-    assert inside == {f"{name}.lua" for name in names()} | scripts.SHARED
+def test_the_lua_files_are_in_the_package_and_the_build_omits_none() -> None:
+    inside = {path.name for path in (ROOT / "pika_balancer").rglob("*.lua")}
+    assert inside > {f"{name}.lua" for name in names()}
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"] == {"packages": ["pika_balancer"]}
+    assert build.keys() == {"targets"}
+    assert "lua" not in (ROOT / ".gitignore").read_text()
 
 
 def test_without_the_extra_the_message_names_it() -> None:

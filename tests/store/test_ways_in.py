@@ -1,90 +1,29 @@
-"""Ways to a server: TLS, users with few rights, sentinels, and a connection that dies without a word."""
+"""Ways to connect: TLS, users with few rights, sentinels, and a subscription that silently dies."""
 
 import asyncio
 import contextlib
 import re
 import ssl
-import subprocess
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
 from pika_balancer import Account, StoreUnavailable
-from pika_balancer.models import Lease
 from pika_balancer.store.redis.store import RedisStore
-from pika_balancer.testing import settle, wait_until
-from tests.pools import Pool, quiet
-from tests.redis_servers import Server, Servers, free_port, kinds, make
+from pika_balancer.testing import settle
+from tests.connection_faults import Drop
+from tests.depth import sized
+from tests.fault_proxy import FaultProxy
+from tests.redis_pool import LIMIT, Pool, give_back, is_away, quiet, until
+from tests.redis_servers import Server, Servers, kinds, make
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "pika_balancer/store/redis/README.md"
 CERTIFICATE = ROOT / "tests" / "data" / "tls.pem"
-
-
-class Pipe:
-    """Passes connections on to a server, with TLS if asked to, and can swallow what is published.
-
-    Args:
-        port: Of the server.
-        context: To speak TLS with.
-
-    Attributes:
-        port: Where it listens.
-        listeners: How many connections have subscribed to something.
-        deaf: How many of them, the first ones, nothing comes through to any more.
-    """
-
-    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        self._behind = port
-        self._context = context
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.port = free_port()
-        self.listeners = 0
-        self.deaf = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, ssl=self._context)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await settle(3)
-
-    def swallow(self) -> None:
-        """Lose without a word whatever the present listeners say and would be told."""
-        self.deaf = self.listeners
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        back, forth = await asyncio.open_connection("127.0.0.1", self._behind)
-        number = [0]
-
-        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(65536):
-                    if b"SUBSCRIBE" in data:
-                        self.listeners += 1
-                        number[0] = self.listeners
-                    if not 0 < number[0] <= self.deaf:
-                        sink.write(data)
-
-        ways = [asyncio.ensure_future(pass_on(reader, forth)), asyncio.ensure_future(pass_on(back, writer))]
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for end in (writer, forth):
-            end.transport.abort()
-        self._tasks.discard(task)
 
 
 @pytest.fixture
@@ -96,54 +35,50 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-async def encrypted(servers: Servers) -> AsyncGenerator[Pipe]:
-    """Return a way to the server that speaks TLS."""
+async def encrypted(servers: Servers) -> AsyncGenerator[FaultProxy]:
+    """Return a proxy of the server that speaks TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
-    async with Pipe(servers["valkey"].port, context) as pipe:
-        yield pipe
+    async with FaultProxy("127.0.0.1", servers["valkey"].port, tls=context) as proxy:
+        yield proxy
 
 
-async def give_back(store: RedisStore, lease: Lease) -> None:
-    owed = store.release(lease)
-    assert owed is not None
-    await owed
-
-
-async def work(store: RedisStore) -> None:
+async def work(pool: Pool, store: RedisStore) -> None:
     """Do whatever can be done with a pool."""
     await store.update([Account("0", 1), Account("1", 1)])
-    await wait_until(lambda: store._session._subscriber.is_listening)
+    await until(lambda: pool.listeners() == 1)
     await store.pause("1")
     lease = await store.acquire(None, None)
     waiter = asyncio.create_task(store.acquire("0", None))
     await quiet(store)
     assert not waiter.done()
-    await give_back(store, lease)
-    await give_back(store, await asyncio.wait_for(waiter, 5))
+    await give_back(lease)
+    await give_back(await asyncio.wait_for(waiter, LIMIT))
     await store.cool_down("1", asyncio.get_running_loop().time() + 0.01)
     await store.resume("1")
-    await give_back(store, await store.adopt("1", "job:1"))
+    await give_back(await store.adopt("1", "job:1"))
     assert (await store.pool_status()).faults == ()
     await store.repair()
 
 
-async def test_tls_with_a_certificate_of_ones_own(encrypted: Pipe, pool: Pool) -> None:
-    await work(pool.open(f"rediss://127.0.0.1:{encrypted.port}?ssl_ca_certs={CERTIFICATE}"))
-    assert encrypted.listeners == 1
+async def test_tls_with_a_custom_ca(encrypted: FaultProxy, pool: Pool) -> None:
+    await work(pool, pool.open(f"rediss://127.0.0.1:{encrypted.port}?ssl_ca_certs={CERTIFICATE}"))
+    assert encrypted.requests > 2
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted: Pipe) -> None:
+async def test_an_untrusted_certificate_is_refused(encrypted: FaultProxy) -> None:
     store = RedisStore(f"rediss://127.0.0.1:{encrypted.port}", "p")
     with pytest.raises(StoreUnavailable):
         await store.acquire(None, asyncio.get_running_loop().time() + 0.05)
     await store.close()
-    assert encrypted.listeners == 0
+    assert encrypted.requests == 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind not in ("cluster", "by-url")])
 async def test_a_user_with_the_rights_that_the_readme_lists(kind: str, servers: Servers) -> None:
-    found = re.search(r"^ACL SETUSER worker (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^ACL SETUSER worker (.+)$", (ROOT / "pika_balancer/store/redis/README.md").read_text(), re.MULTILINE
+    )
     assert found is not None
     server = servers[kind]
     pool, elsewhere = Pool(server), Pool(server)
@@ -153,7 +88,7 @@ async def test_a_user_with_the_rights_that_the_readme_lists(kind: str, servers: 
         try:
             url = f"redis://worker:secret@127.0.0.1:{server.port}"
             client.script_flush()
-            await work(pool.open(url))
+            await work(pool, pool.open(url))
             # The same user has no business in another pool.
             with pytest.raises(StoreUnavailable, match="refuses"):
                 await elsewhere.open(url).acquire(None, None)
@@ -165,26 +100,32 @@ async def test_a_user_with_the_rights_that_the_readme_lists(kind: str, servers: 
             client.execute_command("ACL", "DELUSER", "worker")
 
 
-def start_sentinel(server: Server, port: int, folder: Path) -> "subprocess.Popen[bytes]":
-    """Start a sentinel that watches the server under the name `ours`, and decides alone."""
-    conf = folder / "sentinel.conf"
-    conf.write_text(
-        f"port {port}\ndir {folder}\nsentinel monitor ours 127.0.0.1 {server.port} 1\n"
-        "sentinel down-after-milliseconds ours 300\nsentinel failover-timeout ours 3000\n"
-    )
-    return subprocess.Popen([server.binary, str(conf), "--sentinel"], stdout=subprocess.DEVNULL)
+class Sentinel(Server):
+    """A sentinel that watches a server under the name `ours`, and decides alone."""
+
+    def __init__(self, watched: Server) -> None:
+        super().__init__(watched.binary)
+        self._watched = watched
+
+    def command(self) -> list[str]:
+        conf = self.folder / "sentinel.conf"
+        conf.write_text(
+            f"port {self.port}\ndir {self.folder}\nsentinel monitor ours 127.0.0.1 {self._watched.port} 1\n"
+            "sentinel down-after-milliseconds ours 300\nsentinel failover-timeout ours 3000\n"
+        )
+        return [self.binary, str(conf), "--sentinel"]
 
 
-async def test_sentinels_name_the_new_primary_after_a_failover(server: Server, tmp_path: Path) -> None:
+async def test_sentinels_name_the_new_primary_after_a_failover(server: Server) -> None:
     replica = make("valkey")
     replica.options |= {"replicaof": f"127.0.0.1 {server.port}"}
     replica.start()
-    port = free_port()
     with replica.client() as client:
-        await wait_until(lambda: client.info("replication")["master_link_status"] == "up")
-    sentinel = start_sentinel(server, port, tmp_path)
+        await until(lambda: client.info("replication")["master_link_status"] == "up")
+    sentinel = Sentinel(server)
+    sentinel.start()
     try:
-        with redis.Redis(port=port, decode_responses=True) as watch:
+        with sentinel.client() as watch:
 
             def knows_the_replica() -> bool:
                 with contextlib.suppress(redis.ConnectionError):
@@ -192,44 +133,57 @@ async def test_sentinels_name_the_new_primary_after_a_failover(server: Server, t
                     return len(replicas) == 1
                 return False
 
-            await wait_until(knows_the_replica, timeout=10)
+            await until(knows_the_replica)
             store = RedisStore(
-                f"redis+sentinel://127.0.0.1:{port}/ours", "p", lease_ttl=1.5, first_start=True
+                f"redis+sentinel://127.0.0.1:{sentinel.port}/ours", "p", lease_ttl=1.5, first_start=True
             )
             await store.update([Account("0", 2)])
             lease = await store.acquire(None, None)
             with server.client() as client:
                 client.execute_command("WAIT", 1, 1000)
             server.kill()
-            await wait_until(lambda: store._pipeline.away_since is not None)
-            other = await asyncio.wait_for(store.acquire(None, None), 20)
+            await until(lambda: is_away(store))
+            other = await asyncio.wait_for(store.acquire(None, None), LIMIT)
             with replica.client() as client:
                 assert client.info("replication")["role"] == "master"
-                assert client.hlen("pika:{p}:held") == 2
+                assert client.hlen("pika:{p}:leases") == 2
             assert lease.held
-            for held in (lease, other):
-                await give_back(store, held)
+            await give_back(lease, other)
             await store.close()
     finally:
-        sentinel.kill()
-        sentinel.wait()
+        sentinel.remove()
         replica.remove()
 
 
-async def test_a_listener_to_whom_nothing_comes_through_listens_anew(pool: Pool) -> None:
-    async with Pipe(pool.server.port) as pipe:
-        store = pool.open(f"redis://127.0.0.1:{pipe.port}", lease_ttl=0.9)
+async def test_a_subscription_without_replies_is_made_again(pool: Pool) -> None:
+    async with FaultProxy("127.0.0.1", pool.server.port) as proxy:
+        store = pool.open(f"redis://127.0.0.1:{proxy.port}", lease_ttl=0.9)
         other = pool.open()
         await store.update([Account("0", 1)])
-        await wait_until(lambda: store._session._subscriber.is_listening)
-        pipe.swallow()
-        await wait_until(lambda: pipe.listeners == 2, timeout=5)
-        await wait_until(lambda: store._session._subscriber.is_listening)
+        await until(lambda: pool.listeners() == 1)
+        silent = proxy.inject(Drop(on="requests"), matching=b"PING", times=1)
+        await until(lambda: silent.hits == 1 and proxy.accepted == 3)
+        await quiet(store)
         lease = await other.acquire(None, None)
         waiter = asyncio.create_task(store.acquire(None, None))
         await quiet(store)
-        await give_back(other, lease)
-        await give_back(store, await asyncio.wait_for(waiter, 5))
-        # Nor is one made anew that is well.
-        assert pipe.listeners == 2
+        await give_back(lease)
+        await give_back(await asyncio.wait_for(waiter, LIMIT))
+        # A healthy subscription is not made again.
+        assert proxy.accepted == 3
         await store.close()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("kind", ["valkey", "cluster"])
+async def test_a_store_can_be_closed_at_any_moment_while_it_connects(kind: str, servers: Servers) -> None:
+    pool = Pool(servers[kind])
+    for turns in range(sized(15, 60)):
+        store = pool.open()
+        await store.update([Account("0", 1)])
+        await settle(turns)
+        closing = asyncio.create_task(store.close())
+        # A cancellation would wait for it to end.
+        _, hangs = await asyncio.wait([closing], timeout=LIMIT)
+        assert not hangs
+    await pool.end()

@@ -1,53 +1,53 @@
-"""What the compiled event loop knows, as arrays, and how it begins. Needs NumPy."""
+"""The state of the compiled event loop as arrays, and how a run starts. Needs NumPy."""
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pika_balancer.simulate.collector import CLASSES, COUNTED, EXACT, PIECES, SUMMED
+from pika_balancer.simulate.collector import BINS, CLASSES, COUNTED, EXACT, SUMMED
 
 Ints: TypeAlias = Any
 Floats: TypeAlias = Any
-"""Arrays of int64 and float64. A checker of types takes their elements for arrays; Numba knows better."""
+"""Arrays of int64 and float64. A type checker takes their elements for arrays; Numba knows better."""
+State: TypeAlias = Any
+"""One record of type `STATE`."""
 
-MORE_JOBS: Final = 0
-MORE_OUTAGES: Final = 1
-MORE_ROOM: Final = 2
-DONE: Final = 3
+MORE_JOBS, MORE_OUTAGES, MORE_ROOM, DONE = range(4)
 """Why the loop stopped."""
-
 LOSS, QUEUE, RETRY = range(3)
+"""Classes of `when_full`, by name."""
 RANDOM, LEAST_LOADED, TWO_CHOICES, ROUND_ROBIN, WEIGHTED = range(5)
+"""Policies, by name."""
 CONSTANT, JITTERED, EXPONENTIAL = range(3)
 
 HEAPED: Final = 200
-"""Above so many slots those in use form a heap."""
-ROW_MASK: Final = (1 << 20) - 1
-NOBODY: Final = 1 << 20
+"""With more slots than this the busy ones form a heap."""
+ACCOUNT_MASK: Final = (1 << 20) - 1
+ABANDONED: Final = 1 << 20
 JOB_SHIFT: Final = 21
-"""A slot in use is tagged with its account, whether it runs for nobody, and its job's number."""
+"""The tag of a busy slot: its account, whether its worker abandoned the run, and the job's number."""
 
 
 class BlockArrays(NamedTuple):
-    """Jobs that come one after the other."""
+    """Consecutive jobs."""
 
     arrivals: Floats
     services: Floats
     patience: Floats
-    """Empty where jobs wait for ever."""
+    """Empty if jobs wait without limit."""
     first: int
-    """Number of the first of them."""
+    """Number of the first job."""
     final: bool
-    """Whether no others follow."""
+    """Whether no job follows."""
 
 
 class Rules(NamedTuple):
-    """What stays as it is during a run."""
+    """What stays constant during a run."""
 
     caps: Ints
     speeds: Floats
     policy: int
-    full: int
+    when_full: int
     limit: float
     attempts: int
     delays: int
@@ -56,10 +56,10 @@ class Rules(NamedTuple):
     above: int
     each: float
     poll: float
-    limited: float
-    """Up to where a fault's draw is a 429 that is not our doing."""
-    faulty: float
-    """Up to where it is a 5xx to an accepted job."""
+    rate_limited: float
+    """Fault draws below this are a 429."""
+    any_fault: float
+    """Fault draws from there to this are a 5xx to an accepted job."""
     pick_key: np.uint64
     fault_key: np.uint64
     delay_key: np.uint64
@@ -68,16 +68,16 @@ class Rules(NamedTuple):
     edges: Floats
 
 
-class SlotColumns(NamedTuple):
+class AccountArrays(NamedTuple):
     """Accounts and slots."""
 
-    flying: Ints
+    in_flight: Ints
     out: Ints
     since: Floats
     open: Ints
-    """Rows of accounts that can take a job, in the selector's order."""
+    """Accounts that can take a job, in the selector's order."""
     place: Ints
-    """By row: where it stands among them, or -1."""
+    """By account: its index in `open`, or -1."""
     levels: Ints
     """By number of jobs in flight: how many accounts have it."""
     ends: Floats
@@ -85,8 +85,8 @@ class SlotColumns(NamedTuple):
     serials: Ints
 
 
-class WaitColumns(NamedTuple):
-    """Jobs that are in line or will be tried again. All of one length."""
+class PoolArrays(NamedTuple):
+    """Jobs that wait or will be retried. All arrays have the same length."""
 
     number: Ints
     tries: Ints
@@ -95,13 +95,13 @@ class WaitColumns(NamedTuple):
     service: Floats
     deadline: Floats
     vacant: Ints
-    """Places of the pool that are free, as a stack."""
-    line: Ints
-    """A ring of places: the first to start, first."""
+    """Free indices of the pool, as a stack."""
+    queue: Ints
+    """The wait queue: a ring of indices, the next job to start first."""
     orbit: Ints
-    """A ring of places where every delay is alike, else a heap."""
+    """Indices of the jobs that will be retried: a ring if every delay is the same, else a heap."""
     when: Floats
-    """When the one at the same place of the orbit comes back."""
+    """When the job at the same position of the orbit is retried."""
     turn: Ints
     """Its serial number."""
 
@@ -110,26 +110,26 @@ class Outages(NamedTuple):
     """When accounts go out and come back."""
 
     when: Floats
-    row: Ints
+    account: Ints
     down: Ints
 
 
 class Figures(NamedTuple):
-    """What a tally holds, as arrays."""
+    """The contents of a collector, as arrays."""
 
     counts: Ints
     sums: Floats
     starts: Ints
     areas: Floats
     waits: Ints
-    stays: Ints
+    sojourns: Ints
     exact_waits: Floats
-    exact_stays: Floats
+    exact_sojourns: Floats
     series: Floats
 
 
-class RecordColumns(NamedTuple):
-    """Records of every job; empty where none are kept."""
+class RecordArrays(NamedTuple):
+    """The record of every job; empty if none are wanted."""
 
     account: Ints
     start: Floats
@@ -138,99 +138,76 @@ class RecordColumns(NamedTuple):
     outcome: Ints
 
 
-class Counter(NamedTuple):
-    """What changes, as arrays of one: whole numbers by the names in `I`, floats by those in `X`."""
-
-    whole: Ints
-    real: Floats
-
-
-# Places in `Counter.whole`.
-(
-    NEXT, OUTAGE, BUSY, OPEN, VACANT, LINE_HEAD, LINE, ORBIT_HEAD, ORBIT, SERIAL, LAST_ROW, ROW, AREA_ROW,
-    MOST, LEAST, SERVING, COMPLETED, REFUSED, GAVE_UP, REJECTED, DOUBLED, KEPT, PIECE_COUNT, CLOSED, WHOLE,
-) = range(25)  # fmt: skip
-# Places in `Counter.real`.
-(
-    NOW,
-    PASSED,
-    PIECE_AREA,
-    PIECE_ENDS,
-    PIECE,
-    ROW_BEGAN,
-    LONGEST_WAIT,
-    LONGEST_STAY,
-    LAST_PIECE,
-    LAST_AREA,
-    REAL,
-) = range(11)
+_WHOLE: Final = (
+    "next_job", "next_outage", "busy", "open_count", "vacant", "queue_head", "queued", "orbit_head",
+    "in_orbit", "serial", "last_account", "batch", "phase", "most", "least", "serving", "completed",
+    "refused", "gave_up", "rejected", "doubled", "durations", "bins", "closed",
+)  # fmt: skip
+_REAL: Final = (
+    "now", "integrated", "bin_area", "bin_end", "bin_width", "phase_start", "longest_wait", "longest_sojourn",
+    "last_bin_end", "last_bin_area",
+)  # fmt: skip
+STATE: Final = np.dtype([(name, np.int64) for name in _WHOLE] + [(name, np.float64) for name in _REAL])
+"""The scalars that change during a run."""
 
 
-def begin(rules: Rules, start: float, piece: float) -> tuple[SlotColumns, WaitColumns, Figures, Counter]:
-    """Return how a run begins: every account idle and open, nobody waiting, nothing counted."""
+def begin(rules: Rules, start: float, bin_width: float) -> tuple[AccountArrays, PoolArrays, Figures, State]:
+    """Return the state at the start: every account idle and open, no job waiting, nothing counted."""
     caps = rules.caps
-    accounts, slots, rows = len(caps), int(caps.sum()), len(rules.edges) + 2
+    size, slots, phases = len(caps), int(caps.sum()), len(rules.edges) + 2
     levels = np.zeros(int(caps.max()) + 1, np.int64)
-    levels[0] = accounts
-    books = SlotColumns(
-        flying=np.zeros(accounts, np.int64),
-        out=np.zeros(accounts, np.int64),
-        since=np.full(accounts, start),
-        open=np.arange(accounts),
-        place=np.arange(accounts),
+    levels[0] = size
+    accounts = AccountArrays(
+        in_flight=np.zeros(size, np.int64),
+        out=np.zeros(size, np.int64),
+        since=np.full(size, start),
+        open=np.arange(size),
+        place=np.arange(size),
         levels=levels,
         ends=np.zeros(slots),
         tags=np.zeros(slots, np.int64),
         serials=np.zeros(slots if slots > HEAPED else 1, np.int64),
     )
     figures = Figures(
-        counts=np.zeros((rows, COUNTED), np.int64),
-        sums=np.zeros((rows, SUMMED)),
-        starts=np.zeros((rows, accounts), np.int64),
-        areas=np.zeros((rows, accounts)),
-        waits=np.zeros((rows, CLASSES + 1), np.int64),
-        stays=np.zeros((rows, CLASSES + 1), np.int64),
+        counts=np.zeros((phases, COUNTED), np.int64),
+        sums=np.zeros((phases, SUMMED)),
+        starts=np.zeros((phases, size), np.int64),
+        areas=np.zeros((phases, size)),
+        waits=np.zeros((phases, CLASSES + 1), np.int64),
+        sojourns=np.zeros((phases, CLASSES + 1), np.int64),
         exact_waits=np.empty(EXACT),
-        exact_stays=np.empty(EXACT),
-        series=np.zeros(PIECES),
+        exact_sojourns=np.empty(EXACT),
+        series=np.zeros(BINS),
     )
-    counter = Counter(np.zeros(WHOLE, np.int64), np.zeros(REAL))
-    first_row = int(rules.edges[0] <= (start if rules.by_time else 0.0))
-    counter.whole[[OPEN, LAST_ROW, ROW, AREA_ROW]] = accounts, -1, first_row, first_row
-    counter.real[[NOW, PASSED, ROW_BEGAN, PIECE, PIECE_ENDS]] = start, start, start, piece, start + piece
-    return books, roomier(None, counter), figures, counter
+    state = np.zeros(1, STATE).view(np.recarray)[0]  # a reference, which the loop changes in place
+    state.open_count, state.last_account = size, -1
+    state.batch = state.phase = int(rules.edges[0] <= (start if rules.by_time else 0.0))
+    state.now = state.integrated = state.phase_start = start
+    state.bin_width, state.bin_end = bin_width, start + bin_width
+    return accounts, larger_pool(None, state), figures, state
 
 
-def roomier(waiting: WaitColumns | None, counter: Counter) -> WaitColumns:
-    """Return the same jobs with twice the room, or the first room."""
-    room = 512 if waiting is None else len(waiting.line)
-    whole = counter.whole
-
-    def wider(old: Any, kind: type, head: int = 0) -> Any:
-        new: Any = np.zeros(2 * room, np.dtype(kind))
-        if old is not None:
-            new[:room] = np.roll(old, -head)
-        return new
-
-    names = WaitColumns._fields
-    kinds = {
-        name: np.float64 if name in {"arrival", "service", "deadline", "when"} else np.int64 for name in names
-    }
-    heads = {"line": int(whole[LINE_HEAD]), "orbit": int(whole[ORBIT_HEAD]), "when": int(whole[ORBIT_HEAD])}
-    made = WaitColumns(
-        *(wider(getattr(waiting, name, None), kinds[name], heads.get(name, 0)) for name in names)
-    )
-    whole[[LINE_HEAD, ORBIT_HEAD]] = 0
-    first = 0 if waiting is None else room
-    vacant = int(whole[VACANT])
-    made.vacant[vacant : vacant + 2 * room - first] = np.arange(first, 2 * room)
-    whole[VACANT] += 2 * room - first
-    return made
+def larger_pool(pool: PoolArrays | None, state: State) -> PoolArrays:
+    """Return a pool with the same jobs and twice the room, or the first pool."""
+    old_room = 0 if pool is None else len(pool.queue)
+    room = 2 * old_room or 1024
+    heads = {"queue": int(state.queue_head), "orbit": int(state.orbit_head), "when": int(state.orbit_head)}
+    columns: dict[str, Any] = {}
+    for name in PoolArrays._fields:
+        kind = np.float64 if name in {"arrival", "service", "deadline", "when"} else np.int64
+        columns[name] = np.zeros(room, kind)
+        if pool is not None:
+            columns[name][:old_room] = np.roll(getattr(pool, name), -heads.get(name, 0))
+    state.queue_head = state.orbit_head = 0
+    vacant = int(state.vacant)
+    columns["vacant"][vacant : vacant + room - old_room] = np.arange(old_room, room)
+    state.vacant += room - old_room
+    return PoolArrays(**columns)
 
 
-def record_columns(room: int, old: RecordColumns | None = None) -> RecordColumns:
-    """Return records with room for so many jobs, what is known of earlier ones included."""
-    made = RecordColumns(
+def record_arrays(room: int, old: RecordArrays | None = None) -> RecordArrays:
+    """Return records with room for so many jobs, with what the old ones hold."""
+    made = RecordArrays(
         account=np.full(room, -1),
         start=np.full(room, np.nan),
         end=np.full(room, np.nan),

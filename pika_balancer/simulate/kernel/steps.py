@@ -1,7 +1,7 @@
-"""The steps of the compiled event loop: chance, heaps, picks, time, the pool of those that wait.
+"""The steps of the compiled event loop: random numbers, heaps, picks, time integrals, the job pool.
 
-Each is what the room of the same part does without Numba: `streams.uniform`, `tally.class_of`, the rules of
-`policy` on the selector's order of open accounts, `tally.Counting`.
+Each repeats plain Python code for Numba: `streams.uniform`, `collector.class_of`, the rules of `policy` on
+the selector's order of open accounts, `collector.Counting`.
 """
 
 from collections.abc import Callable
@@ -11,37 +11,19 @@ from typing import Any, Final, TypeVar, cast
 import numba
 import numpy as np
 
-from pika_balancer.simulate.collector import CLASSES, FINE, LOWEST, PIECES
+from pika_balancer.simulate.collector import BINS, CLASSES, FINE, LOWEST
 from pika_balancer.simulate.kernel.arrays import (
-    AREA_ROW,
-    BUSY,
-    CLOSED,
-    GAVE_UP,
-    LAST_AREA,
-    LAST_PIECE,
-    LINE,
-    LINE_HEAD,
-    ORBIT_HEAD,
-    PASSED,
-    PIECE,
-    PIECE_AREA,
-    PIECE_COUNT,
-    PIECE_ENDS,
     ROUND_ROBIN,
-    ROW,
-    ROW_BEGAN,
-    SERIAL,
     TWO_CHOICES,
-    VACANT,
     WEIGHTED,
-    Counter,
+    AccountArrays,
     Figures,
     Floats,
     Ints,
-    RecordColumns,
+    PoolArrays,
+    RecordArrays,
     Rules,
-    SlotColumns,
-    WaitColumns,
+    State,
 )
 from pika_balancer.simulate.streams import FIRST, SECOND, STEP, TURN, ULP
 
@@ -49,10 +31,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile the function, and keep the result for later processes where there is a place for it."""
+    """Compile the function, and cache the result on disk if a folder for it is writable."""
     try:
         made: Any = numba.njit(function, cache=True, boundscheck=False, error_model="numpy")
-    except RuntimeError:  # neither the package's folder nor the user's can be written
+    except RuntimeError:  # neither the package's nor the user's cache folder is writable
         made = numba.njit(function, boundscheck=False, error_model="numpy")
     return cast("F", made)
 
@@ -75,7 +57,7 @@ def uniform(key: np.uint64, job: int, turn: int) -> float:
 
 @compiled
 def class_of(duration: float) -> int:
-    """Return what `tally.class_of` returns; the last place of all for 0."""
+    """Return what `collector.class_of` returns, and `CLASSES` for 0."""
     if duration <= 0.0:
         return CLASSES
     place = (int(np.float64(duration).view(np.int64)) >> _SHIFT) - _OFFSET
@@ -86,7 +68,7 @@ def class_of(duration: float) -> int:
 def push(
     when: Floats, serials: Ints, values: Ints, count: int, moment: float, serial: int, value: int
 ) -> None:
-    """Add to a heap of `count`: the earliest first, of several at one moment the least serial number."""
+    """Add an entry to a heap of `count`, ordered by time, then by serial number."""
     place = count
     while place > 0:
         parent = (place - 1) >> 1
@@ -99,7 +81,7 @@ def push(
 
 @compiled
 def pop(when: Floats, serials: Ints, values: Ints, count: int) -> None:
-    """Take the first one from a heap of `count`."""
+    """Remove the first entry of a heap of `count`."""
     last = count - 1
     moment, serial, value = when[last], serials[last], values[last]
     place = 0
@@ -120,206 +102,198 @@ def pop(when: Floats, serials: Ints, values: Ints, count: int) -> None:
 
 
 @compiled
-def close(open_rows: Ints, places: Ints, count: int, row: np.uint64) -> None:
-    """Take an account out of the `count` open ones: the last one moves into the gap, as in the selector."""
-    last = np.uint64(open_rows[np.uint64(count - 1)])
-    gap = np.uint64(places[row])
-    open_rows[gap] = last
+def close_account(open_accounts: Ints, places: Ints, count: int, account: np.uint64) -> None:
+    """Remove an account from the `count` open ones: the last one moves into the gap, as in the selector."""
+    last = np.uint64(open_accounts[np.uint64(count - 1)])
+    gap = np.uint64(places[account])
+    open_accounts[gap] = last
     places[last] = gap
-    places[row] = -1
+    places[account] = -1
 
 
 @compiled
-def choose(
+def pick(
     key: np.uint64,
     policy: int,
     caps: Ints,
-    flying: Ints,
-    open_rows: Ints,
-    place: Ints,
+    in_flight: Ints,
+    open_accounts: Ints,
+    places: Ints,
     count: int,
-    last_row: int,
+    last_account: int,
     job: int,
     turn: int,
 ) -> int:
-    """Return the row of the account that any policy but `random` picks among the `count` open ones."""
+    """Return the account that any policy but `random` picks among the `count` open ones."""
     first = uniform(key, job, turn)
-    accounts = len(caps)
+    size = len(caps)
     if policy == TWO_CHOICES:
         if count == 1:
-            return int(open_rows[0])
+            return int(open_accounts[0])
         i = int(first * count)
         j = int(uniform(key, job, turn + 1) * (count - 1))
         if j >= i:
             j += 1
-        one, other = open_rows[i], open_rows[j]
-        return int(other if flying[other] < flying[one] else one)
+        one, other = open_accounts[i], open_accounts[j]
+        return int(other if in_flight[other] < in_flight[one] else one)
     if policy == ROUND_ROBIN:
-        if last_row >= 0:
-            for step in range(1, accounts + 1):
-                row = last_row + step
-                if row >= accounts:
-                    row -= accounts
-                if place[row] >= 0:
-                    return row
+        if last_account >= 0:
+            for step in range(1, size + 1):
+                account = last_account + step
+                if account >= size:
+                    account -= size
+                if places[account] >= 0:
+                    return account
         left = int(first * count)
-        for row in range(accounts):
-            if place[row] >= 0:
+        for account in range(size):
+            if places[account] >= 0:
                 if left == 0:
-                    return row
+                    return account
                 left -= 1
     least = np.int64(1 << 62)
     total = np.int64(0)
-    for row in range(accounts):
-        if place[row] < 0:
+    for account in range(size):
+        if places[account] < 0:
             continue
         if policy == WEIGHTED:
-            total += caps[row] - flying[row]
-        elif flying[row] < least:
-            least, total = flying[row], np.int64(1)
-        elif flying[row] == least:
+            total += caps[account] - in_flight[account]
+        elif in_flight[account] < least:
+            least, total = in_flight[account], np.int64(1)
+        elif in_flight[account] == least:
             total += 1
     draw = min(first * total, np.nextafter(np.float64(total), 0.0))
     reached = np.int64(0)
-    for row in range(accounts):
-        if place[row] >= 0:
+    for account in range(size):
+        if places[account] >= 0:
             if policy == WEIGHTED:
-                reached += caps[row] - flying[row]
-            elif flying[row] == least:
+                reached += caps[account] - in_flight[account]
+            elif in_flight[account] == least:
                 reached += 1
             if reached > draw:
-                return row
+                return account
     return -1
 
 
 @compiled
-def turn_row(books: SlotColumns, figures: Figures, counter: Counter, now: float, row: int) -> None:
-    """Settle what is summed over time and go on in another row."""
-    area_row = counter.whole[AREA_ROW]
-    for account in range(len(books.flying)):
-        figures.areas[area_row, account] += books.flying[account] * (now - books.since[account])
-        books.since[account] = now
-    figures.sums[area_row, 3] += now - counter.real[ROW_BEGAN]
-    counter.real[ROW_BEGAN] = now
-    counter.whole[AREA_ROW] = row
+def change_phase(accounts: AccountArrays, figures: Figures, state: State, now: float, new_phase: int) -> None:
+    """Add the time so far to the current phase and continue in another one."""
+    phase = state.phase
+    for account in range(len(accounts.in_flight)):
+        figures.areas[phase, account] += accounts.in_flight[account] * (now - accounts.since[account])
+        accounts.since[account] = now
+    figures.sums[phase, 3] += now - state.phase_start
+    state.phase_start = now
+    state.phase = new_phase
 
 
 @compiled
-def pass_pieces(series: Floats, whole: Ints, real: Floats, now: float, busy: int) -> None:
-    """Let time pass over the ends of pieces of time, up to the begin of the piece that `now` is in."""
-    while now >= real[PIECE_ENDS]:
-        real[PIECE_AREA] += busy * (real[PIECE_ENDS] - real[PASSED])
-        series[whole[PIECE_COUNT]] = real[PIECE_AREA] / real[PIECE]
-        whole[PIECE_COUNT] += 1
-        real[PIECE_AREA] = 0.0
-        real[PASSED] = real[PIECE_ENDS]
-        if whole[PIECE_COUNT] == PIECES:
-            for half in range(PIECES // 2):
+def pass_bins(series: Floats, state: State, now: float, busy: int) -> None:
+    """Finish every time bin that ends by `now`."""
+    while now >= state.bin_end:
+        state.bin_area += busy * (state.bin_end - state.integrated)
+        series[state.bins] = state.bin_area / state.bin_width
+        state.bins += 1
+        state.bin_area = 0.0
+        state.integrated = state.bin_end
+        if state.bins == BINS:
+            for half in range(BINS // 2):
                 series[half] = (series[2 * half] + series[2 * half + 1]) / 2
-            whole[PIECE_COUNT] = PIECES // 2
-            real[PIECE] *= 2
-        real[PIECE_ENDS] += real[PIECE]
+            state.bins = BINS // 2
+            state.bin_width *= 2
+        state.bin_end += state.bin_width
 
 
 @compiled
-def pass_time(figures: Figures, counter: Counter, now: float) -> None:
-    """Let time pass with as many jobs in flight as there are."""
-    whole, real = counter.whole, counter.real
-    if now >= real[PIECE_ENDS]:
-        pass_pieces(figures.series, whole, real, now, whole[BUSY])
-    real[PIECE_AREA] += whole[BUSY] * (now - real[PASSED])
-    real[PASSED] = now
+def integrate(figures: Figures, state: State, now: float) -> None:
+    """Integrate the jobs in flight up to `now`."""
+    if now >= state.bin_end:
+        pass_bins(figures.series, state, now, state.busy)
+    state.bin_area += state.busy * (now - state.integrated)
+    state.integrated = now
 
 
 @compiled
-def close_time(books: SlotColumns, figures: Figures, counter: Counter, now: float) -> None:
-    """End the time that the estimates are about."""
-    if counter.whole[CLOSED]:
+def end_measuring(accounts: AccountArrays, figures: Figures, state: State, now: float) -> None:
+    """End the measured time; does nothing the second time."""
+    if state.closed:
         return
-    pass_time(figures, counter, now)
-    turn_row(books, figures, counter, now, len(figures.areas) - 1)
-    counter.whole[CLOSED] = 1
-    # What happens later falls into no piece of time.
-    counter.real[LAST_PIECE], counter.real[LAST_AREA] = counter.real[PIECE_ENDS], counter.real[PIECE_AREA]
-    counter.real[PIECE_ENDS] = inf
+    integrate(figures, state, now)
+    change_phase(accounts, figures, state, now, len(figures.areas) - 1)
+    state.closed = 1
+    # Later events belong to no time bin.
+    state.last_bin_end, state.last_bin_area = state.bin_end, state.bin_area
+    state.bin_end = inf
 
 
 @compiled
-def wait_in(
-    waiting: WaitColumns, whole: Ints, number: int, arrival: float, service: float, deadline: float
+def enter_pool(
+    pool: PoolArrays, state: State, number: int, arrival: float, service: float, deadline: float
 ) -> int:
-    """Give a job a place in the pool and return it."""
-    whole[VACANT] -= 1
-    place = waiting.vacant[whole[VACANT]]
-    waiting.number[place] = number
-    waiting.arrival[place] = arrival
-    waiting.service[place] = service
-    waiting.deadline[place] = deadline
+    """Put a job into the pool and return its index."""
+    state.vacant -= 1
+    place = pool.vacant[state.vacant]
+    pool.number[place] = number
+    pool.arrival[place] = arrival
+    pool.service[place] = service
+    pool.deadline[place] = deadline
     return int(place)
 
 
 @compiled
-def vacate(vacant: Ints, whole: Ints, place: int) -> None:
-    """Free a place of the pool; -1 is none."""
+def vacate(vacant: Ints, state: State, place: int) -> None:
+    """Free an index of the pool; -1 is none."""
     if place >= 0:
-        vacant[whole[VACANT]] = place
-        whole[VACANT] += 1
+        vacant[state.vacant] = place
+        state.vacant += 1
 
 
 @compiled
-def come_back(waiting: WaitColumns, whole: Ints, heaped: bool, count: int, when: float, place: int) -> None:
-    """Put a job into the orbit of `count`."""
-    whole[SERIAL] += 1
+def schedule_retry(pool: PoolArrays, state: State, heaped: bool, count: int, when: float, place: int) -> None:
+    """Add a job to the orbit of `count`."""
+    state.serial += 1
     if heaped:
-        push(waiting.when, waiting.turn, waiting.orbit, count, when, whole[SERIAL], place)
+        push(pool.when, pool.turn, pool.orbit, count, when, state.serial, place)
     else:
-        end = (whole[ORBIT_HEAD] + count) % len(waiting.orbit)
-        waiting.orbit[end], waiting.when[end] = place, when
+        end = (state.orbit_head + count) % len(pool.orbit)
+        pool.orbit[end], pool.when[end] = place, when
 
 
 @compiled
 def give_up(
     figures: Figures,
-    kept: RecordColumns,
-    counter: Counter,
+    records: RecordArrays,
+    state: State,
     rules: Rules,
     number: int,
     arrival: float,
     tries: int,
 ) -> None:
-    """Count a job that will not be run."""
+    """Count a job that leaves unserved."""
     key = arrival if rules.by_time else np.float64(number)
-    row = counter.whole[ROW] if key >= rules.edges[0] else 0
-    counter.whole[GAVE_UP] += 1
-    figures.counts[row, 2] += 1
-    figures.counts[row, 4] += tries
-    if len(kept.outcome):
-        kept.attempts[number] = tries
-        kept.outcome[number] = 2
+    phase = state.batch if key >= rules.edges[0] else 0
+    state.gave_up += 1
+    figures.counts[phase, 2] += 1
+    figures.counts[phase, 4] += tries
+    if len(records.outcome):
+        records.attempts[number] = tries
+        records.outcome[number] = 2
 
 
 @compiled
-def thin(
-    waiting: WaitColumns, figures: Figures, kept: RecordColumns, counter: Counter, rules: Rules, now: float
+def drop_impatient(
+    pool: PoolArrays, figures: Figures, records: RecordArrays, state: State, rules: Rules, now: float
 ) -> None:
-    """Take those out of the line whose patience has ended."""
-    whole = counter.whole
-    ring = len(waiting.line)
+    """Remove the jobs whose patience has ended from the wait queue."""
+    ring = len(pool.queue)
     left = 0
-    for step in range(whole[LINE]):
-        place = waiting.line[(whole[LINE_HEAD] + step) % ring]
-        if waiting.deadline[place] < now:
+    for step in range(state.queued):
+        place = pool.queue[(state.queue_head + step) % ring]
+        if pool.deadline[place] < now:
             give_up(
-                figures,
-                kept,
-                counter,
-                rules,
-                waiting.number[place],
-                waiting.arrival[place],
-                waiting.tries[place],
+                figures, records, state, rules, pool.number[place], pool.arrival[place], pool.tries[place]
             )
-            vacate(waiting.vacant, whole, place)
+            vacate(pool.vacant, state, place)
         else:
-            waiting.line[(whole[LINE_HEAD] + left) % ring] = place
+            pool.queue[(state.queue_head + left) % ring] = place
             left += 1
-    whole[LINE] = left
+    state.queued = left

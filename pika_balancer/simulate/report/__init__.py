@@ -1,11 +1,9 @@
-"""Reports: a question and its answer on one page, to be read by people who were not there.
+"""Reports: a question and its answer as one HTML page that needs nothing else.
 
-The map, from the centre outwards:
-
-    numbers, words     figures, scenarios and answers as people say them
-    canvas, panels     pictures, by matplotlib (the extra `plot`)
-    page               one page of HTML, or one sheet as PNG or PDF
-    simulation         what is on it
+numbers, words                numbers, scenarios and answers as text
+canvas                        pictures as SVG, by matplotlib (the extra `plot`)
+page                          the page
+simulation_page, plan_page    its contents
 """
 
 from pika_balancer.simulate.report.canvas import available as drawable

@@ -1,47 +1,58 @@
-"""A report: the question, the answer, tables and pictures, on one page of HTML or on one sheet.
+"""A report as one HTML page: the question, the answer, tables and pictures.
 
-The page is one file that needs nothing else. All text that comes in is escaped here.
+The page is one file that needs nothing else. All text is escaped here.
 """
 
 import html
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from pika_balancer._util.text import printable
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.report import canvas
-from pika_balancer.simulate.report.canvas import Axes, Palette
+from pika_balancer.simulate.report.canvas import Axes, Palette, svg
 
-FORMS: Final = (".html", ".png", ".pdf")
-"""What a report can be, by the end of its file's name."""
+FORMS: Final = (".html",)
+"""What the name of a report's file can end in."""
 
 _WIDTH: Final = 7.6
-_COLUMNS: Final = 96
-_EDGE: Final = 0.03
-_LINE: Final = 0.2
-_ROW: Final = 0.145
 _MOST_ROWS: Final = 40
 _LONGEST: Final = 2000
-_LONGEST_CELL: Final = 40
+_LIGHT: Final = Palette(
+    ink="#1c2127",
+    quiet="#5b6570",
+    grid="#dde1e6",
+    accent="#0b63c4",
+    limit="#b8420a",
+    exact="#6d2fb5",
+    paper="#ffffff",
+)
+_DARK: Final = Palette(
+    ink="#e4e7ea",
+    quiet="#98a2ad",
+    grid="#31373e",
+    accent="#6db1ff",
+    limit="#ff9a5c",
+    exact="#c39bff",
+    paper="#14171a",
+)
 
 
 @attrs.frozen
 class Picture:
-    """A picture with its words."""
+    """A picture with its caption."""
 
     name: str
-    """Of letters; its own on the page."""
+    """Letters and digits; unique on the page."""
     draw: Callable[[Axes, Palette], object]
     """Draws on axes."""
     says: str
-    """What is to be seen, in words."""
+    """The caption, which is the text alternative too."""
     height: float = 2.9
-    """In inches, of a width of 7.6."""
+    """In inches, at a width of 7.6."""
 
 
 @attrs.frozen
@@ -52,18 +63,18 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     chosen: int | None = None
-    """The row to point out."""
+    """The row to highlight."""
 
 
 @attrs.frozen
 class Page:
-    """Everything that is on the page."""
+    """The contents of a report."""
 
     title: str
     answer: str
     """In sentences."""
     question: Sequence[tuple[str, str]]
-    """Pairs of a heading and what stands below it."""
+    """Pairs of a heading and its text."""
     notes: Sequence[str]
     """Warnings, as sentences."""
     parts: Sequence[Picture | Table]
@@ -71,25 +82,15 @@ class Page:
     """How it was made."""
 
     def write(self, path: Path) -> None:
-        """Write the report to a file: HTML, PNG or PDF, by the end of its name.
+        """Write the page to a file.
 
         Raises:
-            InvalidArgument: The name ends otherwise.
+            InvalidArgument: The name does not end in `.html`.
             ImportError: matplotlib is missing.
             OSError: The file cannot be written.
         """
-        form = form_of(path)
-        if form == ".html":
-            path.write_text(self.html(), encoding="utf-8")
-            return
-        head = self._head()
-        heights = [_LINE * (head.count("\n") + 2), *map(_height, self.parts), 0.5]
-        size = _WIDTH, sum(heights)
-
-        def draw(figure: Any, palette: Palette) -> None:
-            self._sheet(figure, palette, head, heights)
-
-        canvas.save(draw, path, "pdf" if form == ".pdf" else "png", size, title=self.title)
+        form_of(path)
+        path.write_text(self.html(), encoding="utf-8")
 
     def html(self) -> str:
         """Return the page.
@@ -97,9 +98,9 @@ class Page:
         Raises:
             ImportError: matplotlib is missing.
         """
-        return "\n".join(self._html()) + "\n"
+        return "\n".join(self._lines()) + "\n"
 
-    def _html(self) -> Iterator[str]:
+    def _lines(self) -> Iterator[str]:
         title = _safe(self.title)
         yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
         yield f"<title>{title}</title>"
@@ -119,38 +120,12 @@ class Page:
             yield from _picture(part) if isinstance(part, Picture) else _table(part)
         yield f"<footer>{_safe(self.footer)}</footer>\n</main>\n</body>\n</html>"
 
-    def _head(self) -> str:
-        lines = [self.title, "", *textwrap.wrap(self.answer, _COLUMNS)]
-        for note in self.notes:
-            lines += textwrap.wrap(printable(f"Note: {note}", _LONGEST), _COLUMNS)
-        lines.append("")
-        for heading, text in self.question:
-            line = printable(f"{heading}: {text}", _LONGEST)
-            lines += textwrap.wrap(line, _COLUMNS, subsequent_indent="    ")
-        return "\n".join(lines)
-
-    def _sheet(self, figure: Any, palette: Palette, head: str, heights: Sequence[float]) -> None:
-        parts = figure.subfigures(len(heights), 1, height_ratios=heights)
-        title, _, rest = head.partition("\n")
-        top, below = (1 - inches / heights[0] for inches in (0.15, 0.5))
-        parts[0].text(_EDGE, top, title, va="top", fontsize=15, fontweight="bold", parse_math=False)
-        parts[0].text(_EDGE, below, rest.strip(), va="top", fontsize=9.5, linespacing=1.45, parse_math=False)
-        for place, part in zip(parts[1:-1], self.parts, strict=True):
-            if isinstance(part, Picture):
-                part.draw(place.subplots(), palette)
-            else:
-                mono = {"family": "DejaVu Sans Mono", "fontsize": 8.5, "linespacing": 1.2}
-                place.text(_EDGE, 1, part.title, va="top", fontsize=11, fontweight="bold", parse_math=False)
-                place.text(_EDGE, 1, "\n\n" + _aligned(part), va="top", parse_math=False, **mono)
-        footer = textwrap.fill(self.footer, _COLUMNS + 20)
-        parts[-1].text(_EDGE, 0.5, footer, va="center", fontsize=8, color=palette.quiet, parse_math=False)
-
 
 def form_of(path: Path) -> str:
-    """Return which of the forms the file's name asks for.
+    """Return what the name of a report's file ends in.
 
     Raises:
-        InvalidArgument: It is none of them.
+        InvalidArgument: It is none of `FORMS`.
     """
     form = path.suffix.lower()
     if form not in FORMS:
@@ -163,13 +138,8 @@ def _safe(text: str) -> str:
 
 
 def _picture(part: Picture) -> Iterator[str]:
-    svg = canvas.svg(
-        lambda figure, palette: part.draw(figure.subplots(), palette),
-        name=part.name,
-        size=(_WIDTH, part.height),
-        says=part.says,
-    )
-    yield f"<figure>\n{svg}<figcaption>{_safe(part.says)}</figcaption>\n</figure>"
+    picture = svg(part.draw, name=part.name, size=(_WIDTH, part.height), says=part.says)
+    yield f"<figure>\n{picture}<figcaption>{_safe(part.says)}</figcaption>\n</figure>"
 
 
 def _table(part: Table) -> Iterator[str]:
@@ -187,39 +157,10 @@ def _table(part: Table) -> Iterator[str]:
     yield "</tbody>\n</table></div>" + ("</details>" if long else "")
 
 
-def _height(part: Picture | Table) -> float:
-    return part.height if isinstance(part, Picture) else _ROW * (min(len(part.rows), _MOST_ROWS) + 6)
-
-
-def _aligned(part: Table) -> str:
-    rows = [
-        [printable(cell, _LONGEST_CELL) for cell in row] for row in (part.header, *part.rows[:_MOST_ROWS])
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    ]
-    if len(part.rows) > _MOST_ROWS:
-        lines.append(f"and {len(part.rows) - _MOST_ROWS} more")
-    return "\n".join(lines)
-
-
-_DARK: Final = Palette(
-    ink="#e4e7ea",
-    quiet="#98a2ad",
-    grid="#31373e",
-    accent="#6db1ff",
-    limit="#ff9a5c",
-    exact="#c39bff",
-    paper="#14171a",
-)
-
-
 def _style() -> str:
-    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(_DARK)} }} }}"
+    light, dark = (
+        ":root { " + " ".join(f"--{name}: {colour};" for name, colour in attrs.asdict(palette).items()) + " }"
+        for palette in (_LIGHT, _DARK)
+    )
     rules = resources.files("pika_balancer.simulate.report").joinpath("page.css").read_text(encoding="utf-8")
-    return f"\n:root {{ {_variables(canvas.PAPER)} }}\n{dark}\n{rules}"
-
-
-def _variables(palette: Palette) -> str:
-    return " ".join(f"--{name}: {colour};" for name, colour in attrs.asdict(palette).items())
+    return f"\n{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{rules}"

@@ -1,23 +1,24 @@
-"""The report of a plan: how many it takes, what surrounds the answer, and what becomes of it in trouble."""
+"""The report of a plan: the answer, sizes around it, and what it does if something goes wrong."""
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from pika_balancer.simulate.notation import format_target
 from pika_balancer.simulate.report import numbers, simulation_page, words
-from pika_balancer.simulate.report.canvas import Axes, Palette
-from pika_balancer.simulate.report.numbers import Kind, count, exactly, unit_of, with_interval
+from pika_balancer.simulate.report.canvas import Axes, Palette, log_scale
+from pika_balancer.simulate.report.numbers import count, exactly, unit_of, with_interval
 from pika_balancer.simulate.report.page import Page, Picture, Table
 from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.scenario import Scenario
-from pika_balancer.simulate.sizing import Plan, SizePoint
+from pika_balancer.simulate.sizing import Plan, SizePoint, size_text
 from pika_balancer.simulate.targets import Target
 
 _VERDICTS: Final = {"holds": "yes", "fails": "no", "undecided": "undecided"}
 _TITLES: Final = {"accounts": "How many accounts?", "slots": "How many slots?", "rate": "How many jobs?"}
-_DECADES: Final = 30.0
-"""From this ratio of the largest to the smallest on, figures are drawn on a logarithmic scale."""
+_LOGARITHMIC: Final = 30.0
+"""With a ratio of the largest to the smallest figure above this, the scale is logarithmic."""
 
 
 def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None) -> Page:
@@ -25,8 +26,8 @@ def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None)
 
     Args:
         plan: The plan.
-        scenario: What it was made for.
-        chosen: A simulation of the size that was chosen, if one was.
+        scenario: Its scenario.
+        chosen: A simulation of the answer, if there is one.
     """
     tables = [neighbours(plan), sensitivity(plan)] if plan.neighbours else []
     return Page(
@@ -45,11 +46,11 @@ def report_of_plan(plan: Plan, scenario: Scenario, chosen: Result | None = None)
 
 
 def question(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """Yield what was asked, as pairs of a heading and what stands below it."""
+    """Yield the question as pairs of a heading and its text."""
     yield "targets", " and ".join(map(format_target, plan.targets))
     for heading, text in words.question(scenario):
         if heading == "accounts" and plan.find != "rate":
-            yield heading, f"so many as it takes, with cap {scenario.accounts[-1].max_jobs}"
+            yield heading, f"as many as needed, with cap {scenario.accounts[-1].max_jobs}"
         elif heading == "arrivals" and plan.find == "rate":
             yield heading, f"faster or slower than {text}"
         elif heading != "load":
@@ -57,73 +58,45 @@ def question(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def answer(plan: Plan) -> str:
-    """Return the answer in sentences."""
-    wanted = " and ".join(map(format_target, plan.targets))
-    if plan.answer is None:
-        tried = size(plan, plan.points[-1].size) if plan.points else "nothing"
-        return f"Nothing that was tried, up to {tried}, meets {wanted}."
-    best = size(plan, plan.answer)
-    extreme = "the most" if plan.find == "rate" else "the fewest"
-    if plan.undecided is not None:
-        low, high = (size(plan, end) for end in plan.undecided)
-        return (
-            f"Undecided between {low} and {high} for {wanted}: {best} will do, at 95% confidence; "
-            "whether less does takes more jobs to tell."
-        )
-    slots = next((f" ({count(p.slots, 'slot')})" for p in plan.points if p.size == plan.answer), "")
-    slots = "" if plan.find == "slots" else slots
-    sure = "exactly" if _exact(plan) else "at 95% confidence"
-    verb = "is" if plan.answer == 1 and plan.find != "rate" else "are"
-    return f"{best}{slots} {verb} {extreme} for {wanted}, {sure}."
+    """Return the answer as a sentence with a full stop."""
+    return f"{plan.summary[0].upper()}{plan.summary[1:]}."
 
 
 def neighbours(plan: Plan) -> Table:
-    """Return what a little less and a little more do."""
-    rows = [_row(plan, size(plan, point.size), point) for point in plan.neighbours]
+    """Return the answer and the sizes around it."""
     chosen = next((k for k, point in enumerate(plan.neighbours) if point.size == plan.answer), None)
-    return Table("One more, one less", _header(plan), rows, chosen)
+    return _table(plan, "Sizes around the answer", _sizes(plan, plan.neighbours), chosen)
 
 
 def sensitivity(plan: Plan) -> Table:
-    """Return what becomes of the answer if something goes wrong."""
-    rows = [_row(plan, case, point) for case, point in plan.sensitivity]
-    return Table(f"If something goes wrong with {size(plan, plan.answer or 0)}", _header(plan), rows)
+    """Return what the answer does if something goes wrong."""
+    title = f"If something goes wrong with {size_text(plan.find, plan.answer or 0)}"
+    return _table(plan, title, plan.sensitivity)
 
 
 def tried(plan: Plan) -> Table:
     """Return every size that was tried."""
-    return Table("Sizes tried", _header(plan), [_row(plan, size(plan, p.size), p) for p in plan.points])
+    return _table(plan, "Sizes tried", _sizes(plan, plan.points))
 
 
 def footer(plan: Plan) -> str:
-    """Return how the plan came about."""
+    """Return how the plan was made."""
     return (
         f"pika_balancer; {count(len(plan.points), 'size')} tried, {count(plan.jobs, 'job')} simulated in all."
     )
 
 
-def size(plan: Plan, value: float) -> str:
-    """Return a size in words: `7 accounts`, `500 jobs/h`."""
-    if plan.find == "rate":
-        return f"{numbers.figure(3600 * value)} jobs/h"
-    return count(int(value), plan.find.removesuffix("s"))
-
-
 def curves(plan: Plan) -> Iterator[Picture]:
     """Yield the sizing curve for each target."""
-    if len(plan.points) < 2:  # noqa: PLR2004 - one point is no curve
+    if len(plan.points) < 2:  # noqa: PLR2004 - one point makes no curve
         return
     for place, target in enumerate(plan.targets):
-
-        def draw(axes: Axes, palette: Palette, target: Target = target) -> None:
-            _draw_curve(axes, plan, target, palette)
-
-        yield Picture(f"sizing{place}", draw, _say_curve(plan, target))
+        yield Picture(f"sizing{place}", partial(_draw_curve, plan, target), _say_curve(plan, target))
 
 
-def _draw_curve(axes: Axes, plan: Plan, target: Target, palette: Palette) -> None:
+def _draw_curve(plan: Plan, target: Target, axes: Axes, palette: Palette) -> None:
     label, kind = words.FIGURES[target.figure]
-    scale, unit = _scale(kind, target.limit)
+    scale, unit = {"share": (0.01, "%"), "number": (1.0, "")}.get(kind) or unit_of(target.limit)
     axis = 3600.0 if plan.find == "rate" else 1.0
     known = [point for point in plan.points if math.isfinite(point.figures[target.figure].value)]
     known.sort(key=lambda point: point.size)
@@ -132,7 +105,7 @@ def _draw_curve(axes: Axes, plan: Plan, target: Target, palette: Palette) -> Non
     values = [one.value / scale for one in found]
     limit = target.limit / scale
     positive = [value for value in (*values, limit) if value > 0]
-    logarithmic = max(positive) > _DECADES * min(positive)
+    logarithmic = max(positive) > _LOGARITHMIC * min(positive)
     floor = min(positive) / 3 if logarithmic else 0.0
     lows = [max(floor, (one.value if math.isnan(one.low) else one.low) / scale) for one in found]
     highs = [max(floor, (one.value if math.isnan(one.high) else one.high) / scale) for one in found]
@@ -159,9 +132,7 @@ def _draw_curve(axes: Axes, plan: Plan, target: Target, palette: Palette) -> Non
         ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": palette.ink}
         axes.plot([places[k] for k in chosen], [values[k] for k in chosen], "o", label="chosen", **ring)
     if logarithmic:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_tick)
-        axes.yaxis.set_minor_formatter(_no_tick)
+        log_scale(axes, numbers.figure)
         axes.set_ylim(bottom=floor)
     else:
         axes.set_ylim(bottom=0)
@@ -176,51 +147,33 @@ def _say_curve(plan: Plan, target: Target) -> str:
     label, kind = words.FIGURES[target.figure]
     ordered = sorted(plan.points, key=lambda point: point.size)
     ends = ", ".join(
-        f"{numbers.plain(point.figures[target.figure].value, kind)} with {size(plan, point.size)}"
+        f"{numbers.plain(point.figures[target.figure].value, kind)} with {size_text(plan.find, point.size)}"
         for point in (ordered[0], ordered[-1])
     )
-    chosen = "" if plan.answer is None else f"; chosen: {size(plan, plan.answer)}"
+    chosen = "" if plan.answer is None else f"; chosen: {size_text(plan.find, plan.answer)}"
     what = f"{label[0].upper()}{label[1:]} by size, with 95% intervals"
     return f"{what}: {ends}; target {format_target(target)}{chosen}."
 
 
-def _header(plan: Plan) -> Sequence[str]:
-    columns = [""] if plan.find == "slots" else ["", "slots"]
+def _sizes(plan: Plan, points: Sequence[SizePoint]) -> Sequence[tuple[str, SizePoint]]:
+    return [(size_text(plan.find, point.size), point) for point in points]
+
+
+def _table(
+    plan: Plan, title: str, points: Sequence[tuple[str, SizePoint]], chosen: int | None = None
+) -> Table:
+    """Return a table with a row for each label and point."""
+    header = ["", "slots"]
+    rows = [[label, f"{point.slots:,}"] for label, point in points]
+    if plan.find == "slots":  # the label says it
+        header, rows = header[:1], [row[:1] for row in rows]
     for target in plan.targets:
-        columns += [words.FIGURES[target.figure][0], "95% interval"]
-        columns += ["exact"] if _has_theory(plan, target) else []
-    return [*columns, "meets the targets"]
-
-
-def _row(plan: Plan, label: str, point: SizePoint) -> Sequence[str]:
-    cells = [label] if plan.find == "slots" else [label, f"{point.slots:,}"]
-    for target in plan.targets:
-        kind = words.FIGURES[target.figure][1]
-        cells += with_interval(point.figures[target.figure], kind)
-        if _has_theory(plan, target):
-            exact = point.theory.get(target.figure)
-            cells.append(numbers.UNKNOWN if exact is None else exactly(exact, kind))
-    return [*cells, _VERDICTS[point.verdict]]
-
-
-def _has_theory(plan: Plan, target: Target) -> bool:
-    points = (*plan.points, *(point for _, point in plan.sensitivity))
-    return any(target.figure in point.theory for point in points)
-
-
-def _exact(plan: Plan) -> bool:
-    return any(point.size == plan.answer and point.decided_by != "simulation" for point in plan.points)
-
-
-def _scale(kind: Kind, limit: float) -> tuple[float, str]:
-    if kind == "share":
-        return 0.01, "%"
-    return unit_of(limit) if kind == "time" else (1.0, "")
-
-
-def _tick(value: float, _place: int) -> str:
-    return numbers.figure(value)
-
-
-def _no_tick(_value: float, _place: int) -> str:
-    return ""
+        label, kind = words.FIGURES[target.figure]
+        exact = any(target.figure in point.theory for _, point in points)
+        header += [label, "95% interval", *(["exact"] if exact else [])]
+        for row, (_, point) in zip(rows, points, strict=True):
+            row.extend(with_interval(point.figures[target.figure], kind))
+            if exact:
+                row.append(exactly(point.theory.get(target.figure, math.nan), kind))
+    rows = [[*row, _VERDICTS[point.verdict]] for row, (_, point) in zip(rows, points, strict=True)]
+    return Table(title, [*header, "meets the targets"], rows, chosen)

@@ -1,11 +1,9 @@
-"""A scenario and its answer in words, for the terminal and for the page alike."""
+"""A scenario and its result as text, for the terminal and for the page."""
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
-
-import attrs
 
 from pika_balancer.distributions import (
     Constant,
@@ -15,6 +13,7 @@ from pika_balancer.distributions import (
     Gamma,
     Lognormal,
     Recorded,
+    UniformDistribution,
     Weibull,
 )
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular, Trace
@@ -32,30 +31,33 @@ from pika_balancer.simulate.result import Result
 from pika_balancer.simulate.scenario import Loss, Queue, Retry, Scenario, SimulatedAccount, WhenFull
 
 _MOST_GROUPS: Final = 8
+_LEVELS: Final = {
+    "mean": "mean",
+    "p50": "median",
+    "p90": "90% within",
+    "p95": "95% within",
+    "p99": "99% within",
+    "max": "longest",
+}
 FIGURES: Final[Mapping[str, tuple[str, Kind]]] = {
     "refused_fraction": ("found every account full", "share"),
     "gave_up_fraction": ("gave up", "share"),
-    "wait.mean": ("wait, mean", "time"),
-    "wait.p50": ("wait, median", "time"),
-    "wait.p90": ("wait, 90% within", "time"),
-    "wait.p95": ("wait, 95% within", "time"),
-    "wait.p99": ("wait, 99% within", "time"),
-    "wait.max": ("wait, longest", "time"),
-    "time_in_system.mean": ("time in system, mean", "time"),
+    **{f"wait.{level}": (f"wait, {text}", "time") for level, text in _LEVELS.items()},
+    **{f"time_in_system.{level}": (f"time in system, {text}", "time") for level, text in _LEVELS.items()},
     "attempts": ("submits per job", "number"),
     "in_flight": ("jobs in flight", "number"),
     "utilisation": ("slots in use", "share"),
-    "imbalance": ("fullest less emptiest account", "number"),
+    "imbalance": ("imbalance (max − min in flight)", "number"),
 }
-"""Estimates by name: what people call them, and what they are."""
+"""Estimates by name: label and kind."""
 
 
 def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """Yield what is simulated, as pairs of a heading and what stands below it."""
+    """Yield the scenario as pairs of a heading and its text."""
     yield "accounts", accounts(scenario.accounts)
-    yield from (("account " + account.channel, text) for account, text in _odd(scenario.accounts))
+    yield from (("account " + account.channel, text) for account, text in _special(scenario.accounts))
     yield "arrivals", arrivals(scenario.arrivals)
-    yield "service", law(scenario.service)
+    yield "service", distribution(scenario.service)
     load, slots = scenario.offered_load, scenario.slots
     if math.isfinite(load):
         yield "load", f"{figure(load)} erlang on {count(slots, 'slot')} ({percent(load / slots)})"
@@ -66,7 +68,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
         slower = f"{percent(scenario.slowdown.each)} slower for each job above {scenario.slowdown.above}"
         yield "slowdown", f"{slower} at once"
     if scenario.poll_period:
-        yield "poll", f"a slot is free at the next poll, every {duration(scenario.poll_period)}"
+        yield "poll", f"slots become free at the next poll, every {duration(scenario.poll_period)}"
     faults = scenario.faults
     if faults.rate_limited or faults.accepted:
         yield (
@@ -79,7 +81,7 @@ def question(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def accounts(these: Sequence[SimulatedAccount]) -> str:
-    """Return how many accounts there are, and their caps."""
+    """Return the number of accounts, their caps and slots."""
     slots = sum(account.max_jobs for account in these)
     groups = [
         (sum(1 for _ in group), cap)
@@ -96,8 +98,8 @@ def accounts(these: Sequence[SimulatedAccount]) -> str:
     return f"{how_many} with caps {', '.join(caps)}; {count(slots, 'slot')}"
 
 
-def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
-    """Return when jobs come."""
+def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each class
+    """Return a description of arrivals."""
     match these:
         case Poisson():
             return f"{rate(these.rate)}, independent of each other (Poisson)"
@@ -108,7 +110,7 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
         case OnOff():
             return (
                 f"{rate(these.busy_rate)} for {duration(these.busy)}, then {rate(these.quiet_rate)} for "
-                f"{duration(these.quiet)}, in turn and on average; {rate(these.rate)} in all"
+                f"{duration(these.quiet)}, alternating, on average; {rate(these.rate)} in all"
             )
         case Daily():
             return (
@@ -123,14 +125,16 @@ def arrivals(these: Arrivals) -> str:  # noqa: PLR0911 - one for each law
             return f"{rate(these.rate)} by {type(these).__name__}"
 
 
-def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
-    """Return how long something takes."""
+def distribution(this: Distribution) -> str:  # noqa: PLR0911 - one for each class
+    """Return a description of a distribution of durations."""
     mean = f"mean {duration(this.mean)}"
     match this:
         case Constant():
             return f"{duration(this.mean)} each"
         case Exponential():
             return f"exponential, {mean}"
+        case UniformDistribution():
+            return f"uniform, {duration(this.low)} to {duration(this.high)}"
         case Lognormal() | Gamma():
             return f"{type(this).__name__.lower()}, {mean}, cv {figure(this.cv)}"
         case Weibull():
@@ -138,20 +142,22 @@ def law(this: Distribution) -> str:  # noqa: PLR0911 - one for each law
         case Recorded():
             return f"as recorded, {mean}, cv {figure(_cv(this))}"
         case Empirical():
-            return f"drawn from {count(len(this.values), 'recorded one')}, {mean}, cv {figure(_cv(this))}"
+            return (
+                f"drawn from {count(len(this.values), 'recorded duration')}, {mean}, cv {figure(_cv(this))}"
+            )
         case _:
             return f"{type(this).__name__}, {mean}, cv {figure(_cv(this))}"
 
 
 def when_full(this: WhenFull) -> str:
-    """Return what a job does that finds every account full."""
+    """Return a description of what a job does that finds every account full."""
     match this:
         case Loss():
             return "a job that finds every account full is lost"
         case Queue():
             limit = "" if this.limit == math.inf else f", at most {figure(this.limit)} of them"
-            patience = "" if this.patience is None else f"; patience {law(this.patience)}"
-            return f"jobs wait in line, first come first served{limit}{patience}"
+            patience = "" if this.patience is None else f"; patience {distribution(this.patience)}"
+            return f"jobs wait, first come first served{limit}{patience}"
         case Retry():
             varied = "" if not this.jitter else f" ± {percent(this.jitter)}"
             varied = " on average (exponential)" if this.exponential else varied
@@ -160,9 +166,9 @@ def when_full(this: WhenFull) -> str:
 
 
 def answer(result: Result) -> str:
-    """Return what the simulation found, in sentences."""
+    """Return the result in sentences."""
     if not result.jobs:
-        return "No job came."
+        return "No job arrived."
     jobs, rule = count(result.jobs, "job"), result.scenario.when_full
     refused, interval = with_interval(result.refused_fraction, "share")
     sentences = [f"{refused} of {jobs} found every account full"]
@@ -188,41 +194,23 @@ def answer(result: Result) -> str:
     return ". ".join(text[0].upper() + text[1:] for text in sentences) + "."
 
 
-@attrs.frozen
-class AnswerLine:
-    """One figure of a result."""
-
-    label: str
-    """What it is."""
-    value: str
-    """The estimate."""
-    interval: str
-    """Its 95 % confidence interval."""
-    exact: str
-    """The closed form, where one applies."""
-
-
-def lines(result: Result) -> list[AnswerLine]:
-    """Return the figures of a result; those that can only be 0 under its rule are left out."""
-    rule = result.scenario.when_full
-    left_out: set[str] = set()
+def lines(result: Result) -> list[tuple[str, str, str, str]]:
+    """Return label, estimate, interval and exact value of the figures that matter in the scenario."""
+    rule, theory, known = result.scenario.when_full, result.theory, dict(result.estimates())
+    left_out = {f"time_in_system.{level}" for level in _LEVELS if level != "mean"}
     if isinstance(rule, Loss):
-        left_out |= {"gave_up_fraction", *(name for name in FIGURES if name.startswith("wait."))}
+        left_out |= {"gave_up_fraction", *(f"wait.{level}" for level in _LEVELS)}
     if not isinstance(rule, Retry):
         left_out.add("attempts")
-    known = dict(result.estimates())
-    made: list[AnswerLine] = []
-    for name, (label, kind) in FIGURES.items():
-        if name in left_out:
-            continue
-        value, interval = with_interval(known[name], kind)
-        exact = result.theory.get(name)
-        made.append(AnswerLine(label, value, interval, "" if exact is None else exactly(exact, kind)))
-    return made
+    return [
+        (label, *with_interval(known[name], kind), exactly(theory[name], kind) if name in theory else "")
+        for name, (label, kind) in FIGURES.items()
+        if name not in left_out
+    ]
 
 
-def _odd(these: Iterable[SimulatedAccount]) -> Iterator[tuple[SimulatedAccount, str]]:
-    """Yield the accounts that are not just a cap, with what is odd about them."""
+def _special(these: Iterable[SimulatedAccount]) -> Iterator[tuple[SimulatedAccount, str]]:
+    """Yield the accounts that have more than a cap, with a description."""
     for account in these:
         facts = [f"speed {figure(account.speed)}"] if account.speed != 1 else []
         for begin, end in account.outages:

@@ -1,12 +1,9 @@
-"""Closed forms: what queueing theory knows exactly about accounts, loads and waits.
+"""Closed forms: exact figures of queueing theory for accounts, loads and waits.
 
-The map:
-
-    checks      what the formulas take, and the search that turns them round
-    erlang      Erlang B and C, for real numbers of slots, with their inverses
-    station     loss, a bounded line, impatience: M/G/c/c, M/M/c/K, Erlang A
-    retrial     jobs that try again: M/M/c with retries
-    accounts    unequal speeds under the rule `weighted`, and the price of not looking
+erlang             Erlang B and C, for real numbers of slots, with their inverses
+station            loss, a limited wait queue, impatience: M/G/c/c, M/M/c/K, Erlang A
+retrial            retries: the retrial queue M/M/c
+shared_accounts    unequal speeds under the policy `weighted`, and accounts picked blindly
 """
 
 from pika_balancer.simulate.theory.erlang import (

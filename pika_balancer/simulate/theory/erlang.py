@@ -1,8 +1,8 @@
-"""Erlang's formulas: how many jobs find every slot taken, and how long they wait in line.
+"""Erlang's formulas: the share of jobs that find every slot taken, and how long they wait.
 
 Loads are in erlang: jobs per second times the mean service time in seconds, which is the mean number of slots
-that the jobs would take if there were slots for all. Slots need not be whole: the formulas have one natural
-extension to real numbers, which is what makes them invertible.
+in use if there were slots for all. Slots need not be whole: the formulas have one natural extension to real
+numbers, which makes them invertible.
 
 Sources:
     A. K. Erlang, Solution of some problems in the theory of probabilities of significance in automatic
@@ -15,27 +15,31 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from pika_balancer._util.validators import checked
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import MOST_SLOTS, bisect, finite, share, slots_of
 
+MOST_SLOTS: Final = 1_000_000
+"""The most slots that a closed form accepts: its recursion takes a step for each."""
+NEGLIGIBLE: Final = 1e-300
+"""A weight, relative to the largest, that changes no result."""
 _PRECISION: Final = 1e-15
 
 
 def erlang_b(slots: float, load: float) -> float:
-    """Return the share of jobs that find every slot taken, where such jobs are lost.
+    """Return the share of jobs that find every slot taken, if such jobs are lost.
 
     1/B(c, a) = a ∫₀^∞ e^(-at) (1+t)^c dt, which for whole c is (aᶜ/c!) / Σₖ₌₀ᶜ aᵏ/k!. It holds for Poisson
-    arrivals and service times of any law with the same mean (M/G/c/c). Stable: the recursion
+    arrivals and service times of any distribution with the same mean (M/G/c/c). Stable: the recursion
     B(c) = a B(c-1) / (c + a B(c-1)) adds and multiplies positive numbers only. O(slots).
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
 
     Raises:
         InvalidArgument: `slots` or `load` is out of range; the error names it.
     """
-    slots, load = slots_of(slots), finite(load, "load")
+    slots, load = _slots(slots), checked(load, "load", least=0)
     return _erlang_b(slots, load)
 
 
@@ -48,7 +52,7 @@ def _erlang_b(slots: float, load: float) -> float:
     for taken in range(1, count + 1):
         offered = load * blocked
         blocked = offered / (taken + fraction + offered)
-        if blocked == 0:  # below the smallest float, and falling
+        if blocked == 0:  # it underflows and falls further
             break
     return blocked
 
@@ -57,7 +61,7 @@ def _inverse_b(fraction: float, load: float) -> float:
     """Return 1/B for less than one slot, Γ(1+x, a) eᵃ a⁻ˣ: by a series or a continued fraction."""
     shape = 1 + fraction
     if load <= 1:
-        # The lower incomplete gamma function; what is left of Γ(1+x) is at least a third of it.
+        # The lower incomplete gamma function; the difference to Γ(1+x) is at least a third of it.
         term = total = 1 / shape
         order = shape
         while term > total * 1e-17:
@@ -92,9 +96,9 @@ def erlang_b_slots(load: float, blocked: float) -> float:
         blocked: The share, above 0 and below 1.
 
     Raises:
-        InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
+        InvalidArgument: An argument is out of range, or the answer exceeds a million slots.
     """
-    load, blocked = finite(load, "load", above=True), share(blocked, "blocked")
+    load, blocked = checked(load, "load", above=0), checked(blocked, "blocked", above=0, below=1)
     enough = _first(lambda _taken, lost: lost <= blocked, load)
     return bisect(lambda slots: _erlang_b(slots, load) <= blocked, enough - 1, enough)
 
@@ -105,31 +109,31 @@ def erlang_b_load(slots: float, blocked: float) -> float:
     The inverse of `erlang_b` in `load`; it grows with both arguments.
 
     Args:
-        slots: Slots in all; whole or not, above 0.
+        slots: Number of slots; whole or not, above 0.
         blocked: The share, above 0 and below 1.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, blocked = _some(slots), share(blocked, "blocked")
-    # No more is carried than there are slots: a (1 - B) < c.
+    slots, blocked = _some(slots), checked(blocked, "blocked", above=0, below=1)
+    # The carried load is less than the slots: a (1 - B) < c.
     return bisect(lambda load: _erlang_b(slots, load) >= blocked, 0.0, slots / (1 - blocked))
 
 
 def erlang_c(slots: float, load: float) -> float:
-    """Return the share of jobs that wait, where jobs that find every slot taken wait in one line.
+    """Return the share of jobs that wait, if jobs that find every slot taken wait in one queue.
 
-    C(c, a) = c B / (c - a (1 - B)) with B = `erlang_b(c, a)`; 1 from a = c on, where the line grows without
-    end. It holds for Poisson arrivals and exponential service times (M/M/c). O(slots).
+    C(c, a) = c B / (c - a (1 - B)) with B = `erlang_b(c, a)`; 1 from a = c on, where the queue grows without
+    bound. It holds for Poisson arrivals and exponential service times (M/M/c). O(slots).
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
 
     Raises:
         InvalidArgument: `slots` or `load` is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
+    slots, load = _slots(slots), checked(load, "load", least=0)
     return _erlang_c(slots, load)
 
 
@@ -143,19 +147,19 @@ def _erlang_c(slots: float, load: float) -> float:
 def erlang_c_wait(slots: float, load: float, *, service: float = 1.0) -> float:
     """Return the mean wait of all jobs, in seconds: C(c, a) s / (c - a), infinite from a = c on.
 
-    Those that wait at all wait s / (c - a) on average, exponentially distributed where the line is served in
-    the order of arrival; the mean does not depend on the order.
+    The wait of jobs that wait at all is exponential with mean s / (c - a) if they are served in order of
+    arrival; the mean does not depend on the order.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         service: Mean service time in seconds, s; 1 gives the wait in service times.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
+    slots, load = _slots(slots), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
     return math.inf if load >= slots else _erlang_c(slots, load) * service / (slots - load)
 
 
@@ -165,7 +169,7 @@ def erlang_c_beyond(slots: float, load: float, wait: float, *, service: float = 
     P(W > t) = C(c, a) e^(-(c - a) t / s); 1 from a = c on.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         wait: Seconds, t; 0 or more.
         service: Mean service time in seconds, s.
@@ -173,8 +177,8 @@ def erlang_c_beyond(slots: float, load: float, wait: float, *, service: float = 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load, wait = slots_of(slots), finite(load, "load"), finite(wait, "wait")
-    return _beyond(slots, load, wait / finite(service, "service", above=True))
+    slots, load, wait = _slots(slots), checked(load, "load", least=0), checked(wait, "wait", least=0)
+    return _beyond(slots, load, wait / checked(service, "service", above=0))
 
 
 def _beyond(slots: float, load: float, wait: float) -> float:
@@ -187,7 +191,7 @@ def erlang_c_quantile(slots: float, load: float, share_within: float, *, service
     max(0, s ln(C / (1 - q)) / (c - a)); infinite from a = c on.
 
     Args:
-        slots: Slots in all, c; whole or not, 0 or more.
+        slots: Number of slots, c; whole or not, 0 or more.
         load: Offered load in erlang, a; 0 or more.
         share_within: The share, q: 0.95 for p95; above 0 and below 1.
         service: Mean service time in seconds, s.
@@ -195,9 +199,9 @@ def erlang_c_quantile(slots: float, load: float, share_within: float, *, service
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = slots_of(slots), finite(load, "load")
-    within = share(share_within, "share_within")
-    service = finite(service, "service", above=True)
+    slots, load = _slots(slots), checked(load, "load", least=0)
+    within = checked(share_within, "share_within", above=0, below=1)
+    service = checked(service, "service", above=0)
     if load >= slots:
         return math.inf
     waiting = _erlang_c(slots, load)
@@ -217,10 +221,10 @@ def erlang_c_slots(load: float, beyond: float, *, wait: float = 0.0, service: fl
         service: Mean service time in seconds.
 
     Raises:
-        InvalidArgument: An argument is out of range, or the answer is beyond a million slots.
+        InvalidArgument: An argument is out of range, or the answer exceeds a million slots.
     """
-    load, beyond = finite(load, "load", above=True), share(beyond, "beyond")
-    wait = finite(wait, "wait") / finite(service, "service", above=True)
+    load, beyond = checked(load, "load", above=0), checked(beyond, "beyond", above=0, below=1)
+    wait = checked(wait, "wait", least=0) / checked(service, "service", above=0)
 
     def suffices(taken: float, blocked: float) -> bool:
         spare = taken - load
@@ -238,7 +242,7 @@ def erlang_c_load(slots: float, beyond: float, *, wait: float = 0.0, service: fl
     The inverse of `erlang_c_beyond`, and with `wait` 0 of `erlang_c`, in `load`.
 
     Args:
-        slots: Slots in all; whole or not, above 0.
+        slots: Number of slots; whole or not, above 0.
         beyond: The share, above 0 and below 1.
         wait: Seconds, 0 or more.
         service: Mean service time in seconds.
@@ -246,23 +250,41 @@ def erlang_c_load(slots: float, beyond: float, *, wait: float = 0.0, service: fl
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, beyond = _some(slots), share(beyond, "beyond")
-    wait = finite(wait, "wait") / finite(service, "service", above=True)
+    slots, beyond = _some(slots), checked(beyond, "beyond", above=0, below=1)
+    wait = checked(wait, "wait", least=0) / checked(service, "service", above=0)
     return bisect(lambda load: _beyond(slots, load, wait) >= beyond, 0.0, slots)
 
 
+def _slots(slots: float) -> float:
+    return checked(slots, "slots", least=0, most=MOST_SLOTS)
+
+
 def _some(slots: float) -> float:
-    if slots_of(slots) == 0:
-        raise InvalidArgument("slots must be above 0: without slots every job is refused", field="slots")
-    return float(slots)
+    return checked(slots, "slots", above=0, most=MOST_SLOTS)
 
 
 def _first(suffices: Callable[[float, float], bool], load: float) -> float:
-    """Return the first whole number of slots c for which `suffices(c, B(c))` holds, in one walk."""
+    """Return the first whole number of slots c for which `suffices(c, B(c))` holds."""
     blocked = 1.0
     for taken in range(1, MOST_SLOTS + 1):
         offered = load * blocked
         blocked = offered / (taken + offered)
         if suffices(taken, blocked):
             return float(taken)
-    raise InvalidArgument(f"load {load:g} takes more than {MOST_SLOTS} slots", field="load")
+    raise InvalidArgument(f"load {load:g} needs more than {MOST_SLOTS} slots", field="load")
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the least number between `low` and `high` for which `holds` is true, to the last few bits.
+
+    `holds` is false, then true, and true at `high`. The middle is geometric where that is possible, so that
+    answers of every size come out to the same relative accuracy.
+    """
+    while True:
+        middle = math.sqrt(low) * math.sqrt(high) if high > 4 * low > 0 else low + (high - low) / 2
+        if not low < middle < high or high - low <= 4 * math.ulp(high):
+            return high
+        if holds(middle):
+            high = middle
+        else:
+            low = middle

@@ -1,4 +1,4 @@
-"""Jobs that find every slot taken and try again later: the retrial system M/M/c.
+"""Jobs that find every slot taken and are retried later: the retrial queue M/M/c.
 
 Sources:
     G. I. Falin and J. G. C. Templeton, Retrial Queues, 1997, for the model and its truncation.
@@ -8,17 +8,18 @@ import math
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import finite, whole_slots
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS
 
 _PRECISION = 1e-13
 _MOST_STATES = 1_000_000
-"""Where the truncation stops; about a second."""
+"""Limit of the truncation; takes about a second."""
 
 
 @attrs.frozen
 class Retrial:
-    """What happens at a pool of slots whose jobs try again until they are served."""
+    """The figures of a pool of slots whose jobs are retried until they start."""
 
     refused: float
     """Share of jobs whose first attempt finds every slot taken."""
@@ -35,17 +36,18 @@ class Retrial:
 
 
 def retrial(slots: int, load: float, delay: float, *, service: float = 1.0) -> Retrial:
-    """Return the figures of jobs that try again after an exponential delay, as often as it takes.
+    """Return the figures of jobs that are retried after exponential delays until they start.
 
     The chain of (slots taken i, jobs waiting j) goes up from j only through (c, j), so that level j + 1 is
     one vector times P(c, j): solving the tridiagonal equations of each level from the highest one down gives
-    the law with additions of positive numbers only. The highest level doubles until the figures stand still.
+    the distribution with additions of positive numbers only. The number of levels doubles until the figures
+    converge.
 
     Jobs must never give up, and delays must be exponential: a constant delay shortens the wait by a few per
-    cent, and a limit on the attempts hides that a system has no steady state.
+    cent, and a limit on the attempts hides the lack of a steady state.
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang; 0 or more.
         delay: Mean seconds between two attempts of a job; above 0.
         service: Mean service time in seconds.
@@ -54,9 +56,9 @@ def retrial(slots: int, load: float, delay: float, *, service: float = 1.0) -> R
         InvalidArgument: An argument is out of range, or the load is so close to the slots that the chain
             would need millions of states.
     """
-    slots, load = whole_slots(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
-    rate = service / finite(delay, "delay", above=True)
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
+    rate = service / checked(delay, "delay", above=0)
     if load == 0:
         return Retrial(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     if load >= slots:
@@ -69,8 +71,8 @@ def retrial(slots: int, load: float, delay: float, *, service: float = 1.0) -> R
         levels, before = 2 * levels, waiting
         if levels * slots > _MOST_STATES:
             raise InvalidArgument(
-                f"a load of {load:g} on {slots} slots needs more states than can be solved; take a lower "
-                "load or a shorter delay",
+                f"a load of {load:g} on {slots} slots needs too many states; use a lower load or a "
+                "shorter delay",
                 field="load",
             )
     wait = waiting * service / load
@@ -78,7 +80,7 @@ def retrial(slots: int, load: float, delay: float, *, service: float = 1.0) -> R
 
 
 def _truncated(slots: int, load: float, rate: float, levels: int) -> tuple[float, float]:
-    """Return P(every slot taken) and the mean number waiting, where at most `levels` jobs wait."""
+    """Return P(every slot taken) and the mean number waiting, if at most `levels` jobs wait."""
     full = free = mean = 0.0  # of the levels above, as multiples of P(c, j)
     above = [0.0] * slots  # P(i, j + 1) for i < c, likewise
     for level in range(levels, -1, -1):
@@ -87,7 +89,7 @@ def _truncated(slots: int, load: float, rate: float, levels: int) -> tuple[float
         full, free = 1 + full, total + free
         mean += level * (1 + total)
         if level:
-            # What enters the level from below leaves it again by retries that succeed.
+            # The flow into the level from below equals the flow of successful retries out of it.
             step = load / (level * rate * total)
             above = [step * p for p in law]
             full, free, mean = full * step, free * step, mean * step
@@ -101,7 +103,7 @@ def _level(slots: int, load: float, retries: float, above: list[float], returns:
     """
     pivots: list[float] = []
     sums: list[float] = []
-    # Elimination without a difference: each pivot is a + a rest, and the rest is a sum as well.
+    # Elimination without subtraction: each pivot is a plus a sum.
     rest, carried = retries, 0.0
     for i in range(slots):
         if i:

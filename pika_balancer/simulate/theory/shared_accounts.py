@@ -1,10 +1,11 @@
-"""What closed forms know about the accounts one by one: unequal speeds, and the price of not looking.
+"""Closed forms for single accounts: unequal speeds, and accounts picked blindly.
 
 Sources:
-    V. Anantharam, R. Gopinath and D. Hajela, A generalization of the Erlang formula of traffic engineering,
-    Queueing Systems 3, 1988, for the rules that cannot change what is refused. F. P. Kelly, Reversibility and
-    Stochastic Networks, 1979, for product forms of reversible chains. T. Bonald, M. Jonckheere and
-    A. Proutière, Insensitive load balancing, SIGMETRICS 2004, for why the law of the service times is free.
+    V. Anantharam, R. Gopinath and D. Hajela, A generalization of the Erlang formula of traffic
+    engineering, Queueing Systems 3, 1988, for the policies that cannot change the share refused. F. P. Kelly,
+    Reversibility and Stochastic Networks, 1979, for product forms of reversible chains. T. Bonald, M.
+    Jonckheere and A. Proutière, Insensitive load balancing, SIGMETRICS 2004, for insensitivity to the
+    distribution of service times.
 """
 
 import math
@@ -12,16 +13,16 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import NEGLIGIBLE, bisect, finite, whole_slots
-from pika_balancer.simulate.theory.erlang import erlang_b
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS, NEGLIGIBLE, bisect, erlang_b
 
 _MOST_SLOTS = 20_000
 
 
 @attrs.frozen
 class Shared:
-    """What happens at accounts of unequal speed that share one stream of jobs."""
+    """The figures of accounts of unequal speed that share one stream of jobs."""
 
     refused: float
     """Share of the jobs that find every account full, from 0 to 1."""
@@ -30,30 +31,35 @@ class Shared:
 
 
 def weighted(caps: Sequence[int], load: float, times: Sequence[float] = ()) -> Shared:
-    """Return the figures of the rule `weighted`, which draws an account by its free slots, in a loss system.
+    """Return the figures of a loss system under `weighted`, which draws an account by its free slots.
 
-    The rule makes the chain reversible, so that it has a product form even with unequal speeds:
+    The policy makes the chain reversible, so that it has a product form even with unequal speeds:
     P(n) ∝ (C - |n|)!/C! ∏ₖ binom(capₖ, nₖ) (a tₖ)^nₖ, with C = Σ capₖ. It holds for Poisson arrivals and
-    service times of any law. Accounts of one speed act as one, since their binomials convolve.
+    service times of any distribution. Accounts of one speed act as one, since their binomials convolve.
 
     Args:
         caps: Slots of each account; whole, 1 or more.
-        load: Offered load in erlang, a, as if every account had speed 1; 0 or more.
-        times: For each account how many times longer a job runs there, tₖ: 3 for an account three times
-            slower; all 1 by default.
+        load: Offered load in erlang, a, for accounts of speed 1; 0 or more.
+        times: Factor of the service time on each account, tₖ: 3 for an account three times slower; all 1 by
+            default.
 
     Raises:
         InvalidArgument: An argument is out of range, or the slots are more than 20,000.
     """
-    slots, load = [whole_slots(cap, "caps") for cap in caps], finite(load, "load")
-    slowness = [finite(time, "times", above=True) for time in times] or [1.0] * len(slots)
+    slots, load = (
+        [checked_whole(cap, "caps", most=MOST_SLOTS) for cap in caps],
+        checked(load, "load", least=0),
+    )
+    slowness = [checked(time, "times", above=0) for time in times] or [1.0] * len(slots)
     if not slots:
-        raise InvalidArgument("caps must name one account at least", field="caps")
+        raise InvalidArgument("caps must have at least one account", field="caps")
     if len(slowness) != len(slots):
-        raise InvalidArgument(f"times must be one for each of the {len(slots)} accounts", field="times")
+        raise InvalidArgument(
+            f"times must have one value for each of the {len(slots)} accounts", field="times"
+        )
     total = sum(slots)
     if total > _MOST_SLOTS:
-        raise InvalidArgument(f"caps must add up to {_MOST_SLOTS} slots at most", field="caps")
+        raise InvalidArgument(f"caps must add up to at most {_MOST_SLOTS} slots", field="caps")
     if load == 0:
         return Shared(0.0, (0.0,) * len(slots))
     groups: dict[float, int] = {}
@@ -75,17 +81,21 @@ def weighted(caps: Sequence[int], load: float, times: Sequence[float] = ()) -> S
             if n and p:
                 mean += n * p * math.fsum(q * weights[n + m] for m, q in enumerate(others) if q)
         means[time] = mean / everything
+    # With every slot taken there is one state. Its logarithm keeps the digits that its weight loses when an
+    # almost idle pool makes it smaller than a normal float.
+    odds = {time: load * time * tilt for time in groups}
+    full = sum(cap * (math.log(odds[time]) - math.log1p(odds[time])) for time, cap in groups.items())
     return Shared(
-        law[-1] / everything,
+        min(1.0, math.exp(full + logs[-1] - peak - math.log(everything))),
         tuple(means[time] * cap / groups[time] for cap, time in zip(slots, slowness, strict=True)),
     )
 
 
 def blind(caps: Sequence[int], load: float, shares: Sequence[float] = ()) -> float:
-    """Return the share of jobs refused if each is sent to an account without looking whether it has room.
+    """Return the share of jobs refused if each is sent to a random account, full or not.
 
-    Σ pₖ B(capₖ, a pₖ): every account is a loss system of its own, with its share of the load. Beside
-    `erlang_b(sum(caps), load)` it is the price of blindness.
+    Σ pₖ B(capₖ, a pₖ): every account is a loss system of its own, with its share of the load.
+    Compare `erlang_b(sum(caps), load)`.
 
     Args:
         caps: Slots of each account; whole, 1 or more.
@@ -95,14 +105,17 @@ def blind(caps: Sequence[int], load: float, shares: Sequence[float] = ()) -> flo
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = [whole_slots(cap, "caps") for cap in caps], finite(load, "load")
+    slots, load = (
+        [checked_whole(cap, "caps", most=MOST_SLOTS) for cap in caps],
+        checked(load, "load", least=0),
+    )
     if not slots:
-        raise InvalidArgument("caps must name one account at least", field="caps")
-    parts = [finite(part, "shares") for part in shares] or [1.0] * len(slots)
+        raise InvalidArgument("caps must have at least one account", field="caps")
+    parts = [checked(part, "shares", least=0) for part in shares] or [1.0] * len(slots)
     whole = math.fsum(parts)
     if len(parts) != len(slots) or whole == 0:
         raise InvalidArgument(
-            f"shares must be one for each of the {len(slots)} accounts, not all 0", field="shares"
+            f"shares must have one value for each of the {len(slots)} accounts, not all 0", field="shares"
         )
     return math.fsum(
         part / whole * erlang_b(cap, load * part / whole) for cap, part in zip(slots, parts, strict=True)
@@ -110,9 +123,9 @@ def blind(caps: Sequence[int], load: float, shares: Sequence[float] = ()) -> flo
 
 
 def _tilt(groups: dict[float, int], load: float, total: int) -> float:
-    """Return a factor that centres the product of binomials where the law itself is likeliest.
+    """Return a factor that centres the product of binomials at the mode of the distribution.
 
-    There a further job multiplies (C - n)! by about 1/(C - n).
+    At the mode one more job multiplies (C - n)! by about 1/(C - n).
     """
 
     def beyond(taken: float) -> bool:

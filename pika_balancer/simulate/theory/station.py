@@ -1,14 +1,14 @@
-"""Loss, a bounded line, and impatience: the figures of one pool of slots in the steady state.
+"""Loss, a limited wait queue, and impatience: the figures of one pool of slots in the steady state.
 
-All are birth-and-death chains: jobs arrive at rate a per service time whatever is in flight, and leave at
-rate min(n, c), plus, where they are impatient, at a rate that grows with the line. The chain is solved from
-its largest probability outwards, so that neither thousands of slots nor extreme loads overflow.
+All are birth-and-death chains: jobs arrive at rate a per service time, and leave at rate min(n, c), plus, if
+they are impatient, a rate proportional to the number waiting. The chain is solved from its largest
+probability outwards, so that neither thousands of slots nor extreme loads overflow.
 
 Sources:
     A. K. Erlang 1917 for the loss system. C. Palm, Research on telephone traffic carried by full availability
     groups, Tele 1957, for impatience, and O. Garnett, A. Mandelbaum and M. Reiman, Designing a call center
     with impatient customers, Manufacturing & Service Operations Management 4, 2002, for its use. F. Baccelli
-    and G. Hebuterne, On queues with impatient customers, Performance '81, for patience of any law.
+    and G. Hebuterne, On queues with impatient customers, Performance '81, for patience of any distribution.
 """
 
 import math
@@ -17,35 +17,35 @@ from itertools import count
 
 import attrs
 
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.errors import InvalidArgument
-from pika_balancer.simulate.theory.arguments import NEGLIGIBLE, bisect, finite, positive, share, whole_slots
-from pika_balancer.simulate.theory.erlang import erlang_c
+from pika_balancer.simulate.theory.erlang import MOST_SLOTS, NEGLIGIBLE, bisect, erlang_c
 
 _SMALL = 1e-4
-"""Below this an exponential is its series: no digits are lost to a difference."""
+"""Below this an exponential is replaced by its series, to avoid cancellation."""
 _LONGEST = 1_000_000
-"""The longest line that a chain is solved for, in jobs."""
+"""Maximum number of waiting jobs that a chain is solved for."""
 
 
 @attrs.frozen
 class Station:
-    """What happens at a pool of slots in the long run. Shares are of all jobs that arrive, from 0 to 1."""
+    """The long-run figures of a pool of slots. Shares are of all jobs that arrive, from 0 to 1."""
 
     refused: float
-    """Share of jobs turned away on arrival, because neither a slot nor a place in the line was free."""
+    """Share of jobs refused on arrival, because every slot was taken and the queue was full."""
     gave_up: float
-    """Share of jobs that left the line unserved, their patience at an end."""
+    """Share of jobs that left the queue because their patience ended."""
     delayed: float
-    """Share of jobs that stood in line, whether they were served in the end or not."""
+    """Share of jobs that entered the queue, whether they were served or not."""
     wait_mean: float
-    """Mean seconds in line of all jobs that were not refused, those that gave up included; infinite without
-    a steady state, NaN where every job is refused."""
+    """Mean seconds in the queue of all jobs that were not refused, including those that gave up; infinite
+    without a steady state, NaN if every job is refused."""
     served_wait_mean: float
-    """Mean seconds in line of the jobs that were served; as `wait_mean` where nobody gives up."""
+    """Mean seconds in the queue of the jobs that were served."""
     in_flight_mean: float
     """Mean number of slots taken, in erlang."""
     line_mean: float
-    """Mean number of jobs in line; infinite without a steady state."""
+    """Mean number of jobs in the queue; infinite without a steady state."""
     utilisation: float
     """Mean share of the slots that are taken."""
 
@@ -53,10 +53,10 @@ class Station:
 def mgcc(slots: int, load: float) -> Station:
     """Return the figures of the loss system: jobs that find every slot taken are refused (M/G/c/c).
 
-    P(n in flight) ∝ aⁿ/n!, n = 0 … c, for service times of any law with that mean.
+    P(n in flight) ∝ aⁿ/n!, n = 0 … c, for service times of any distribution with that mean.
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang, a; 0 or more.
 
     Raises:
@@ -66,14 +66,14 @@ def mgcc(slots: int, load: float) -> Station:
 
 
 def mmck(slots: int, load: float, *, line: float = math.inf, service: float = 1.0) -> Station:
-    """Return the figures of a line with so many places (M/M/c/K, K = c + places).
+    """Return the figures of a queue with a limited number of places (M/M/c/K, K = c + places).
 
     P(n) ∝ aⁿ / ∏ᵢ₌₁ⁿ min(i, c). Without a limit it is Erlang's waiting system (M/M/c).
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang, a; 0 or more.
-        line: Places in the line, whole or infinite, 0 or more.
+        line: Places in the queue, whole or infinite, 0 or more.
         service: Mean service time in seconds.
 
     Raises:
@@ -85,24 +85,28 @@ def mmck(slots: int, load: float, *, line: float = math.inf, service: float = 1.
 def erlang_a(
     slots: int, load: float, patience: float, *, line: float = math.inf, service: float = 1.0
 ) -> Station:
-    """Return the figures of a line that jobs leave when their patience ends (M/M/c+M, Palm's Erlang A).
+    """Return the figures of a queue that jobs leave when their patience ends (M/M/c+M, Palm's Erlang A).
 
     Patience is exponential: the chain leaves state n at rate min(n, c)/s + max(0, n - c)/patience. With
     impatience every load has a steady state.
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang, a; 0 or more.
-        patience: Mean seconds that a job is ready to wait; above 0, infinite for jobs that stay.
-        line: Places in the line, whole or infinite, 0 or more.
+        patience: Mean seconds after which a job gives up; above 0, infinite for never.
+        line: Places in the queue, whole or infinite, 0 or more.
         service: Mean service time in seconds, s.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load, line = whole_slots(slots), finite(load, "load"), _places(line)
-    service = finite(service, "service", above=True)
-    leaving = service / positive(patience, "patience")
+    slots, load, line = (
+        checked_whole(slots, "slots", most=MOST_SLOTS),
+        checked(load, "load", least=0),
+        _places(line),
+    )
+    service = checked(service, "service", above=0)
+    leaving = service / checked(patience, "patience", above=0, infinite=True)
     if line == math.inf and not leaving:
         return _endless(slots, load, service)
     law = _solve(slots, load, slots + line, lambda n: min(n, slots) + max(0, n - slots) * leaving)
@@ -121,28 +125,28 @@ def erlang_a(
 
 
 def constant_patience(slots: int, load: float, patience: float, *, service: float = 1.0) -> Station:
-    """Return the figures of a line that each job leaves after the same time unserved (M/M/c+D).
+    """Return the figures of a queue that each job leaves after the same time unserved (M/M/c+D).
 
-    The wait that a job would have if it stayed has, beside the share that waits not at all, the density
-    λ P(c - 1) e^(-(c/s - λ) t) up to the patience and falls like e^(-c t / s) from there on; a job gives up
-    if that wait is longer than its patience (Baccelli and Hebuterne 1981).
+    The wait that a job would have without impatience has an atom at 0 and the density
+    λ P(c - 1) e^(-(c/s - λ) t) up to the patience, and falls like e^(-c t / s) beyond; a job gives up if that
+    wait exceeds its patience (Baccelli and Hebuterne 1981).
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang, a = λ s; 0 or more.
-        patience: Seconds that a job is ready to wait; above 0 and finite.
+        patience: Seconds after which a job gives up; above 0 and finite.
         service: Mean service time in seconds, s.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = whole_slots(slots), finite(load, "load")
-    service = finite(service, "service", above=True)
-    limit = finite(patience, "patience", above=True) / service
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", least=0)
+    service = checked(service, "service", above=0)
+    limit = checked(patience, "patience", above=0) / service
     if load == 0:
         return Station(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     free = _solve(slots, load, slots - 1, float)
-    # The weight of the free states is 1, scaled down where the integrals beside it would pass every float.
+    # The weight of the free states is 1, scaled down where the integrals would overflow.
     rate = slots - load
     start = free[-1] * load
     scale = math.exp(min(0.0, rate * limit))
@@ -150,7 +154,7 @@ def constant_patience(slots: int, load: float, patience: float, *, service: floa
     beyond = start * math.exp(-max(0.0, rate * limit)) / slots
     total = scale + within + beyond
     gave_up, delayed = beyond / total, (within + beyond) / total
-    # Those that give up wait for as long as their patience lasts, the others for as long as they must.
+    # Jobs that give up wait for their patience.
     wait = moment / total + gave_up * limit
     served = moment / (scale + within)
     busy = load * (1 - gave_up)
@@ -163,21 +167,24 @@ def mmck_quantile(
     """Return the wait, in seconds, that a share of the jobs that were not refused does not exceed.
 
     A job that finds n ≥ c in the system waits for n - c + 1 ends, which come at rate c/s: its wait has an
-    Erlang law. Served in order of arrival. For a line without a limit take `erlang_c_quantile`.
+    Erlang distribution. Served in order of arrival. Without a limit use `erlang_c_quantile`.
 
     Args:
-        slots: Slots in all, c; whole, 1 or more.
+        slots: Number of slots, c; whole, 1 or more.
         load: Offered load in erlang, above 0.
         share_within: The share: 0.95 for p95; above 0 and below 1.
-        line: Places in the line; whole, 0 or more, finite.
+        line: Places in the queue; whole, 0 or more, finite.
         service: Mean service time in seconds, s.
 
     Raises:
         InvalidArgument: An argument is out of range.
     """
-    slots, load = whole_slots(slots), finite(load, "load", above=True)
-    within, places = share(share_within, "share_within"), finite(_places(line), "line")
-    service = finite(service, "service", above=True)
+    slots, load = checked_whole(slots, "slots", most=MOST_SLOTS), checked(load, "load", above=0)
+    within, places = (
+        checked(share_within, "share_within", above=0, below=1),
+        checked(_places(line), "line", least=0),
+    )
+    service = checked(service, "service", above=0)
     found = _solve(slots, load, slots + places, lambda n: float(min(n, slots)))[:-1]
     accepted = math.fsum(found)
     taken = found[slots:]
@@ -185,7 +192,7 @@ def mmck_quantile(
         taken.pop()
 
     def beyond(ends: float) -> float:
-        """Return P(W > t), where so many ends are expected in t."""
+        """Return P(W > t) for the t in which this number of ends is expected."""
         log, total, left = math.log(ends), 0.0, 0.0
         for place, probability in enumerate(taken):
             left += math.exp(place * log - ends - math.lgamma(place + 1))
@@ -212,8 +219,8 @@ def _endless(slots: int, load: float, service: float) -> Station:
 def _served(standing: list[float], slots: int, leaving: float) -> float:
     """Return the mean wait of an arrival times whether it is served, in service times.
 
-    The k-th in line is served with probability c / (c + k θ), and then moves up at rates c + i θ, i = 1 … k:
-    those of the line before it and its own, of which none came to its end first.
+    The k-th waiting job is served with probability c / (c + k θ), and then moves up at rates c + i θ for
+    i = 1 … k, of the ends and departures before it.
     """
     total = steps = 0.0
     for place, p in enumerate(standing, 1):
@@ -223,18 +230,18 @@ def _served(standing: list[float], slots: int, leaving: float) -> float:
 
 
 def _solve(slots: int, load: float, most: float, deaths: Callable[[int], float]) -> list[float]:
-    """Return the law of a chain with births at rate `load`, from state 0 to `most` or to where it fades away.
+    """Return the distribution of a chain with births at rate `load`, from 0 to `most` or until negligible.
 
-    The law has an entry for every slot at least.
+    It has at least one entry for every slot.
     """
     if load == 0:
         return [1.0] + [0.0] * (slots - 1)
-    top = 0  # the likeliest state: the next one is left faster than it is reached
+    top = 0  # the mode: the next state is left faster than it is reached
     while top < most and deaths(top + 1) < load:
         top += 1
         if top > slots + _LONGEST:
             raise InvalidArgument(
-                "the line grows beyond a million jobs; take a shorter patience", field="patience"
+                "the queue grows beyond a million jobs; use a shorter patience", field="patience"
             )
     states = count(top + 1) if most == math.inf else range(top + 1, int(most) + 1)
     up = _products(load / deaths(n) for n in states)
@@ -258,7 +265,7 @@ def _products(steps: Iterable[float]) -> list[float]:
 
 
 def _places(line: float) -> float:
-    places = line if line == math.inf else finite(line, "line")
+    places = line if line == math.inf else checked(line, "line", least=0)
     if places != math.inf and (places != int(places) or places > _LONGEST):
         raise InvalidArgument(
             f"line must be a whole number of places, or infinite, not {line!r}", field="line"
@@ -275,5 +282,5 @@ def _integrals(rate: float, limit: float) -> tuple[float, float]:
     else:
         plain = -math.expm1(-x) / abs(rate)
         moment = (plain - limit * math.exp(-x)) / abs(rate)
-    # Seen from the other end, time runs backwards and the exponent changes its sign.
+    # With time reversed the exponent changes its sign.
     return plain, limit * plain - moment if rate < 0 else moment

@@ -1,38 +1,42 @@
-"""What one process holds of a shared pool and waits for, under the names that the server has for it.
+"""What one process holds of a shared pool and waits for, under the names that the server uses.
 
-A lease has its name before it is asked for: the process and a number. So a call that is repeated means the
-same lease, and whoever waits in line waits under the name of the lease to come. An adopted job's lease is
-named by its key, after a `=`, whoever adopts it.
+A lease has its name before it is asked for: the process and a number. A repeated call therefore means the
+same lease, and a request waits under the name of its lease to come. The lease of an adopted job is named `=`
+and its key in every process.
 """
 
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from itertools import islice
 
 import attrs
 
 from pika_balancer.errors import PikaError
 from pika_balancer.models import Grantor, Lease
 
+Entry = tuple[str, str, str, object]
+"""One entry of a heartbeat: name, `h` (held) or `w` (waiting), channel, time of the grant or ticket."""
+
 
 class SharedLease(Lease):
-    """A lease of a shared store, which can get lost."""
+    """A lease of a shared store, which can be revoked."""
 
-    __slots__ = ("_lost",)
+    __slots__ = ("_revoked",)
 
     def __init__(self, grantor: Grantor, row: int, lease_id: int | str) -> None:
         super().__init__(grantor, row, lease_id)
-        self._lost = False
+        self._revoked = False
 
     @property
     def revoked(self) -> bool:
-        """Whether the store stopped counting it without a release; then it is not held any more either."""
-        return self._lost
+        """Whether the store stopped counting the lease without a release; then it is not held any more."""
+        return self._revoked
 
-    def lose(self) -> None:
-        """Take note that it is not counted any more."""
-        self._lost, self.held = True, False
+    def end(self, *, revoked: bool) -> None:
+        """Mark the lease as not held."""
+        self._revoked, self.held = revoked, False
 
 
 @attrs.define(eq=False)
@@ -40,100 +44,101 @@ class GrantedSlot:
     """A slot that this process holds."""
 
     channel: str
-    """Where it is."""
+    """Its channel."""
     since: int
     """When it was granted, in milliseconds of the server's clock."""
     lease: "weakref.ref[SharedLease]"
-    """Not held on to, so that a lease that is dropped is noticed."""
-    kept: SharedLease | None = None
-    """The lease again if it was adopted, since it can be had again by its key."""
+    """A weak reference, so that a dropped lease can be reported."""
+    adopted: SharedLease | None = None
+    """The lease again if it was adopted: it can be asked for again by its key."""
 
-    def over(self) -> None:
-        """Take note that somebody else has given it back, who held it too."""
+    def end(self, *, revoked: bool) -> None:
+        """Mark the lease as not held: released by another process that shares it, or revoked."""
         if (lease := self.lease()) is not None:
-            lease.held = False
-
-    def lose(self) -> None:
-        """Take note that it is not counted any more."""
-        if (lease := self.lease()) is not None:
-            lease.lose()
+            lease.end(revoked=revoked)
 
 
 @attrs.define(eq=False)
-class Wish:
-    """Somebody who asks for a slot."""
+class WaitRequest:
+    """A request for a slot."""
 
     name: str
-    """Of the lease to come."""
+    """Name of the lease to come."""
     channel: str | None
-    """The only channel that will do; None for any."""
-    waits: bool
-    """Whether it joins the line if nothing is free."""
+    """The only acceptable channel; None for any."""
+    may_wait: bool
+    """Whether it joins the wait queue if nothing is free."""
     future: "asyncio.Future[Lease]"
     """The lease, or why there is none."""
-    chance: float
-    """Decides the pick, in [0, 1)."""
+    u: float
+    """Random number in [0, 1) that decides the pick."""
     ticket: str = ""
-    """Its place in line, empty before it has one."""
+    """Its place in the wait queue; empty until the server has told it."""
 
     def fail(self, error: PikaError) -> None:
-        """Tell why there is none, unless there is an answer already."""
+        """Set the error, unless the request has its result."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 @attrs.define
-class Claims:
-    """Everything that the process holds, waits for, or is about to ask for or give back."""
+class Leases:
+    """Everything that the process holds, waits for, or is about to ask for or release."""
 
     held: dict[str, GrantedSlot] = attrs.Factory(dict[str, GrantedSlot])
     """By name."""
-    waiting: dict[str, Wish] = attrs.Factory(dict[str, Wish])
-    """By name, those that have been sent; in the order in which they came."""
-    unsent: dict[str, Wish] = attrs.Factory(dict[str, Wish])
-    """By name, those that have not."""
-    adoptions: list[tuple[str, str, int]] = attrs.Factory(list[tuple[str, str, int]])
-    """Name, channel and moment of what is being adopted: somebody has yet to hear that it is held."""
+    waiting: dict[str, WaitRequest] = attrs.Factory(dict[str, WaitRequest])
+    """Requests that were sent, by name, in order of arrival."""
+    unsent: dict[str, WaitRequest] = attrs.Factory(dict[str, WaitRequest])
+    """Requests that were not, by name."""
+    adopting: list[Entry] = attrs.Factory(list[Entry])
+    """Entries of adoptions whose reply has not been handled yet."""
     releases: "dict[str, asyncio.Future[None]]" = attrs.Factory(dict[str, "asyncio.Future[None]"])
-    """By name, what is to be given back or waited for no more; done when the server knows."""
+    """Releases that the server does not know of yet, by name; done when it does."""
 
-    def wishes(self) -> list[Wish]:
-        """Return everybody who has no answer yet, in the order in which they came."""
+    def requests(self) -> list[WaitRequest]:
+        """Return the requests without a result, in order of arrival."""
         return [*self.waiting.values(), *self.unsent.values()]
 
-    def adopted(self, name: str, channel: str) -> SharedLease | None:
-        """Return the adopted lease of that name on that channel, if it is held here.
+    def send(self, count: int) -> list[WaitRequest]:
+        """Move the first unsent requests to the waiting ones; return them."""
+        sent = list(islice(self.unsent.values(), count))
+        for request in sent:
+            del self.unsent[request.name]
+            self.waiting[request.name] = request
+        return sent
 
-        One that is held elsewhere is over: somebody who shared it gave it back, and it was adopted anew.
+    def send_again(self, requests: Sequence[WaitRequest]) -> None:
+        """Move requests back to the front of the unsent ones: the server has not seen them."""
+        again = [request for request in requests if self.waiting.pop(request.name, None) is not None]
+        self.unsent = {request.name: request for request in again} | self.unsent
+
+    def adopted(self, name: str, channel: str) -> SharedLease | None:
+        """Return the adopted lease of that name on that channel if this process holds it.
+
+        One on another channel has ended: a process that shared it released it, and it was adopted anew.
         """
-        holding = self.held.get(name)
-        if holding is not None and holding.channel != channel:
-            holding.over()
-            self.held.pop(name)
+        slot = self.held.get(name)
+        if slot is not None and slot.channel != channel:
+            slot.end(revoked=False)
+            del self.held[name]
             return None
-        return None if holding is None else holding.kept
+        return None if slot is None else slot.adopted
 
     @contextlib.contextmanager
-    def adopting(self, name: str, channel: str, moment: int) -> Generator[None]:
-        """State the lease as held meanwhile: else a beat right after the answer would take it back."""
-        entry = (name, channel, moment)
-        self.adoptions.append(entry)
+    def state_as_held(self, name: str, channel: str, since: int) -> Generator[None]:
+        """State the lease in heartbeats during its adoption: a heartbeat without it would release it."""
+        entry: Entry = (name, "h", channel, since)
+        self.adopting.append(entry)
         try:
             yield
         finally:
-            self.adoptions.remove(entry)
+            self.adopting.remove(entry)
 
-    def statement(self) -> list[object]:
-        """Return all that the server should know of, four values each; see `beat.lua`."""
-        stated: list[object] = []
-        for name, channel, moment in self.adoptions:
-            if name not in self.held:
-                stated += (name, "h", channel, moment)
-        for name, holding in self.held.items():
-            stated += (name, "h", holding.channel, holding.since)
-        for name, wish in self.waiting.items():
-            stated += (name, "w", wish.channel or "", wish.ticket)
-        return stated
-
-    def __bool__(self) -> bool:
-        return bool(self.held or self.waiting or self.unsent or self.releases)
+    def statement(self) -> list[Entry]:
+        """Return the entries of a heartbeat; see `heartbeat.lua`."""
+        return [
+            *(entry for entry in self.adopting if entry[0] not in self.held),
+            *((name, "h", slot.channel, slot.since) for name, slot in self.held.items()),
+            *((name, "w", request.channel or "", request.ticket) for name, request in self.waiting.items()),
+        ]

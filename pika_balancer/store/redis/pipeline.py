@@ -1,286 +1,194 @@
-"""One call at a time to the server, each with everything that has come up since the last.
+"""Sends a session's commands, one at a time.
 
-A process's calls are numbered and never overlap, so the server sees them in order and refuses one that was
-overtaken: a reply that was lost, or a call that a network delivered late, changes nothing twice. Whoever has
-something to say meanwhile says it with the next call, together with everybody else; that also is why a crowd
-costs less per head than one alone.
+The calls of a process are numbered and never overlap. The server sees them in order and refuses a call that a
+later one overtook, so a lost reply or a call that the network delivers late changes nothing twice. Everything
+that comes up during a call goes out together with the next one: with many tasks that costs less per task.
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-import attrs
-
-from pika_balancer.clock import Clock
-from pika_balancer.store.redis.connection import Away, Connection, ServerRefused
+from pika_balancer.store.redis.commands import Command, Reply, Settings
+from pika_balancer.store.redis.connection import Backoff, Connection
+from pika_balancer.store.redis.endpoint import Away, Endpoint, ServerRefused
 from pika_balancer.store.redis.scripts import script
 
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+if TYPE_CHECKING:
+    from pika_balancer.store.redis.session import Session
 
-
-@attrs.frozen
-class Reply:
-    """What the server said."""
-
-    grants: tuple[tuple[str, str, int], ...]
-    """What was handed over to waiters of this process: lease, channel, how many are counted there."""
-    now: int
-    """The moment, in milliseconds of the server's clock."""
-    version: str
-    """Of the account map."""
-    learning: int
-    """Until when the server only counts, 0 if it does not."""
-    due: int
-    """When it next has to be called, in case somebody waits."""
-    items: Sequence[str]
-    """What the operation tells."""
-
-    @classmethod
-    def read(cls, text: str) -> "Reply":
-        """Return the answer that the text is."""
-        fields = text.split("\n")
-        rest = 1 + 3 * int(fields[0])
-        grants = tuple((fields[at], fields[at + 1], int(fields[at + 2])) for at in range(1, rest, 3))
-        return cls(
-            grants,
-            int(fields[rest]),
-            fields[rest + 1],
-            int(fields[rest + 2]),
-            int(fields[rest + 3]),
-            fields[rest + 4 :],
-        )
-
-
-class Command(Protocol):
-    """What one call says."""
-
-    operation: str
-    """Name of the script."""
-
-    def arguments(self) -> Sequence[object]:
-        """Return its own arguments, as of now."""
-        ...
-
-    def done(self, answer: Reply) -> None:
-        """Take the answer."""
-        ...
-
-    def failed(self, why: str, *, refused: bool = False) -> None:
-        """Take note that there will be none.
-
-        Args:
-            why: Words for it; then nobody knows whether it was done. Empty if it surely was not.
-            refused: Whether it would be in vain to say it again.
-        """
-        ...
-
-
-class Desk(Protocol):
-    """Whoever has something to say."""
-
-    def next_batch(self) -> Command | None:
-        """Return what to say next; None if there is nothing."""
-        ...
-
-    def strange(self) -> None:
-        """Take note that the server does not know the process: it has to be told first who it is."""
-        ...
-
-    def went_away(self, why: str, *, refused: bool) -> None:
-        """Take note that the server cannot be reached, or refuses, as from now."""
-        ...
-
-    def detach(self) -> None:
-        """Have nobody wait for an answer."""
-        ...
-
-    def came_back(self, away: float) -> None:
-        """Take note that it answers again, after so many seconds."""
-        ...
+_UNKNOWN_PROCESS: Final = "?"
+_OVERTAKEN: Final = "<"
 
 
 class Pipeline:
-    """Says what its desk has to say, one call after another.
+    """Sends the commands of a session and hands it the replies; connects again after failures.
 
     Args:
-        link: The way to the server.
-        desk: Who has something to say.
-        head: The arguments that begin every call, without moment, number and chance: process, ttl,
-            orphan_ttl, policy.
-        server_time: For tests: returns milliseconds in place of the server's TIME.
-        rng: Chance for picks and pauses.
-        clock: Measures pauses.
+        session: Where the commands come from.
+        endpoint: The server.
+        settings: How the process takes part.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        desk: Desk,
-        head: tuple[str, int, int, str],
-        *,
-        server_time: Callable[[], int] | None,
-        rng: random.Random,
-        clock: Clock,
-    ) -> None:
-        self._connection = connection
-        self._desk = desk
-        self._process, *self._fixed = (str(value).encode() for value in head)
-        self._verb = connection.verb.encode()
-        self._server_time = server_time
-        self._rng = rng
-        self._clock = clock
+    def __init__(self, session: "Session", endpoint: Endpoint, settings: Settings) -> None:
+        self._session = session
+        self._connection = Connection(endpoint)
+        self._settings, self._clock = settings, settings.clock
+        self._backoff = Backoff(settings.rng, settings.clock)
+        milliseconds = (round(seconds * 1000) for seconds in (settings.lease_ttl, settings.orphan_ttl))
+        # The first arguments of every call that never change.
+        self._fixed = [str(value).encode() for value in (*milliseconds, settings.policy)]
+        self._verb = b"SPUBLISH" if endpoint.is_cluster else b"PUBLISH"
         self._seq = 0
         self._task: asyncio.Task[None] | None = None
         self._connected = False
-        self._out: tuple[Command, Sequence[object]] | None = None
-        self._said: asyncio.Future[None] | None = None
-        self._failures = 0
-        self._stuck = False
-        self.out_since: float | None = None
-        self.sent_at = 0.0
+        self._sent: tuple[Command, Sequence[object]] | None = None
+        self._sent_at = 0.0
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._reconnecting = False
+        self.replied_to = 0.0
         self.away_since: float | None = None
         self.why = ""
 
-    out_since: float | None
-    """Since when an answer is waited for, on the clock; None while none is."""
-    sent_at: float
-    """When the call was sent whose answer came last, on the clock."""
+    replied_to: float
+    """When the call was sent that was replied to last, on the clock."""
     away_since: float | None
-    """Since when the server cannot be reached; None while it can, or has never been tried."""
+    """Since when the server cannot be reached, on the clock; None while it can, or before the first try."""
     why: str
-    """Why it cannot."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything has been said and answered."""
-        return self._connected and self._out is None
+    """Why it cannot be reached."""
 
     def notify(self) -> None:
-        """See to it that everything that is to be said gets said: at once, if no answer is waited for."""
+        """Send the session's next command, or start the sender; does nothing during a call."""
         if self._task is None or (self._task.done() and not self._task.cancelled()):
             self._task = asyncio.get_running_loop().create_task(self._run())
-        elif self._connected and self._out is None:
-            self._say_next()
+        elif self._connected and self._sent is None:
+            self._send_next()
 
-    def unstick(self) -> None:
-        """Give up waiting for an answer: the server does not tell, or its words were lost."""
-        if self._task is not None and self._out is not None and not self._stuck:
-            self._stuck = True
+    def check(self) -> None:
+        """Connect again if a reply has not come in time."""
+        overdue = self._sent is not None and self._clock.now() - self._sent_at > self._settings.timeout
+        if overdue and self._task is not None and not self._reconnecting:
+            self._reconnecting = True
             self._task.cancel()
 
-    async def end(self, patience: float) -> None:
-        """Return once nothing is left to be said, or it cannot be said now; then disconnect.
+    async def idle(self) -> None:
+        """Return once nothing is left to send and every call is replied to, or the server is away."""
+        if (task := self._task) is not None and self.away_since is None:
+            await asyncio.wait([self._idle_waiter(), task], return_when=asyncio.FIRST_COMPLETED)
 
-        Args:
-            patience: Seconds after which it is not tried any longer.
-        """
+    async def stop(self) -> None:
+        """Send what is left unless the server is away, for the time of one reply at most; then disconnect."""
         task = self._task
         if task is None:
             return
-        self._said = said = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_later(patience, lambda: None if said.done() else said.set_result(None))
-        self.notify()
+        idle = self._idle_waiter()
+        timer = self._clock.call_later(self._settings.timeout, self._set_idle)
         try:
             if self.away_since is None:
-                await asyncio.wait([said, task], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([idle, task], return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
-            self._said = self._task = None
+            self._task = None
             task.cancel()
             await asyncio.wait([task])
+
+    def _idle_waiter(self) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle_waiters.append(waiter)
+        self.notify()
+        return waiter
+
+    def _set_idle(self) -> None:
+        for waiter in self._idle_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._idle_waiters.clear()
 
     async def _run(self) -> None:
         try:
             while True:
                 try:
-                    await self._connection.connect()
+                    await self._connection.connect(refresh=True)
                     self._connected = True
-                    self._say_next()
-                    await self._hear()
+                    self._send_next()
+                    await self._receive()
                 except (Away, ServerRefused) as error:
                     await self._interrupted(str(error), refused=isinstance(error, ServerRefused))
         except asyncio.CancelledError:
             if self._task is not None:
-                # Not by `end`: the whole program ends, and nobody is to wait, or to begin this anew.
+                # Not by `stop`: the program ends, so that no caller may wait for a reply or start this anew.
                 self.away_since = self._clock.now()
-                self._desk.detach()
+                self._session.resolve_calls()
             raise
         finally:
             self._connected = False
             await self._connection.disconnect()
 
-    async def _hear(self) -> None:
+    async def _receive(self) -> None:
         while True:
             try:
-                text = await self._connection.receive()
+                reply = await self._connection.receive()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                # Whoever else has cancelled it in the same tick will not do it again.
-                if not self._stuck or task is None or task.uncancel():
+                # Another cancellation in the same tick would not be repeated: it must not be swallowed.
+                if not self._reconnecting or task is None or task.uncancel():
                     raise
                 raise Away("no answer in time") from None
-            if self._out is None:
-                raise Away("an answer that nobody asked for")
-            batch, arguments = self._out
-            if text is None:
-                self._connection.send(script(batch.operation), arguments, whole=True)
+            if self._sent is None:
+                raise Away("a reply without a call")
+            command, arguments = self._sent
+            if reply is None:
+                self._connection.run(script(command.operation), arguments, whole=True)
                 continue
-            # Only then is the next one said: whatever the answer makes others say has to wait.
-            self._answered(batch, text)
-            self._out = None
-            self._say_next()
+            # `_sent` is kept meanwhile: what the reply makes others send goes out together afterwards.
+            self._complete(command, reply.decode())
+            self._sent = None
+            self._send_next()
 
-    def _say_next(self) -> None:
-        batch = self._desk.next_batch()
-        if batch is None:
-            if self._said is not None and not self._said.done():
-                self._said.set_result(None)
+    def _send_next(self) -> None:
+        command = self._session.next_command()
+        if command is None:
+            self._set_idle()
             return
         self._seq += 1
+        settings = self._settings
         arguments = (
-            b"" if self._server_time is None else self._server_time(),
-            self._process,
+            b"" if settings.server_time is None else settings.server_time(),
+            settings.process,
             self._seq,
             *self._fixed,
-            self._rng.random(),
+            settings.rng.random(),
             self._verb,
-            *batch.arguments(),
+            *command.arguments(),
         )
-        self._out = batch, arguments
-        self.out_since = self._clock.now()
-        self._connection.send(script(batch.operation), arguments)
+        self._sent, self._sent_at = (command, arguments), self._clock.now()
+        self._connection.run(script(command.operation), arguments)
 
-    def _answered(self, batch: Command, text: str) -> None:
-        sent_at, self.out_since = self.out_since or 0.0, None
+    def _complete(self, command: Command, text: str) -> None:
         if self.away_since is not None:
             away, self.away_since = self._clock.now() - self.away_since, None
-            self._desk.came_back(away)
-        self._failures = 0
-        if text == "?":
-            self._desk.strange()
-            batch.failed("")
-        elif text == "<":
-            batch.failed("overtaken")
+            self._session.on_back(away)
+        self._backoff.reset()
+        if text == _UNKNOWN_PROCESS:
+            self._session.on_unknown()
+            command.failed(maybe_done=False)
+        elif text == _OVERTAKEN:
+            command.failed(maybe_done=True)
         else:
-            self.sent_at = sent_at
-            batch.done(Reply.read(text))
+            self.replied_to = self._sent_at
+            reply = Reply.parse(text)
+            self._session.apply(reply)
+            command.done(reply)
 
     async def _interrupted(self, why: str, *, refused: bool) -> None:
-        self._connected = self._stuck = False
-        out, self._out, self.out_since = self._out, None, None
+        self._connected = self._reconnecting = False
+        sent, self._sent = self._sent, None
         await self._connection.disconnect()
         if self.away_since is None:
             self.away_since = self._clock.now()
         self.why = why
-        if out is not None:
-            out[0].failed(why, refused=refused)
-        self._desk.went_away(why, refused=refused)
-        if self._said is not None and not self._said.done():
-            self._said.set_result(None)
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._failures)
-        self._failures += 1
-        # Spread, so that all the processes of a pool do not come back in the same moment.
-        await self._clock.sleep(pause * self._rng.uniform(0.5, 1.5))
+        if sent is not None:
+            sent[0].failed(maybe_done=True)
+        self._session.on_away(why, refused=refused)
+        self._set_idle()
+        await self._backoff.pause()

@@ -1,4 +1,4 @@
-"""Everything that a shared pool knows: who holds what since when, who waits, which processes there are."""
+"""The state of a shared pool at one moment: slots taken, waiters, processes, faults."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,110 +6,109 @@ from typing import Final
 import attrs
 
 from pika_balancer.models import Orphan, Snapshot
-from pika_balancer.store.redis.pipeline import Reply
-from pika_balancer.store.redis.replica import Replica, read_survey
+from pika_balancer.store.redis.commands import Reply
+from pika_balancer.store.redis.replica import Replica
 
 
 @attrs.frozen
 class PoolProcess:
-    """A process that takes part."""
+    """A process that uses the pool."""
 
     id: str
-    """Names it on the server."""
+    """Id on the server."""
     name: str
-    """Names it for people: what it was given, or host and process id."""
+    """Name for people: `RedisStore(name=)`, or host and process id."""
     alive: bool
-    """Whether it has been heard of within its `lease_ttl`; a process that has left is not alive."""
+    """Whether it called within its `lease_ttl`; a process that closed its store is not alive."""
     expires: float
-    """Seconds until it counts as dead if nothing more is heard of it; negative since when it does."""
+    """Seconds until it counts as dead without another call; zero or less if it does."""
     holds: int
-    """How many leases it holds."""
+    """Leases that it holds."""
     waits: int
-    """How many wait in it."""
+    """Requests of it that wait in the queue."""
 
 
 @attrs.frozen
 class PoolHolder:
-    """A slot that is taken."""
+    """A taken slot."""
 
     lease_id: str
-    """Names the lease."""
+    """Id of the lease."""
     jobid: str | None
-    """The key it was adopted by, usually the id of its job; None while that is not known."""
+    """The key by which it was adopted, usually the id of its job; None if it has none."""
     channel: str
-    """Where the slot is."""
+    """Channel of the slot."""
     process: str
-    """Id of the process that answers for it."""
+    """Id of the process that holds it."""
     name: str
-    """The same for people."""
+    """Name of that process."""
     age: float
     """Seconds since it was granted or adopted."""
     orphan: bool
-    """Whether its process is dead. Its job may still run, so it is counted until somebody tells otherwise."""
+    """Whether its process is dead. Its job may still run, so the slot stays counted."""
     expires: float | None
-    """Seconds until it is counted no longer; only for an orphan."""
+    """Seconds until an orphan is dropped; None for the slot of a living process."""
 
 
 @attrs.frozen
 class PoolWaiter:
-    """Somebody who waits in line."""
+    """A request in the wait queue."""
 
     channel: str | None
-    """The only channel that will do; None for any."""
+    """The only acceptable channel; None for any."""
     process: str
-    """Id of the process in which it waits."""
+    """Id of the process that asked."""
     name: str
-    """The same for people."""
+    """Name of that process."""
     age: float
-    """Seconds in line."""
+    """Seconds in the queue."""
 
 
 @attrs.frozen
 class PoolStatus:
-    """A pool at one moment, as the server told it."""
+    """The state of a pool at one moment."""
 
     snapshot: Snapshot
-    """The accounts and their counts."""
+    """The accounts and their in-flight counts."""
     holders: tuple[PoolHolder, ...]
-    """Who holds what, longest first."""
+    """The taken slots, longest first."""
     waiters: tuple[PoolWaiter, ...]
-    """The line, first come first."""
+    """The wait queue, in order."""
     processes: tuple[PoolProcess, ...]
-    """Who takes part, by name."""
+    """The processes, by name."""
     learning: float
-    """Seconds for which the server still only counts, because it was empty; 0 if it does not."""
+    """Seconds for which the server, which was empty, still counts but grants nothing; 0 if it grants."""
     faults: tuple[str, ...]
-    """What in the pool does not agree with the rest; `repair` sets it right. Always empty, one hopes."""
+    """Entries that disagree with each other; `RedisStore.repair` corrects them."""
 
     @property
     def orphans(self) -> tuple[PoolHolder, ...]:
-        """The slots whose process is dead."""
+        """The slots of dead processes."""
         return tuple(holder for holder in self.holders if holder.orphan)
 
 
 ADOPTED: Final = "="
-"""Begins the server's name of an adopted job's lease."""
+"""First character of the server's name of an adopted lease."""
 
 
-def read_pool_status(answer: Reply, *, orphan_ttl: float, offset: float, here: float) -> PoolStatus:
-    """Return what the server told.
+def read_pool_status(reply: Reply, *, orphan_ttl: float, now: float) -> PoolStatus:
+    """Return the state that a reply of `pool_status.lua` tells.
 
     Args:
-        answer: The answer of `fleet.lua`.
-        orphan_ttl: Seconds for which an orphan is counted.
-        offset: This process's clock minus the server's, in seconds.
-        here: Now, on this process's clock.
+        reply: The reply.
+        orphan_ttl: Seconds for which an orphan stays counted.
+        now: The present time on this process's clock.
     """
-    items = iter(answer.items)
+    items = iter(reply.items)
     leases, waiting, processes, faults = (_section(items, width) for width in (4, 4, 3, 1))
 
     def since(moment: str) -> float:
-        return (answer.now - int(moment)) / 1000
+        return (reply.now - int(moment)) / 1000
 
     expiries = {name: -since(expiry) for name, expiry, _ in processes}
     names = {name: label for name, _, label in processes}
     replica = Replica()
-    replica.take_over(read_survey(list(items)), offset)
+    replica.update(list(items), now - reply.now / 1000)
     holders = [
         PoolHolder(
             lease_id=lease.removeprefix(ADOPTED),
@@ -124,11 +123,11 @@ def read_pool_status(answer: Reply, *, orphan_ttl: float, offset: float, here: f
         for lease, holder, begun, channel in leases
     ]
     return PoolStatus(
-        snapshot=replica.snapshot(here),
+        snapshot=replica.snapshot(now),
         holders=tuple(sorted(holders, key=lambda holder: -holder.age)),
         waiters=tuple(
-            PoolWaiter(wish or None, holder, names.get(holder, "unknown"), since(begun))
-            for _, holder, begun, wish in waiting
+            PoolWaiter(wanted or None, holder, names.get(holder, "unknown"), since(begun))
+            for _, holder, begun, wanted in waiting
         ),
         processes=tuple(
             PoolProcess(
@@ -141,20 +140,20 @@ def read_pool_status(answer: Reply, *, orphan_ttl: float, offset: float, here: f
             )
             for name, _, label in sorted(processes, key=lambda row: row[2])
         ),
-        learning=max(0.0, (answer.learning - answer.now) / 1000),
+        learning=max(0.0, (reply.learning - reply.now) / 1000),
         faults=tuple(fault for (fault,) in faults),
     )
 
 
-def read_orphans(answer: Reply) -> tuple[Orphan, ...]:
-    """Return what the server told, three fields each."""
-    rows = (answer.items[at : at + 3] for at in range(0, len(answer.items), 3))
+def read_orphans(reply: Reply) -> tuple[Orphan, ...]:
+    """Return the orphans that a reply of `orphans.lua` lists."""
+    rows = (reply.items[at : at + 3] for at in range(0, len(reply.items), 3))
     return tuple(
         Orphan(
             lease_id=lease.removeprefix(ADOPTED),
             key=_key(lease),
             channel=channel,
-            dead_for=(answer.now - int(since)) / 1000,
+            dead_for=(reply.now - int(since)) / 1000,
             dead_since=int(since),
         )
         for lease, channel, since in rows
@@ -162,7 +161,7 @@ def read_orphans(answer: Reply) -> tuple[Orphan, ...]:
 
 
 def server_name(holder: PoolHolder | Orphan) -> str:
-    """Return what the server calls the lease."""
+    """Return the server's name of the lease."""
     key = holder.key if isinstance(holder, Orphan) else holder.jobid
     return holder.lease_id if key is None else ADOPTED + key
 
@@ -177,17 +176,15 @@ def _section(items: Iterator[str], width: int) -> list[list[str]]:
 
 @attrs.frozen
 class Repair:
-    """What a repair has set right."""
+    """Result of `RedisStore.repair`."""
 
     given_up: tuple[str, ...]
-    """Ids of the orphaned leases that are counted no more."""
+    """Ids of the orphaned leases whose slots were freed."""
     mended: tuple[str, ...]
-    """The faults that there were."""
+    """The faults that were corrected."""
 
 
-def read_repair(answer: Reply) -> Repair:
-    """Return what the server told."""
-    end = 1 + int(answer.items[0])
-    return Repair(
-        tuple(name.removeprefix(ADOPTED) for name in answer.items[1:end]), tuple(answer.items[end:])
-    )
+def read_repair(reply: Reply) -> Repair:
+    """Return the result that a reply of `repair.lua` tells."""
+    end = 1 + int(reply.items[0])
+    return Repair(tuple(name.removeprefix(ADOPTED) for name in reply.items[1:end]), tuple(reply.items[end:]))

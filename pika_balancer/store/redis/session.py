@@ -1,519 +1,442 @@
-"""One process's part in a shared pool: what it says to the server, when, and what it makes of the answers."""
+"""One process's session with the server: what it sends next, when, and what each reply changes."""
 
 import asyncio
-import contextlib
 import math
-import random
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
 from pika_balancer import events
-from pika_balancer.clock import Clock, Timer
+from pika_balancer.clock import Timer
 from pika_balancer.errors import NoCapacity, PikaError, StoreUnavailable, WrongLoop
-from pika_balancer.models import AccountState, Grantor
-from pika_balancer.selection.errors import unknown_channel
+from pika_balancer.models import Grantor
+from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
 from pika_balancer.store.errors import no_capacity, unavailable
-from pika_balancer.store.redis.commands import Acquire, Beat, Call, Release, settle
-from pika_balancer.store.redis.connection import Connection, Subscriber
-from pika_balancer.store.redis.leases import Claims, GrantedSlot, SharedLease, Wish
-from pika_balancer.store.redis.local_share import LocalShare
-from pika_balancer.store.redis.pipeline import Command, Pipeline, Reply
-from pika_balancer.store.redis.replica import Replica, read_survey
+from pika_balancer.store.redis.commands import (
+    Acquire,
+    Call,
+    Command,
+    Heartbeat,
+    Peek,
+    Release,
+    Reply,
+    Settings,
+    settle,
+)
+from pika_balancer.store.redis.endpoint import Endpoint
+from pika_balancer.store.redis.leases import Entry, GrantedSlot, Leases, SharedLease, WaitRequest
+from pika_balancer.store.redis.pipeline import Pipeline
+from pika_balancer.store.redis.replica import Replica
+from pika_balancer.store.redis.subscriber import Subscriber
 
-_WHILE_WAITING: Final = 5.0
+_HEARTBEAT_WHILE_WAITING: Final = 5.0
+"""Seconds between heartbeats while a request waits: the message with its grant may be lost."""
 _TICK: Final = 0.005
-
-
-class Heartbeat:
-    """One alarm, set for the next beat.
-
-    Args:
-        ttl: Seconds after which a process counts as dead of which nothing is heard; a beat comes at a third.
-        ring: Called when a beat is due.
-        clock: Measures time.
-    """
-
-    def __init__(self, ttl: float, ring: Callable[[], object], clock: Clock) -> None:
-        self._every = ttl / 3
-        self._ring = ring
-        self._clock = clock
-        self._last = -math.inf
-        self._timer: Timer | None = None
-        self._at = math.inf
-
-    def beaten(self) -> None:
-        """Take note that there has been a beat just now, or the beginning."""
-        self._last = self._clock.now()
-
-    def arm(self, *, waiting: bool, due: float) -> None:
-        """Set the alarm.
-
-        Args:
-            waiting: Whether somebody waits in line: whose wake-up may have got lost.
-            due: When something may happen on the server that has to be called for then, on the clock.
-        """
-        moment = self._last + self._every
-        if waiting:
-            # The server's clock may be a moment behind: then not the same alarm again at once.
-            moment = min(moment, self._last + _WHILE_WAITING, max(due, self._last + _TICK))
-        if moment != self._at:
-            self.stop()
-            self._at = moment
-            self._timer = self._clock.call_later(moment - self._clock.now(), self._rings)
-
-    def stop(self) -> None:
-        """Call the alarm off."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._at = None, math.inf
-
-    def _rings(self) -> None:
-        self._timer, self._at = None, math.inf
-        self.beaten()
-        self._ring()
-
-
-_CROWD: Final = 100
-"""How many wishes or releases go into one call: the server serves nobody else meanwhile."""
-
-
-class Outbox:
-    """Puts what is to be said in order: who we are, then what frees slots, then what takes them.
-
-    Args:
-        session: Takes the answers.
-        claims: What the process holds and waits for.
-        label: Names the process for people.
-        first_start: Whether an empty server has forgotten nothing.
-
-    Attributes:
-        takes_part: Whether there was anything to say that only a known process can; otherwise it just looks.
-        known: Whether the server knows the process.
-        must_beat: Whether everything is to be stated anew.
-        must_look: Whether the accounts are to be looked at.
-        leaving: Whether the process says goodbye once nothing else is left to be said.
-        calls: Whatever else is to be said.
-    """
-
-    def __init__(self, session: "Session", claims: Claims, label: str, *, first_start: bool) -> None:
-        self._session = session
-        self._claims = claims
-        self._label = label
-        self._first_start = first_start
-        self.takes_part = self.known = self.must_beat = self.must_look = self.leaving = False
-        self.calls: list[Call] = []
-
-    def next(self) -> Command | None:
-        """Return what to say next; None if there is nothing."""
-        claims = self._claims
-        # Whoever was cancelled before it was said does not want it any more.
-        self.calls = [call for call in self.calls if not (call.over or call.future.cancelled())]
-        if self.leaving and not self.known and not claims.releases and not self.calls:
-            return None
-        batch: Command | None = None
-        if (self.must_beat or not self.known) and self.takes_part:
-            self.must_beat = False
-            batch = self._beat(leaves=False)
-        elif claims.releases:
-            batch = Release(self._session, claims.releases, _CROWD)
-        elif self.calls:
-            batch = self.calls[0]
-        elif claims.unsent:
-            wishes = list(islice(claims.unsent.values(), _CROWD))
-            for wish in wishes:
-                del claims.unsent[wish.name]
-                claims.waiting[wish.name] = wish
-            batch = Acquire(self._session, wishes)
-        elif self.leaving:
-            batch = self._beat(leaves=True)
-        elif self.must_look:
-            self.must_look = False
-            batch = Call(self._session, "look", tuple, asyncio.get_running_loop().create_future())
-        return batch
-
-    def _beat(self, *, leaves: bool) -> Beat:
-        statement = self._claims.statement()
-        return Beat(self._session, self._label, statement, first=self._first_start, leaves=leaves)
-
-
-_NO_HURRY: Final = 2**52
+"""Seconds between two alarms for the same event: the server's clock may be behind."""
+_NOTHING_DUE: Final = 2**52
+_BATCH: Final = 100
+"""Most requests or releases in one call: the server serves no other process meanwhile."""
 
 
 class Session:
-    """Keeps what a process claims in step with the server.
+    """What one process holds and waits for, kept in agreement with the server.
 
-    Whatever the process holds, waits for or gives back stands in `claims` first, and is said then. All of it
-    together is stated every so often (a *beat*), which keeps the process alive, and after every interruption:
-    so whatever was lost on the way, a reply, a wake-up or the server's memory, is made good by the next beat.
+    A session is open from its first use to `close`. While the server is away, requests wait, and releases and
+    calls are kept and sent when it is back. A process that the server does not know sends a heartbeat first.
 
     Args:
-        link: The way to the server.
-        process: Names the process on the server.
-        label: Names it for people.
-        grantor: Grants the leases.
-        tell: Is told events.
-        ttl: Seconds without a sign of life after which the process counts as dead.
-        orphan_ttl: Seconds for which its leases are counted after that.
-        patience: Seconds after which an answer is waited for no more.
-        share: Returns what grants slots while the server is away; None if nothing does.
-        first_start: Whether an empty server has forgotten nothing.
-        rng: Source of chance.
-        clock: Measures time.
+        endpoint: The server.
+        settings: How the process takes part.
+        grantor: The store, for its leases.
+        report: Receives the events.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        *,
-        process: str,
-        label: str,
+        endpoint: Endpoint,
+        settings: Settings,
         grantor: Grantor,
-        tell: Callable[[events.Event], object],
-        ttl: float,
-        orphan_ttl: float,
-        patience: float,
-        share: Callable[[Iterable[AccountState], Claims], LocalShare] | None,
-        first_start: bool,
-        rng: random.Random,
-        clock: Clock,
+        report: Callable[[events.Event], object],
     ) -> None:
-        self._connection = connection
-        self._process = process
-        self._grantor = grantor
-        self._tell = tell
-        self._ttl, self._orphan_ttl, self._patience = ttl, orphan_ttl, patience
-        self._share, self._rng, self._clock = share, rng, clock
-        self.claims = Claims()
+        self._endpoint, self._settings, self._clock = endpoint, settings, settings.clock
+        self._grantor, self._report = grantor, report
+        self.leases = Leases()
         self.replica = Replica()
-        self._outbox = Outbox(self, self.claims, label, first_start=first_start)
+        self._pipeline = Pipeline(self, endpoint, settings)
+        self._subscriber = Subscriber(self, endpoint, settings)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heartbeat = Heartbeat(ttl, self._ring, clock)
-        self._subscriber = Subscriber(
-            connection, process, self._heard, self._listening, patience=patience, rng=rng, clock=clock
-        )
-        self._told_away = False
-        self._due, self._confirmed_at = math.inf, -math.inf
+        self._calls: list[Call] = []
+        self._takes_part = self._is_known = self._is_leaving = False
+        self._must_heartbeat = self._must_peek = False
+        self._away_reported = False
         self._serial, self._offset = 0, 0.0
-        self._alone: LocalShare | None = None
+        self._timer: Timer | None = None
+        self._timer_at, self._due = math.inf, math.inf
+        self._last_heartbeat = self._confirmed_at = -math.inf
 
-    pipeline: Pipeline
-    """Says it; set by the store, since each of the two needs the other."""
-    claims: Claims
+    leases: Leases
     """What the process holds and waits for."""
     replica: Replica
-    """What it last heard of the pool."""
+    """The accounts as the server last told."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server could not be reached when last tried."""
+        return self._pipeline.away_since is not None
 
     def is_open(self) -> bool:
-        """Return whether it is at work in the running loop; raise `WrongLoop` if it is in another one."""
+        """Return whether the session is open in the running loop.
+
+        Raises:
+            WrongLoop: It is open in another event loop.
+        """
         if self._loop not in (None, asyncio.get_running_loop()):
             raise WrongLoop("this store works in another event loop; close it there, or use one per loop")
         return self._loop is not None
 
     def open(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, in which it is at work from now on; raise `WrongLoop` as `is_open`."""
+        """Open the session unless it is open; return the running loop."""
         loop = asyncio.get_running_loop()
         if not self.is_open():
             self._loop = loop
-            self._outbox.leaving = False
+            self._is_leaving = False
             self._subscriber.start()
-            self._heartbeat.beaten()
+            self._last_heartbeat = self._clock.now()
             self._arm()
         return loop
 
     async def close(self) -> None:
-        """Say what is left to be said, leave, and disconnect."""
-        self._outbox.leaving = True
-        self.pipeline.notify()
-        # Whichever step is interrupted, those that come after it are taken.
-        async with contextlib.AsyncExitStack() as steps:
-            steps.push_async_callback(self._connection.close)
-            steps.callback(setattr, self, "_loop", None)
-            steps.push_async_callback(self._subscriber.stop)
-            steps.callback(self._heartbeat.stop)
-            await self.pipeline.end(self._patience)
+        """Send what is left, tell the server that the process leaves, and disconnect."""
+        self._is_leaving = True
+        self._pipeline.notify()
+        # If a step is cancelled, the steps after it still run.
+        try:
+            await self._pipeline.stop()
+        finally:
+            self._disarm()
+            try:
+                await self._subscriber.stop()
+            finally:
+                self._loop = None
+                await self._endpoint.close()
 
-    # --- what is claimed -------------------------------------------------------------------------------
+    async def settle(self) -> None:
+        """Return once nothing is under way between this process and the server.
 
-    def wish(self, channel: str | None, *, waits: bool) -> Wish:
-        """Ask for a slot."""
-        loop = self.open()
-        self._outbox.takes_part = True
-        self._serial += 1
-        name = f"{self._process}/{self._serial}"
-        wish = Wish(name, channel, waits, loop.create_future(), self._rng.random())
-        self.claims.unsent[name] = wish
-        if self.pipeline.away_since is None:
-            self.pipeline.notify()
-        else:
-            self._serve_alone()
-            if not waits:
-                self.fail(wish, self.unavailable(channel))
-        return wish
-
-    def withdraw(self, wish: Wish) -> None:
-        """Ask no more, whether or not there is an answer already."""
-        future = wish.future
-        if future.done() and not future.cancelled() and future.exception() is None:
-            # Granted in the very tick in which the cancellation arrived.
-            future.result().held = False
-            if wish.name in self.claims.held:
-                self.give_back(wish.name)
-        else:
-            self._leave_line(wish)
-
-    def give_up(self, wish: Wish) -> None:
-        """End the wait of whoever has waited long enough, with what the server says then."""
-        if wish.future.done():
-            return
-        self._leave_line(wish)
-        if self.pipeline.away_since is not None:
-            wish.fail(self.unavailable(wish.channel))
-            return
-
-        def tell(looked: "asyncio.Future[Reply | None]") -> None:
-            answer = None if looked.cancelled() else looked.result()
-            why = self.unavailable if answer is None else self.no_capacity
-            wish.fail(why(wish.channel))
-
-        self.call("look", tuple).future.add_done_callback(tell)
-
-    def fail(self, wish: Wish, error: PikaError) -> None:
-        """End the wait with an error."""
-        self._leave_line(wish)
-        wish.fail(error)
-
-    def hold(self, name: str, channel: str, lease_id: str, *, keep: bool = False) -> SharedLease:
-        """Return a new lease of a slot that is counted, or will be with the next beat.
-
-        Args:
-            name: What the server calls it.
-            channel: Where it is.
-            lease_id: What people call it.
-            keep: Whether it can be had again by its name, and so is never dropped.
+        Raises:
+            StoreUnavailable: The server cannot be reached.
         """
-        lease = SharedLease(self._grantor, self.replica.row_of(channel), lease_id)
-        self.claims.held[name] = GrantedSlot(
-            channel, self.moment(), weakref.ref(lease), lease if keep else None
-        )
-        if self._alone is not None and keep:
-            self._alone.count(name, channel)
-        return lease
+        # A message may leave something to send: it may grant a slot to a cancelled request.
+        for step in (self._pipeline.idle, self._subscriber.caught_up, self._pipeline.idle):
+            await step()
+            if self.is_away:
+                raise self.unavailable()
 
-    def moment(self) -> int:
-        """Return the present moment on the server's clock, in milliseconds."""
-        return max(0, round((self._clock.now() - self._offset) * 1000))
+    # --- requests and leases ---------------------------------------------------------------------------
 
-    def give_back(self, name: str) -> asyncio.Future[None]:
-        """Have the server know that the lease is over, now or as soon as it is back."""
-        self.claims.held.pop(name, None)
+    def request(self, channel: str | None, *, may_wait: bool) -> WaitRequest:
+        """Ask for a slot."""
+        future = self.open().create_future()
+        self._takes_part = True
+        self._serial += 1
+        name = f"{self._settings.process}/{self._serial}"
+        request = WaitRequest(name, channel, may_wait, future, self._settings.rng.random())
+        self.leases.unsent[name] = request
+        if not self.is_away:
+            self._pipeline.notify()
+        elif not may_wait:
+            self.fail(request, self.unavailable(channel))
+        return request
+
+    def cancel(self, request: WaitRequest) -> None:
+        """Withdraw a request, or release its lease if it was granted meanwhile."""
+        future = request.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            future.result().held = False
+            if request.name in self.leases.held:
+                self.release(request.name)
+        else:
+            self._leave_queue(request)
+
+    def time_out(self, request: WaitRequest) -> None:
+        """Fail a request with the reason that the server gives then."""
+        if request.future.done():
+            return
+        self._leave_queue(request)
+        if self.is_away:
+            request.fail(self.unavailable(request.channel))
+            return
+
+        def fail(peeked: "asyncio.Future[Reply | None]") -> None:
+            reply = None if peeked.cancelled() else peeked.result()
+            if reply is None:
+                request.fail(self.unavailable(request.channel))
+            else:
+                self.update_accounts(reply.items)
+                request.fail(self._no_capacity(request.channel))
+
+        self.call("peek").add_done_callback(fail)
+
+    def fail(self, request: WaitRequest, error: PikaError) -> None:
+        """Withdraw a request and set its error."""
+        self._leave_queue(request)
+        request.fail(error)
+
+    def release(self, name: str) -> asyncio.Future[None]:
+        """Release a lease or withdraw a request; the future is done when the server knows, or is away."""
+        self.leases.held.pop(name, None)
         future: asyncio.Future[None] = self.open().create_future()
-        self.claims.releases[name] = future
-        if self.pipeline.away_since is not None:
+        self.leases.releases[name] = future
+        if self.is_away:
             future.set_result(None)
-            if self._alone is not None:
-                self._alone.give_back(name)
-                self._serve_alone()
-        self.pipeline.notify()
+        self._pipeline.notify()
         return future
 
+    async def adopt(self, channel: str, key: str) -> SharedLease:
+        """Count a job that already runs; at once if the server is away."""
+        name = f"={key}"
+        self.open()
+        counted = channel
+        if not self.is_away:
+            try:
+                with self.leases.state_as_held(name, channel, self._server_now()):
+                    reply = await self.call("adopt", lambda: (name, channel))
+            except asyncio.CancelledError:
+                # The server may count the job: a heartbeat that does not state it frees the slot.
+                self._send_heartbeat()
+                raise
+            if reply is not None:
+                counted, taken = reply.items
+                self.replica.count(counted, int(taken))
+        known = self.leases.adopted(name, counted)
+        if counted != channel:
+            raise adopted_elsewhere(key, counted, channel)
+        return self._hold(name, channel, key, adopted=True) if known is None else known
+
     def call(
-        self, operation: str, arguments: Callable[[], Sequence[object]], *, takes_part: bool = True
-    ) -> Call:
-        """Say something else; with `takes_part` False as somebody who only looks at the pool."""
-        self._outbox.takes_part = self._outbox.takes_part or takes_part
-        call = Call(self, operation, arguments, self.open().create_future())
-        self._outbox.calls.append(call)
-        if self.pipeline.away_since is not None:
+        self, operation: str, arguments: Callable[[], Sequence[object]] = tuple, *, takes_part: bool = True
+    ) -> "asyncio.Future[Reply | None]":
+        """Send another operation; its reply is None if the server is away, and it is sent later then.
+
+        Args:
+            operation: Name of the script.
+            arguments: Returns its arguments at the moment of sending.
+            takes_part: Whether the server has to know the process; False for what any caller may use.
+        """
+        self._takes_part = self._takes_part or takes_part
+        call = Call(operation, arguments, self.open().create_future())
+        self._calls.append(call)
+        if self.is_away:
             settle(call.future, None)
-        self.pipeline.notify()
-        return call
+        self._pipeline.notify()
+        return call.future
 
     def unavailable(self, channel: str | None = None) -> StoreUnavailable:
-        """Return the error for whoever cannot be served without the server."""
-        since = self.pipeline.away_since
+        """Return the error for a request that needs the unreachable server."""
+        since = self._pipeline.away_since
         away = None if since is None else self._clock.now() - since
-        return unavailable(self._connection.address, self.pipeline.why, away, channel)
+        return unavailable(self._endpoint.address, self._pipeline.why, away, channel)
 
-    def _serve_alone(self) -> None:
-        """Serve the line from this process's own share, if it has one, while the server is away."""
-        if self._alone is None:
-            return
-        now = self._clock.now()
-        for wish in self.claims.wishes():
-            if (channel := self._alone.take(wish.name, wish.channel, now)) is not None:
-                self.claims.unsent.pop(wish.name, None)
-                self.claims.waiting[wish.name] = wish
-                self._grant(wish.name, channel, None)
-
-    def _leave_line(self, wish: Wish) -> None:
-        if self.claims.unsent.pop(wish.name, None) is None and wish.name in self.claims.waiting:
-            del self.claims.waiting[wish.name]
-            self.give_back(wish.name)
-
-    # --- what is said ----------------------------------------------------------------------------------
-
-    def next_batch(self) -> Command | None:
-        """Return what to say next; None if there is nothing."""
-        return self._outbox.next()
-
-    def strange(self) -> None:
-        """Take note that the server does not know this process: it has been away for long, or forgot."""
-        self._outbox.known = False
-
-    def went_away(self, why: str, *, refused: bool) -> None:
-        """Take note that the server cannot be reached, or refuses."""
-        self._outbox.known = False
-        if not self._told_away:
-            self._told_away = True
-            self._tell(events.StoreAway(at=self._clock.now(), address=self._connection.address, why=why))
-        self.detach()
-        if self._share is not None and self._alone is None and not refused:
-            self._alone = self._share(self.replica.accounts(self._clock.now()), self.claims)
-        self._serve_alone()
-        for wish in self.claims.wishes():
-            if refused or not wish.waits:
-                self.fail(wish, self.unavailable(wish.channel))
-
-    def detach(self) -> None:
-        """Have nobody wait for an answer to what is to be said."""
-        for told in self.claims.releases.values():
-            settle(told, None)
-        for call in self._outbox.calls:
-            settle(call.future, None)
-
-    def came_back(self, away: float) -> None:
-        """Take note that the server answers again."""
-        self._told_away, self._alone = False, None
-        self._tell(events.StoreBack(at=self._clock.now(), address=self._connection.address, away=away))
-
-    # --- what is answered ------------------------------------------------------------------------------
-
-    def took(self, answer: Reply) -> None:
-        """Take note of what every answer tells."""
-        self._offset = self._clock.now() - answer.now / 1000
-        self.replica.learning_until = self._here(answer.learning) if answer.learning else -math.inf
-        if answer.version != self.replica.version:
-            self.replica.version = answer.version
-            self._outbox.must_look = True
-        for name, channel, taken in answer.grants:
-            self._grant(name, channel, taken)
-        self._due = self._here(answer.due) if answer.due < _NO_HURRY else math.inf
-        if self.claims.waiting:
-            self._arm()
-
-    def counted(self, channel: str, taken: int) -> None:
-        """Take note of how many slots of the channel are taken."""
-        self.replica.count(channel, taken)
-
-    def surveyed(self, fields: Sequence[str]) -> None:
-        """Take over how the accounts stand; whoever waits for what is not in the map any more is told."""
-        self._outbox.must_look = False
-        self.replica.take_over(read_survey(fields), self._offset)
-        for wish in list(self.claims.waiting.values()):
-            gone = not len(self.replica) or (
-                wish.channel is not None and not self.replica.knows(wish.channel)
-            )
-            if gone and wish.ticket:
-                self.fail(wish, self.no_capacity(wish.channel))
-
-    def answered(self, wish: Wish, code: str, detail: str) -> None:
-        """Take note of what became of a wish."""
-        if code.startswith("g"):
-            self._grant(wish.name, detail, int(code[2:]))
-        elif wish.name not in self.claims.waiting:
-            return
-        elif code == "w":
-            wish.ticket = detail
-            self._arm()
-        else:
-            del self.claims.waiting[wish.name]
-            wish.fail(unknown_channel(wish.channel) if code == "u" else self.no_capacity(wish.channel))
-
-    def unanswered(self, wishes: Sequence[Wish], *, surely: bool) -> None:
-        """Take note that nothing was done about the wishes, or that nobody knows whether it was."""
-        if surely:
-            again = [wish for wish in wishes if self.claims.waiting.pop(wish.name, None) is not None]
-            self.claims.unsent = {wish.name: wish for wish in again} | self.claims.unsent
-
-    def stated(self, claims: Sequence[object], answer: Reply, *, leaves: bool) -> None:
-        """Take note of what the server says to all that was stated."""
-        self._outbox.known = not leaves
-        self._confirmed_at = self.pipeline.sent_at
-        self._heartbeat.beaten()
-        items = answer.items
-        end = 1 + 2 * int(items[0])
-        for at in range(1, end, 2):
-            name, code, channel = str(claims[2 * (at - 1)]), items[at], items[at + 1]
-            if (wish := self.claims.waiting.get(name)) is not None:
-                if code == "g":
-                    self._grant(name, channel, None)
-                else:
-                    wish.ticket = channel
-            elif code == "r" and (holding := self.claims.held.pop(name, None)) is not None:
-                holding.over()
-            elif code == "l":
-                self._lose(name, "it was an orphan for too long, or was taken away by a repair")
-        self.surveyed(items[end:])
-        self._arm()
-
-    def no_capacity(self, channel: str | None) -> NoCapacity:
-        """Return the error for whoever finds nothing, from what was heard last."""
+    def _no_capacity(self, channel: str | None) -> NoCapacity:
         now = self._clock.now()
         return no_capacity(self.replica.why_unavailable(channel, now), channel, now)
 
-    def _grant(self, name: str, channel: str, taken: int | None) -> None:
-        if taken is not None:
-            self.replica.count(channel, taken)
-        wish = self.claims.waiting.pop(name, None)
-        if wish is None:
-            return  # told twice, or withdrawn: then the release is on its way
-        if wish.future.done():
-            self.give_back(name)
+    def _leave_queue(self, request: WaitRequest) -> None:
+        unsent = self.leases.unsent.pop(request.name, None)
+        if unsent is None and self.leases.waiting.pop(request.name, None) is not None:
+            self.release(request.name)
+
+    def _hold(self, name: str, channel: str, lease_id: str, *, adopted: bool = False) -> SharedLease:
+        lease = SharedLease(self._grantor, self.replica.row_of(channel), lease_id)
+        kept = lease if adopted else None
+        self.leases.held[name] = GrantedSlot(channel, self._server_now(), weakref.ref(lease), kept)
+        return lease
+
+    def _grant(self, name: str, channel: str) -> None:
+        request = self.leases.waiting.pop(name, None)
+        if request is None:
+            return  # a repeated grant, or the request was withdrawn: its release is on the way
+        if request.future.done():
+            self.release(name)
         else:
-            wish.future.set_result(self.hold(name, channel, name))
+            request.future.set_result(self._hold(name, channel, name))
 
-    def _lose(self, name: str, why: str) -> None:
-        if (holding := self.claims.held.pop(name, None)) is not None:
-            holding.lose()
-            now, lease_id = self._clock.now(), name.removeprefix("=")
-            self._tell(events.LeaseRevoked(at=now, channel=holding.channel, lease_id=lease_id, why=why))
+    def _revoke(self, name: str, why: str) -> None:
+        slot = self.leases.held.pop(name)
+        slot.end(revoked=True)
+        lease_id = name.removeprefix("=")
+        self._report(
+            events.LeaseRevoked(at=self._clock.now(), channel=slot.channel, lease_id=lease_id, why=why)
+        )
 
-    def _here(self, moment: float) -> float:
-        """Return a moment of the server's clock on this one, in seconds."""
-        return moment / 1000 + self._offset
+    # --- what is sent next -----------------------------------------------------------------------------
 
-    # --- when it is said -------------------------------------------------------------------------------
+    def next_command(self) -> Command | None:
+        """Return the command to send next: a heartbeat that is due, then releases, calls and requests."""
+        leases = self.leases
+        # A call that was cancelled before it was sent is dropped.
+        self._calls = [call for call in self._calls if not (call.is_done or call.future.cancelled())]
+        if self._is_leaving and not self._is_known and not leases.releases and not self._calls:
+            return None
+        command: Command | None = None
+        if self._takes_part and (self._must_heartbeat or not self._is_known):
+            self._must_heartbeat = False
+            command = Heartbeat(self, self._settings, leaving=False)
+        elif leases.releases:
+            command = Release(self, list(islice(leases.releases, _BATCH)))
+        elif self._calls:
+            command = self._calls[0]
+        elif leases.unsent:
+            command = Acquire(self, leases.send(_BATCH))
+        elif self._is_leaving:
+            command = Heartbeat(self, self._settings, leaving=True)
+        elif self._must_peek:
+            self._must_peek = False
+            command = Peek(self)
+        return command
 
-    def _arm(self) -> None:
-        if self._loop is not None:
-            self._heartbeat.arm(waiting=bool(self.claims.waiting), due=self._due)
+    def _send_heartbeat(self) -> None:
+        self._must_heartbeat = True
+        self._pipeline.notify()
 
-    def _ring(self) -> None:
-        now = self._clock.now()
-        if self.pipeline.out_since is not None and now - self.pipeline.out_since > self._patience:
-            self.pipeline.unstick()
-        self._subscriber.check()
-        if now > self._confirmed_at + self._ttl + self._orphan_ttl:
-            for name in list(self.claims.held):
-                self._lose(name, "the store could not be told in time that it is still held")
-        self.beat_soon()
+    # --- what replies and messages change --------------------------------------------------------------
+
+    def apply(self, reply: Reply) -> None:
+        """Apply what every reply tells: time, version of the account map, grants, and what is due."""
+        self._offset = self._clock.now() - reply.now / 1000
+        learning_until = self._local(reply.learning) if reply.learning else -math.inf
+        if self.replica.note(reply.version, learning_until):
+            self._must_peek = True
+        for name, channel, taken in reply.grants:
+            self.replica.count(channel, taken)
+            self._grant(name, channel)
+        self._due = self._local(reply.due) if reply.due < _NOTHING_DUE else math.inf
+        if self.leases.waiting:
+            self._arm()
+
+    def resolve(self, request: WaitRequest, code: str, detail: str) -> None:
+        """Apply the result of one request; see `acquire.lua`."""
+        if code.startswith("g"):
+            self.replica.count(detail, int(code[2:]))
+            self._grant(request.name, detail)
+        elif request.name not in self.leases.waiting:
+            return
+        elif code == "w":
+            request.ticket = detail
+            self._arm()
+        else:
+            del self.leases.waiting[request.name]
+            why = unknown_channel if code == "u" else self._no_capacity
+            request.fail(why(request.channel))
+
+    def update_accounts(self, fields: Sequence[str]) -> None:
+        """Apply the state of all accounts; requests that none of them can serve fail."""
+        self._must_peek = False
+        self.replica.update(fields, self._offset)
+        for request in list(self.leases.waiting.values()):
+            if request.ticket and not self.replica.has(request.channel):
+                self.fail(request, self._no_capacity(request.channel))
+
+    def reconcile(self, statement: Sequence[Entry], reply: Reply, *, leaving: bool) -> None:
+        """Apply the reply to a heartbeat; see `heartbeat.lua`."""
+        self._is_known = not leaving
+        self._confirmed_at = self._pipeline.replied_to
+        self._last_heartbeat = self._clock.now()
+        end = 1 + 2 * int(reply.items[0])
+        results = zip(statement, reply.items[1:end:2], reply.items[2:end:2], strict=True)
+        for (name, *_), code, detail in results:
+            if (request := self.leases.waiting.get(name)) is not None:
+                if code == "g":
+                    self._grant(name, detail)
+                else:
+                    request.ticket = detail
+            elif name in self.leases.held and code == "r":
+                self.leases.held.pop(name).end(revoked=False)
+            elif name in self.leases.held and code == "l":
+                self._revoke(name, "it was orphaned for too long, or a repair freed it")
+        self.update_accounts(reply.items[end:])
         self._arm()
 
-    def beat_soon(self) -> None:
-        """State everything anew: what the server sees otherwise is then set right."""
-        self._outbox.must_beat = True
-        self.pipeline.notify()
+    def on_unknown(self) -> None:
+        """Send a heartbeat first: the server does not know the process, or not any more."""
+        self._is_known = False
 
-    def _listening(self) -> None:
-        if self.claims.waiting:
-            self.beat_soon()
+    def on_away(self, why: str, *, refused: bool) -> None:
+        """Report that the server is away and resolve what must not wait for it."""
+        self._is_known = False
+        if not self._away_reported:
+            self._away_reported = True
+            address = self._endpoint.address
+            self._report(events.StoreAway(at=self._clock.now(), address=address, why=why))
+        self.resolve_calls()
+        for request in self.leases.requests():
+            if refused or not request.may_wait:
+                self.fail(request, self.unavailable(request.channel))
 
-    def _heard(self, text: str) -> None:
+    def on_back(self, away: float) -> None:
+        """Report that the server replies again, after `away` seconds."""
+        self._away_reported = False
+        address = self._endpoint.address
+        self._report(events.StoreBack(at=self._clock.now(), address=address, away=away))
+
+    def resolve_calls(self) -> None:
+        """End the wait for releases and calls; they are kept."""
+        for future in self.leases.releases.values():
+            settle(future, None)
+        for call in self._calls:
+            settle(call.future, None)
+
+    def on_subscribed(self) -> None:
+        """Ask for grants that were sent while no message could arrive."""
+        if self.leases.waiting:
+            self._send_heartbeat()
+
+    def on_message(self, text: str) -> None:
+        """Apply a message: a grant to a waiter of this process, or that the accounts have changed."""
         name, *grant = text.split("\n")
         if grant:
-            self._grant(name, grant[0], int(grant[1]))
-        elif name != self._process:
-            self._outbox.must_look = True
-            self.pipeline.notify()
+            self.replica.count(grant[0], int(grant[1]))
+            self._grant(name, grant[0])
+        elif name != self._settings.process:
+            self._must_peek = True
+            self._pipeline.notify()
+
+    # --- time ------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Set the timer for the next heartbeat."""
+        if self._loop is None:
+            return
+        moment = self._last_heartbeat + self._settings.lease_ttl / 3
+        if self.leases.waiting:
+            soonest = max(self._due, self._last_heartbeat + _TICK)
+            moment = min(moment, self._last_heartbeat + _HEARTBEAT_WHILE_WAITING, soonest)
+        if moment != self._timer_at:
+            self._disarm()
+            self._timer_at = moment
+            self._timer = self._clock.call_later(moment - self._clock.now(), self._on_timer)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, math.inf
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = self._last_heartbeat = self._clock.now()
+        self._pipeline.check()
+        self._subscriber.check()
+        if now > self._confirmed_at + self._settings.lease_ttl + self._settings.orphan_ttl:
+            for name in list(self.leases.held):
+                self._revoke(name, "no heartbeat reached the store before the lease expired there")
+        self._send_heartbeat()
+        self._arm()
+
+    def _server_now(self) -> int:
+        """Return the present time in milliseconds of the server's clock."""
+        return max(0, round((self._clock.now() - self._offset) * 1000))
+
+    def _local(self, moment: float) -> float:
+        """Return a time of the server's clock, in milliseconds, in seconds of this process's clock."""
+        return moment / 1000 + self._offset

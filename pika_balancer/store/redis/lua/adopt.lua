@@ -1,19 +1,24 @@
--- Count a job that runs already, even past the cap; the same key again is the same lease, whoever asks.
+-- Count a job that already runs, even above the cap; the same key is the same lease for every process.
 --
 -- ARGV: lease channel
--- Returns the channel that it is counted on, which is another one if it was adopted there, and the count.
+-- Returns the channel that the lease is counted on, another one if it was adopted there before, and the
+-- count.
 -- include pool.lua
--- include enter.lua
--- include settle.lua
+-- include handshake.lua
+-- include helpers.lua
 -- include pick.lua
--- include line.lua
+-- include queue.lua
 local lease, channel = ARGV[9], ARGV[10]
-local holder, since, known = read_lease(lease)
-if not known then
-  call('ZREM', GONE, lease, '\n' .. lease)
+local refusal = handshake()
+if refusal then
+  return refusal
+end
+local holder, since, counted = read_lease(lease)
+if not counted then
+  call('ZREM', ENDED, lease, '\n' .. lease)
   take(lease, process, format('%d', now), channel)
-elseif known == channel and not is_alive(holder) then
-  call('HSET', HELD, lease, process .. '\n' .. since .. '\n' .. channel)
+elseif counted == channel and not is_alive(holder) then
+  call('HSET', LEASES, lease, process .. '\n' .. since .. '\n' .. channel)
 end
 serve()
-return answer({ known or channel, count(known or channel) })
+return reply({ counted or channel, count(counted or channel) })

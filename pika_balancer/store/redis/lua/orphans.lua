@@ -1,14 +1,13 @@
--- Count slots of dead processes no longer that somebody vouches for to be over, and tell which there are then.
+-- Free slots of dead processes whose jobs are known to have ended, and list the remaining ones.
 --
--- ARGV: over... (two each: lease, dead_since; it stays if its process has been heard of since, or another has it)
--- Returns per slot of a dead process three items: lease, channel, and since when its process counts as dead.
+-- ARGV: ended... (two each: lease, dead_since; kept if its process has called since, or another one has it)
+-- Returns per slot of a dead process three items: lease, channel, and since when the process counts as dead.
 -- include pool.lua
--- include settle.lua
--- include pick.lua
--- include line.lua
--- include each.lua
+-- include helpers.lua
+-- include refresh_eligibility.lua
+-- include queue.lua
 local dead = {}
-each(PROCS, function(name, record)
+each(PROCESSES, function(name, record)
   local expiry = tonumber(match(record, '^%d+ (%d+)'))
   if expiry <= now then
     dead[name] = expiry
@@ -17,18 +16,19 @@ end)
 local items = {}
 if next(dead) then
   for i = 9, #ARGV, 2 do
-    local holder, _, channel = read_lease(ARGV[i])
-    if channel and dead[holder] == tonumber(ARGV[i + 1]) then
-      drop(ARGV[i], channel)
-      remember(ARGV[i], orphan_ttl, true)
+    local lease, dead_since = ARGV[i], tonumber(ARGV[i + 1])
+    local holder, _, channel = read_lease(lease)
+    if channel and dead[holder] == dead_since then
+      free_slot(lease, channel)
+      remember_ended(lease, orphan_ttl, true)
     end
   end
   serve()
-  each(HELD, function(lease, record)
+  each(LEASES, function(lease, record)
     local holder, channel = match(record, '^([^\n]+)\n%d+\n([^\n]+)$')
     if dead[holder] then
       add(items, lease, channel, format('%d', dead[holder]))
     end
   end)
 end
-return answer(items)
+return reply(items)

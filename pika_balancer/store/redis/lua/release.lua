@@ -1,34 +1,34 @@
--- Give slots back, or leave the line, and serve the line with what that frees.
+-- Release slots or leave the queue, and serve the queue with the slots that this frees.
 --
--- ARGV: lease... (of a lease, or of a waiter: they have the same name)
--- Returns per lease two items: the channel and how many are counted there now; empty ones if there was nothing.
+-- ARGV: lease... (of a lease or a waiter: a waiter has the name of its lease to come)
+-- Returns per lease two items: the channel and its count; empty ones if there was no such lease.
 -- include pool.lua
--- include enter.lua
--- include settle.lua
+-- include handshake.lua
+-- include refresh_eligibility.lua
+-- include helpers.lua
+-- include queue.lua
+local refusal = handshake()
+if refusal then
+  return refusal
+end
 local channels = {}
 for i = 9, #ARGV do
   local lease = ARGV[i]
   local _, _, channel = read_lease(lease)
   if channel then
-    drop(lease, channel)
+    free_slot(lease, channel)
     if sub(lease, 1, 1) == '=' then
-      -- Others may hold it too, and must not believe that the server has forgotten it.
-      -- include rarely.lua
-      remember(lease, 3 * ttl)
+      -- Another process may share an adopted lease, and must not think that the server has lost it.
+      remember_ended(lease, 3 * ttl)
     end
   else
-    -- include rarely.lua
-    leave_line(lease)
+    leave_queue(lease)
   end
   channels[#channels + 1] = channel or ''
 end
-if #opened > 0 then
-  -- include pick.lua
-  -- include line.lua
-  serve()
-end
+serve()
 local items = {}
 for _, channel in ipairs(channels) do
   add(items, channel, channel ~= '' and count(channel) or '')
 end
-return answer(items)
+return reply(items)

@@ -1,26 +1,27 @@
--- Set right what does not agree, and count orphans no longer that somebody vouches for to be over.
+-- Repair entries that disagree, and free slots of orphans whose jobs are known to have ended.
 --
--- ARGV: lease... (of orphans; one whose process is alive stays)
--- Returns the number of leases given up and these, then the faults that there were.
+-- ARGV: lease... (of orphans; one whose process is alive is kept)
+-- Returns the number of freed leases and their names, then the faults that were repaired.
 -- include pool.lua
--- include settle.lua
--- include pick.lua
--- include line.lua
--- include each.lua
+-- include helpers.lua
+-- include refresh_eligibility.lua
+-- include housekeeping.lua
+-- include queue.lua
 -- include check.lua
 local faults = check(true)
-local over = {}
+local freed = {}
 for i = 9, #ARGV do
-  local holder, _, channel = read_lease(ARGV[i])
+  local lease = ARGV[i]
+  local holder, _, channel = read_lease(lease)
   if channel and not is_alive(holder) then
-    drop(ARGV[i], channel)
-    remember(ARGV[i], orphan_ttl, true)
-    over[#over + 1] = ARGV[i]
+    free_slot(lease, channel)
+    remember_ended(lease, orphan_ttl, true)
+    freed[#freed + 1] = lease
   end
 end
 due = now
--- include tend.lua
+housekeeping()
 serve_all()
-local items = { #over, unpack(over) }
+local items = { #freed, unpack(freed) }
 add(items, unpack(faults))
-return answer(items)
+return reply(items)

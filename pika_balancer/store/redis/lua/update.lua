@@ -1,16 +1,19 @@
--- Take over an account map by difference, unless a newer one is there.
+-- Apply the difference to a new account map, unless the pool has a newer one.
 --
--- ARGV: age account... (age: milliseconds since it was read; two each: channel, cap, in map order)
--- Returns the survey.
+-- ARGV: age account... (age: milliseconds since it was read; account, two each: channel, cap, in map order)
+-- Returns the accounts.
 -- include pool.lua
--- include enter.lua
--- include settle.lua
--- include pick.lua
--- include line.lua
--- include news.lua
--- include survey.lua
+-- include handshake.lua
+-- include helpers.lua
+-- include refresh_eligibility.lua
+-- include queue.lua
+-- include notify.lua
+-- include accounts.lua
 local read_at = now - tonumber(ARGV[9])
-local changed = false
+local refusal = handshake()
+if refusal then
+  return refusal
+end
 if read_at >= tonumber(version) then
   local before, touched = {}, {}
   each(ACCOUNTS, function(channel, record)
@@ -37,16 +40,16 @@ if read_at >= tonumber(version) then
   end
   table.sort(touched)
   for _, channel in ipairs(touched) do
-    settle(channel)
+    refresh_eligibility(channel)
   end
   version = format('%d', read_at)
   call('HSET', META, 'version', version, 'size', size)
   call('PEXPIRE', ACCOUNTS, KEEP)
   serve()
   if #touched > 0 then
-    publish_news()
+    notify()
   end
 end
 local items = {}
-survey(items)
-return answer(items)
+add_accounts(items)
+return reply(items)

@@ -1,0 +1,1 @@
+"""Malformed HTTP: servers that answer badly and clients that ask badly, by name and at random."""
