@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -27,6 +27,7 @@ from pika_balancer.errors import InvalidArgument, NoCapacity, PikaError, WrongLo
 from pika_balancer.metrics import Metrics
 from pika_balancer.models import Job, Lease
 from pika_balancer.testing import LocalServer, ManualClock, settle, wait_until
+from tests.depth import examples, sized
 
 CANARY = "user:1234-canary0canary0canary0"
 FIRST, SECOND = "1100000000000000001", "1100000000000000002"
@@ -425,7 +426,8 @@ class Walk:
 
 
 @pytest.mark.no_cover  # walk after walk over the same lines
-@settings(max_examples=60, deadline=None)
+@pytest.mark.deep
+@examples(20, 60)
 @given(st.lists(STEPS, max_size=30))
 def test_gauges_equal_the_counts_after_any_walk(steps: list[tuple[str, Any]]) -> None:
     async def walk() -> None:
@@ -451,12 +453,13 @@ def hasty() -> Generator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.deep
 async def test_scrapes_from_a_thread_never_fail_and_are_consistent(scraper: Scraper, hasty: None) -> None:
     done = False
     found: list[Samples] = []
 
     def hammer() -> None:
-        found.extend(scraper.samples() for _ in range(60))
+        found.extend(scraper.samples() for _ in range(sized(20, 60)))
 
     async def churn(balancer: Balancer, number: int) -> None:
         while not done:
@@ -472,7 +475,7 @@ async def test_scrapes_from_a_thread_never_fail_and_are_consistent(scraper: Scra
         await asyncio.gather(*(asyncio.to_thread(hammer) for _ in range(3)))
         done = True
         await asyncio.gather(*workers)
-    assert len(found) == 180
+    assert len(found) == sized(60, 180)
     for samples in found:
         assert samples["up", ()] == 1
         assert samples["in_flight", ("A",)] <= 2

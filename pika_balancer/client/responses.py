@@ -294,15 +294,17 @@ def _refusal(what: str, body: bytes, secrets: Sequence[Secret], found: list[_Fau
     )
 
 
-def _tokens(tree: Any) -> Iterator[str]:
-    """Yield the Discord tokens at any depth of a JSON object or list."""
-    pairs: Any = tree.items() if hasattr(tree, "items") else enumerate(tree)
-    for key, value in pairs:
-        kind: type = type(value)
+def _tokens(tree: object, key: str = "") -> Iterator[str]:
+    """Yield the Discord tokens at any depth: the texts in fields of that name, and in lists there."""
+    if isinstance(tree, str):
         if key == "discord":
-            yield from (token for token in (value if kind is list else [value]) if isinstance(token, str))
-        if kind in (dict, list):
-            yield from _tokens(value)
+            yield tree
+    elif isinstance(tree, list):
+        for item in cast("list[object]", tree):
+            yield from _tokens(item, key)
+    elif isinstance(tree, dict):
+        for name, item in cast("dict[str, object]", tree).items():
+            yield from _tokens(item, name)
 
 
 def _status(word: str, secrets: Sequence[Secret]) -> str:
