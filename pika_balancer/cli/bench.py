@@ -10,7 +10,7 @@ from typing import Final
 
 from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.bench_report import BenchReport, Progress, Side
+from pika_balancer.cli.bench_report import BenchReport, LoadProgress, Side
 from pika_balancer.cli.bench_setting import SETTINGS, Setting, arrivals, change, policy
 from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.cli.options import (
@@ -250,7 +250,7 @@ async def _perform(
             report.sides.append(side)
         report.greet(out)
         with LiveLine(out) as line:
-            progress = Progress(line, report, often=out.console.is_interactive)
+            progress = LoadProgress(line, report, often=out.console.is_interactive)
             for pair, turn in turns() if compared else [(0, 0)]:
                 side = report.sides[turn]
                 plan = _plan(args, side.setting, report.seconds / pairs, pair, pairs)

@@ -289,7 +289,7 @@ class BenchReport:
         out.table(("figure", "ratio", "lowest–highest", "verdict"), rows)
 
 
-class Progress:
+class LoadProgress:
     """Prints the progress: often to a live line on a terminal, seldom elsewhere.
 
     Args:
