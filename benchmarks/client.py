@@ -1,4 +1,4 @@
-"""What does fetching the account map cost against bare aiohttp and `json.loads`, and what does it weigh?
+"""Time and memory of fetching the account map, compared with bare aiohttp and `json.loads`.
 
 The server runs in a process of its own and answers with fixed bytes. Bare checks nothing and keeps a dict.
 """
@@ -26,7 +26,7 @@ TURNS: Final = 20
 
 
 def serve(pipe: Connection) -> None:
-    """Answer `/N/account` with the map of N accounts, until killed; tell the port."""
+    """Answer `/N/account` with a map of N accounts, until killed; report the port."""
     bodies = {str(size): body(size) for size in SIZES}
 
     async def answer(request: web.Request) -> web.Response:
@@ -68,7 +68,7 @@ def bare(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaitable[Any
 
 
 def weight(make: Callable[[], object]) -> int:
-    """Return how many bytes what `make` returns keeps."""
+    """Return the memory that the result of `make` occupies, in bytes."""
     make()
     tracemalloc.start()
     try:

@@ -1,6 +1,6 @@
-"""What does `import pika_balancer` cost against the libraries that it stands on? Whole processes.
+"""Cost of `import pika_balancer`, compared with the libraries that it needs; whole processes.
 
-Alone it brings the selector, the values and the errors; what needs those libraries comes with its first name.
+The import alone loads the selector, the values and the errors; the rest is loaded on first use.
 """
 
 import subprocess

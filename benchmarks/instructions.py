@@ -1,4 +1,4 @@
-"""How many instructions do the hot paths execute? The same on a busy machine as on an idle one.
+"""Number of instructions that the hot paths execute: the same on a busy machine as on an idle one.
 
 Bytecode instructions of this package's own code, which need no tool and differ only between minor versions of
 Python, are what `baseline.json` keeps: `python -m benchmarks.instructions` compares, `--record` writes anew.
@@ -25,14 +25,14 @@ from pika_balancer import Account, Balancer, Selector
 
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 ALLOWED: Final = 0.1
-"""How many more instructions than in the baseline pass, as a fraction."""
+"""Allowed increase over the baseline, as a fraction."""
 VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 PACKAGE: Final = str(Path(sys.modules["pika_balancer"].__file__ or "").parent)
 FEW: Final = 6
-"""Rounds below which nobody has asked for what takes a minute."""
+"""With fewer rounds, measurements that take a minute are left out."""
 
 Work = Callable[[int], None]
-"""Does its operation so many times."""
+"""Runs an operation a given number of times."""
 
 
 def pair(times: int, policy: str = "random") -> None:
@@ -45,7 +45,7 @@ def pair(times: int, policy: str = "random") -> None:
 
 
 def lease(times: int, timeout: float | None = None) -> None:
-    """Enter and leave a lease that is free."""
+    """Enter and leave a lease of a free slot."""
 
     async def work() -> None:
         balancer = Balancer([Account("1", 5)])
@@ -73,7 +73,7 @@ def crowd(times: int) -> None:
 
 
 def acquire(times: int) -> None:
-    """Acquire and release, watched for the lease being dropped."""
+    """Acquire and release, with leak detection."""
 
     async def work() -> None:
         balancer = Balancer([Account("1", 5)])
@@ -95,7 +95,7 @@ HOT: Final[Mapping[str, Work]] = {
 
 
 def bytecodes(work: Work) -> int:
-    """Return how many bytecode instructions of the package one operation executes, in the long run."""
+    """Return the average number of the package's bytecode instructions per operation."""
     return round((_executed(work, 300) - _executed(work, 100)) / 200)
 
 
@@ -113,7 +113,7 @@ def _executed(work: Work, times: int) -> int:
         frame.f_trace_opcodes = True
         return inside
 
-    # A coverage measurement or a debugger gets its turn back.
+    # Restore the tracer of a coverage measurement or debugger.
     before = sys.gettrace()
     sys.settrace(enter)
     try:
@@ -124,7 +124,7 @@ def _executed(work: Work, times: int) -> int:
 
 
 def measured() -> dict[str, int]:
-    """Return the hot paths' bytecode instructions."""
+    """Return the bytecode instructions of each hot path."""
     return {name: bytecodes(work) for name, work in HOT.items()}
 
 
@@ -135,7 +135,7 @@ def recorded() -> dict[str, int] | None:
 
 
 def complaints(now: Mapping[str, int], before: Mapping[str, int]) -> list[str]:
-    """Return a sentence for every hot path that executes too many more instructions than it did."""
+    """Return a sentence for every hot path that exceeds the baseline by more than is allowed."""
     return [
         f"{name} executes {now[name]} bytecode instructions, {now[name] / was - 1:.0%} more than the {was} "
         f"of the baseline; at most {ALLOWED:.0%} more pass. Make it cheaper, or record the new cost with "
@@ -151,13 +151,13 @@ MACHINE: Final[Mapping[str, str]] = {
     "Semaphore": "benchmarks.lease uncontended(semaphore, times)()",
     "lease": "benchmarks.lease uncontended(lease, times)()",
 }
-"""What is counted below the bytecode: the module and what to run there."""
+"""Operations whose machine instructions are counted: module and expression."""
 
 
 def machine(subject: str, times: int) -> int:
-    """Return how many machine instructions a process executes that does its operation so many times."""
+    """Return the machine instructions of a process that runs its operation `times` times."""
     module, _, call = MACHINE[subject].partition(" ")
-    # The package's rooms without its front door, which would import aiohttp: twenty seconds under valgrind.
+    # Without the package's `__init__`, which would import aiohttp: twenty seconds under valgrind.
     script = (
         "import sys, types\n"
         "house = types.ModuleType('pika_balancer')\n"
@@ -183,7 +183,7 @@ def machine(subject: str, times: int) -> int:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603 - our own literals
     found = re.search(r"Collected : (\d+)", done.stderr)
     if found is None:
-        raise RuntimeError(f"valgrind did not say how many: {done.stderr[-300:]!r}")
+        raise RuntimeError(f"valgrind printed no count: {done.stderr[-300:]!r}")
     return int(found[1])
 
 

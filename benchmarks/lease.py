@@ -1,4 +1,4 @@
-"""What does `async with balancer.lease()` cost against `asyncio.Semaphore`, alone and in a crowd?"""
+"""Cost of `async with balancer.lease()`, compared with `asyncio.Semaphore`, alone and with many tasks."""
 
 import asyncio
 import random
@@ -15,13 +15,13 @@ Slot = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 def semaphore() -> Slot:
-    """Return how to enter a semaphore of as many slots."""
+    """Return a function that enters a semaphore with that many slots."""
     semaphore = asyncio.Semaphore(SLOTS)
     return lambda: semaphore
 
 
 def lease() -> Slot:
-    """Return how to take a lease of one account with as many slots."""
+    """Return a function that takes a lease of one account with that many slots."""
     return Balancer([Account("1", SLOTS)]).lease
 
 
@@ -32,7 +32,7 @@ def lease_in_time() -> Slot:
 
 
 def uncontended(make: Callable[[], Slot], turns: int = 20_000) -> Subject:
-    """Return a round of one task that finds a slot free each time."""
+    """Return a round of one task that always finds a free slot."""
 
     async def work() -> float:
         slot = make()
@@ -48,7 +48,7 @@ def uncontended(make: Callable[[], Slot], turns: int = 20_000) -> Subject:
 
 
 def contended(make: Callable[[], Slot], tasks: int = 50, turns: int = 100) -> Subject:
-    """Return a round of many tasks that take turns at few slots, each held for one turn of the loop."""
+    """Return a round of many tasks on few slots, each held for one iteration of the loop."""
 
     async def work() -> float:
         slot = make()
@@ -116,7 +116,7 @@ def others() -> dict[str, Callable[[], Slot]]:
     if (anyio := peer("anyio")) is not None:
         found["CapacityLimiter"] = lambda: _same(anyio.CapacityLimiter(SLOTS))
     if (aiolimiter := peer("aiolimiter")) is not None:
-        # A rate, not a count of who is inside: only its uncontended cost compares.
+        # Limits a rate, not a number of holders: only its uncontended cost compares.
         found["aiolimiter"] = lambda: _same(aiolimiter.AsyncLimiter(10**9, 1))
     return found
 
@@ -126,7 +126,7 @@ def _same(slot: AbstractAsyncContextManager[Any]) -> Slot:
 
 
 def storms(cancels: int = 2000) -> list[Row]:
-    """Return how many slots each can still hand out after so many cancellations."""
+    """Return how many slots each can still grant after many cancellations."""
     makers = {"Semaphore": semaphore, "lease": lease} | others()
     makers.pop("aiolimiter", None)
     return [
@@ -141,7 +141,7 @@ def storms(cancels: int = 2000) -> list[Row]:
 
 
 async def survivors(slot: Slot, cancels: int) -> int:
-    """Cancel tasks at any moment of their wait and hold, and return how many can hold a slot at once then."""
+    """Cancel tasks while they wait or hold; return how many can hold a slot at once afterwards."""
     chance = random.Random(7)
     struck = 0
 

@@ -1,7 +1,7 @@
-"""What does a pick cost, against the least that any bookkeeping could cost, and against the obvious code?
+"""Cost of a pick, compared with a lower bound and with naive code.
 
-The floor is one `random.choice`, two writes to a list and one small object: what remains of a pick when
-nothing is checked and nothing is remembered. The naive filter lists the accounts with capacity at each pick.
+The lower bound, `floor`, is one `random.choice`, two writes to a list and one small object: a pick without
+checks. The naive filter lists the accounts with capacity at each pick.
 """
 
 import random
@@ -23,7 +23,7 @@ class _Token:
 
 
 def floor(accounts: int, pairs: int) -> Subject:
-    """Return a round of the floor over so many accounts."""
+    """Return a round of the floor."""
     channels, busy, choice = list(range(accounts)), [0] * accounts, random.Random(1).choice
 
     def run() -> float:
@@ -39,7 +39,7 @@ def floor(accounts: int, pairs: int) -> Subject:
 
 
 def naive(accounts: int, pairs: int) -> Subject:
-    """Return a round of filter-then-choose over so many accounts."""
+    """Return a round of filter-then-choose."""
     caps, busy, choice = [6] * accounts, [0] * accounts, random.Random(1).choice
 
     def run() -> float:
@@ -55,7 +55,7 @@ def naive(accounts: int, pairs: int) -> Subject:
 
 
 def pair(accounts: int, pairs: int, policy: str = "random") -> Subject:
-    """Return a round of acquire and release over so many accounts."""
+    """Return a round of acquire and release."""
     selector = Selector([Account(str(i), 6) for i in range(accounts)], rng=random.Random(1), policy=policy)
     acquire, release = selector.try_acquire, selector.release
 
@@ -120,7 +120,7 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
 
 
 def misses(peers: dict[str, int]) -> list[Row]:
-    """Return how many of so many picks each sends to an account that is full already."""
+    """Return for each balancer the number of picks of an account that is full."""
     return [
         count("selector", f"{name}: picks sent to a full account, of {litellm.PICKS:,}", sent, "picks")
         for name, sent in ({"Selector": full_picks()} | peers).items()
@@ -128,7 +128,7 @@ def misses(peers: dict[str, int]) -> list[Row]:
 
 
 def full_picks() -> int:
-    """Return how often the selector picks an account that is full, with a few slots free."""
+    """Return how often the selector picks a full account while few slots are free."""
     accounts = [Account(str(i), litellm.CAP) for i in range(litellm.ACCOUNTS)]
     selector = Selector(accounts, rng=random.Random(1))
     leases: list[Lease] = []

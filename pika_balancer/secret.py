@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pika_balancer._util.text import printable
+from pika_balancer._util.text import encodable, printable
 from pika_balancer.errors import PikaError
 
 T = TypeVar("T")
@@ -153,13 +153,9 @@ class Redactor:
 
         A secret of a few characters, as in tests, does not hide an id that happens to contain it.
         """
-        if type(value) is not str or not value or self.hides(value, shortest=_REAL):
+        if not isinstance(value, str) or not value or not encodable(value):
             return None
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return None
-        return value
+        return None if self.hides(value, shortest=_REAL) else value
 
     def path(self, where: Iterable[str | int]) -> str:
         """Return a JSON path such as `$['123'].maxJobs` that is safe to print."""

@@ -37,21 +37,21 @@ CANARIES: Final = {
 }
 
 REPLY_URL: Final = f"http://bot:{WEBHOOK}@127.0.0.1:9/{PATH}?sig={PATH[::-1]}"
-"""Where a job's end may be reported, by nobody else."""
+"""Secret address for the report of a job's end."""
 
 _PIECE: Final = 12
 _LOCALS: Final = 300_000
 
 
 def looks(secret: str) -> set[str]:
-    """Return the secret as it is and as it looks in a URL, in JSON, in HTML, in base64 and in a repr."""
+    """Return the secret plain and as encoded in a URL, JSON, HTML, base64 and a repr."""
     raw = secret.encode()
     forms = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), html.escape(secret)}
     forms |= {quote(secret, safe="").lower(), json.dumps(secret)[1:-1], repr(secret)[1:-1], raw.hex()}
     forms |= {repr(repr(secret))[2:-2], json.dumps(json.dumps(secret))[3:-3]}
     for offset in range(3):
         padded = bytes(offset) + raw
-        # Only the characters that do not depend on what stands before and after it.
+        # Only the characters that do not depend on the text around it.
         whole = slice(-(-offset * 8 // 6) if offset else 0, len(padded) // 3 * 4)
         forms |= {base64.b64encode(padded).decode()[whole], base64.urlsafe_b64encode(padded).decode()[whole]}
     return forms
@@ -59,7 +59,7 @@ def looks(secret: str) -> set[str]:
 
 @functools.cache
 def _pieces() -> dict[str, str]:
-    """Return every piece by which a canary is known, even if only half of it came out."""
+    """Return the pieces that identify a canary, so that half of one is found, too."""
     return {
         form[start : start + _PIECE]: name
         for name, secret in CANARIES.items()
@@ -75,7 +75,7 @@ def found(text: str | bytes) -> set[str]:
 
 
 def leaks(*things: object) -> list[str]:
-    """Return where canaries can be reached from the things, as paths of attributes; empty if nowhere."""
+    """Return the attribute paths by which canaries can be reached from the objects."""
     walk = _Walk()
     for number, thing in enumerate(things):
         walk.visit(thing, f"{type(thing).__name__}#{number}", shown=True)
@@ -83,7 +83,7 @@ def leaks(*things: object) -> list[str]:
 
 
 def reached(*things: object) -> set[type]:
-    """Return the classes of all that can be reached from the things."""
+    """Return the classes of all objects that can be reached from these."""
     walk = _Walk()
     for thing in things:
         walk.visit(thing, "", shown=False)
@@ -115,7 +115,7 @@ def _allowed(thing: object) -> bool:
     if isinstance(thing, Secret | type | types.ModuleType | AbstractEventLoop | int | float | None):
         return True
     home = _home(thing)
-    # A client of redis-py holds its credentials, and says so; the tests know their own canaries.
+    # redis-py's client documents that it holds its credentials; test modules hold the canaries.
     return home in {"redis", "valkey", "tests", "os", "_pytest", "pytest", "pytest_asyncio", "logging"}
 
 
@@ -136,7 +136,7 @@ def _shown(thing: object) -> str:
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, object]]:
-    """Yield what hangs on an object; a step that begins with "!" is shown as a tracker would show it."""
+    """Yield what an object refers to; a step with "!" is text as an error tracker shows it."""
     kind = type(thing)
     if isinstance(thing, types.TracebackType):
         yield from _frames(thing)
@@ -206,7 +206,7 @@ def _frames(trace: types.TracebackType | None) -> Iterator[tuple[str, object]]:
 
 
 def _rendered(error: BaseException) -> str:
-    """Return the traceback as the standard library shows it with locals, the tests' own frames left out."""
+    """Return the standard library's traceback with locals, without the tests' own frames."""
     told = traceback.TracebackException.from_exception(error, capture_locals=True, compact=False)
     pile, lines = [told], list[str]()
     while pile:
@@ -221,7 +221,7 @@ def _rendered(error: BaseException) -> str:
 
 
 def as_data(thing: Any) -> list[object]:
-    """Return what dumps make of an object: `attrs.asdict`, `attrs.astuple` and `vars`, where it has them."""
+    """Return `attrs.asdict`, `attrs.astuple` and `vars` of an object, as far as it has them."""
     dumps: list[object] = [vars(thing)] if hasattr(thing, "__dict__") else []
     if attrs.has(type(thing)):
         # As documented, the dump of a job has its reply URL; a request's has it as a `Secret`.

@@ -1,4 +1,4 @@
-"""A mock of aiohttp's client that works with the aiohttp that is installed, and servers for a store."""
+"""Options and fixtures of all tests: depth, a mock of aiohttp, servers for the shared store."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.redis_servers import Servers, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that say how much to test."""
+    """Add `--deep` and `--random`."""
     group = parser.getgroup("pika_balancer")
     group.addoption("--deep", action="store_true", help="run long tests at their full size")
     group.addoption("--random", action="store_true", help="let Hypothesis draw new examples on each run")

@@ -1,4 +1,4 @@
-"""Canary tokens, and a search for them around an error: in its texts, its facts and the frames behind it."""
+"""Canary tokens, and a search for them in an error: in its text, attributes, pickle and frames."""
 
 import pickle
 import traceback
@@ -18,7 +18,7 @@ _TESTS: Final = str(Path(__file__).parent)
 
 
 def found_in(value: Any, seen: set[int], depth: int = 12) -> Iterator[str]:
-    """Yield everything textual that can be reached from a value, as a debugger would show it."""
+    """Yield all text that can be reached from a value."""
     if id(value) in seen or depth < 0 or isinstance(value, type | ModuleType | FunctionType | Secret):
         return
     seen.add(id(value))
@@ -42,13 +42,13 @@ def found_in(value: Any, seen: set[int], depth: int = 12) -> Iterator[str]:
 
 
 def leaks(error: BaseException, *, depth: int = 12) -> list[str]:
-    """Return every place around an error in which a canary shows: text, facts, pickle, frames, chain.
+    """Return every place of an error in which a canary shows: text, attributes, pickle, frames, chain.
 
     `depth` is how many steps from a local variable of a frame are taken at most.
     """
     texts = [str(error), repr(error), repr(error.args), repr(vars(error))]
     texts += ["".join(traceback.format_exception(error)), pickle.dumps(error).decode("latin-1")]
-    # A test's own frames know the tokens; all others are ours or somebody else's.
+    # A test's own frames hold the tokens; no other frame may.
     frames = [
         frame
         for frame, _ in traceback.walk_tb(error.__traceback__)

@@ -1,11 +1,11 @@
-"""Mutation testing of one room: would its tests notice if the code said something else?
+"""Mutation testing of one room: do its tests notice changes to the code?
 
 `pip install mutmut`, then `python -m tests.mutation selector` changes the room in every small way that mutmut
 knows, runs the tests that concern it against each change, and prints the changes that no test noticed.
 `--sample 20` runs 20 of the changes, the same ones each time.
 
 It works on a copy, in a directory of its own. With `--work DIR` that is kept, and what was found out there is
-not found out again unless the code has changed. Texts for people are left as they are.
+not found out again unless the code has changed. Texts for people are not changed.
 """
 
 import argparse
@@ -32,25 +32,25 @@ from _pytest.config import _prepareconfig
 
 ROOT: Final = Path(__file__).parent.parent
 MEMORY: Final = 4 << 30
-"""Bytes that a mutant may take; some of them never stop taking."""
+"""Maximum memory of a mutant in bytes."""
 
 SEED: Final = 7
 """Chooses the mutants of a sample."""
 
 TIMEOUT: Final = 36
-"""What mutmut reads as a test that did not end."""
+"""Exit code that mutmut reads as a timeout."""
 
 
 @attrs.frozen
 class Room:
-    """Files that are changed together, and what tests them."""
+    """Files to mutate together, and their tests."""
 
     files: tuple[str, ...]
     """The files, as patterns below the package."""
     tests: tuple[str, ...]
     """Files or folders of tests, below `tests/`."""
     but: str = "uniform or storm or valkey or cluster or costs"
-    """Tests that are left out, as an expression for `-k`: they take long, and see what others see too."""
+    """Tests to leave out, as an expression for `-k`: slow ones that notice no more than others."""
 
 
 ROOMS: Final = {
@@ -83,7 +83,7 @@ ROOMS: Final = {
 
 
 def main() -> None:
-    """Run the tests of one room against its mutants, and print what came of it."""
+    """Run the tests of one room against its mutants, and print the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("room", choices=ROOMS)
     parser.add_argument("names", nargs="*", help="only these mutants, as patterns such as '*wake*'")
@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         work = options.work or Path(passing)
         prepare(ROOMS[options.room], work)
-        # A process of its own, which has imported neither the package nor the tests from here.
+        # In a process that has not imported the package or the tests from here.
         command = [sys.executable, "-P", __file__, options.room, *options.names, "--within"]
         command += [] if options.sample is None else [f"--sample={options.sample}"]
         subprocess.run([*command, f"--workers={options.workers}"], cwd=work, check=False)
@@ -127,7 +127,7 @@ def prepare(room: Room, work: Path) -> None:
 
 
 def refresh(copy: Path, content: bytes) -> None:
-    """Write what differs; what does not keeps its time of change, by which mutmut knows it."""
+    """Write the file if it differs; else it keeps its modification time, which mutmut checks."""
     if not copy.exists() or copy.read_bytes() != content:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
@@ -151,14 +151,14 @@ def undecorated(source: bytes) -> bytes:
 
 
 def run(names: list[str], workers: int, sample: int | None) -> None:
-    """Let mutmut run here, on a bounded piece of the machine's memory."""
+    """Run mutmut in this process, with limited memory."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     mutators = importlib.import_module("mutmut.mutation.mutators")
     operators: list[Any] = mutators.mutation_operators
     operators[:] = [(kind, but_texts(operator)) for kind, operator in operators]
     hasten()
     hide_trampolines()
-    # What it is cast to is for the type checker.
+    # The first argument of `cast` is for the type checker.
     importlib.import_module("mutmut.mutation.file_mutation").NEVER_MUTATE_FUNCTION_CALLS.add("cast")
     mutmut: Any = importlib.import_module("mutmut.__main__")
     if sample is not None:
@@ -175,7 +175,7 @@ def run(names: list[str], workers: int, sample: int | None) -> None:
 
 
 class Brief:
-    """A plugin for pytest: few examples of each property, none of them made smaller, and nothing kept."""
+    """A pytest plugin: few examples of each property, no shrinking, no caches."""
 
     def pytest_configure(self) -> None:
         import hypothesis  # noqa: PLC0415 - pytest has to see it first
@@ -186,7 +186,7 @@ class Brief:
         hypothesis.settings.load_profile("brief")
 
     def pytest_runtest_setup(self) -> None:
-        # What an earlier test had made and kept would hide what this one touches, and every mutant of it.
+        # A value cached by an earlier test would hide the mutants that compute it.
         for name, module in list(sys.modules.items()):
             for thing in vars(module).values() if name.startswith("pika_balancer.") else ():
                 if isinstance(thing, functools._lru_cache_wrapper):
@@ -200,7 +200,7 @@ class Brief:
 
 
 def hasten() -> None:
-    """Let every mutant begin where the tests are collected already, and let none of them run for ever."""
+    """Start every mutant after the collection of the tests, with a time limit for each test."""
     harness = importlib.import_module("mutmut.runners.harness").PytestRunner
     isolation = importlib.import_module("mutmut.workers.isolation").ForkRunner
     trampoline: Any = importlib.import_module("mutmut.mutation.trampoline")
@@ -242,7 +242,7 @@ def collected(options: list[str]) -> pytest.Session:
 
 
 def passed(session: pytest.Session, tests: Iterable[str], durations: Mapping[str, float]) -> int:
-    """Run the tests up to the first that fails; return 0 if none does. One that hangs ends the process."""
+    """Run the tests up to the first failure; return 0 if none fails. A test that hangs ends the process."""
     os.chdir("mutants")
     signal.signal(signal.SIGALRM, lambda *_: os._exit(TIMEOUT))
     items = {item.nodeid: item for item in session.items}
@@ -256,7 +256,7 @@ def passed(session: pytest.Session, tests: Iterable[str], durations: Mapping[str
 
 
 def hide_trampolines() -> None:
-    """Return the frame of the caller to code that asks for it, not one of mutmut's between the two."""
+    """Make `sys._getframe` skip mutmut's frames."""
     own = importlib.import_module("mutmut.mutation.trampoline").__file__
     getframe = sys._getframe
 
@@ -285,7 +285,7 @@ def but_texts(operator: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Itera
 
 
 def is_text(node: Any) -> bool:
-    """Return whether the node is a literal with a space in it, which is then for people."""
+    """Return whether the node is a literal with a space in it: text for people."""
     match type(node).__name__:
         case "SimpleString":
             return " " in node.value
@@ -298,7 +298,7 @@ def is_text(node: Any) -> bool:
 
 
 def report(work: Path) -> None:
-    """Print per file how many mutants came to which end, and how those differ that no test noticed."""
+    """Print the number of mutants by outcome for each file, and the diffs of those that no test noticed."""
     statuses: Mapping[int | None, str] = importlib.import_module("mutmut.stats").status_by_exit_code
     show = importlib.import_module("mutmut.mutation.diff_apply").get_diff_for_mutant
     os.chdir(work)

@@ -1,4 +1,4 @@
-"""A loopback server that sends the bytes it is told: a test can stall, cut and lie on a real socket."""
+"""A loopback server that sends given bytes: tests can stall, cut and break answers on a real socket."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ class Received:
 
 
 class Connection:
-    """The server's end of one connection, in the hands of a script."""
+    """The server's end of one connection, for a script."""
 
     def __init__(
         self, server: "RawServer", number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -49,7 +49,7 @@ class Connection:
         return received
 
     async def rest_of(self, received: Received | None) -> None:
-        """Read what is missing of a request of which only the head has been read, or nothing."""
+        """Read the rest of a request of which only the head was read."""
         if received is None:
             await self.request()
         else:
@@ -62,7 +62,7 @@ class Connection:
         await self._writer.drain()
 
     async def drip(self, data: bytes) -> None:
-        """Send one byte after the other for as long as the client listens, over and over."""
+        """Send the bytes one by one, repeatedly, as long as the client reads."""
         while True:
             for byte in data:
                 await self.send(bytes([byte]))
@@ -133,7 +133,7 @@ class RawServer:
             await self._script(Connection(self, number, reader, writer))
         except (OSError, EOFError, asyncio.CancelledError):
             pass  # the client hung up or the server was stopped, as they may
-        except Exception as failure:  # noqa: BLE001 - a script's own mistake has to reach the test
+        except Exception as failure:  # noqa: BLE001 - an error of the script must reach the test
             self.failures.append(failure)
         finally:
             self.open -= 1
@@ -147,7 +147,7 @@ def reply(
     length: int | None = None,
     headers: dict[str, str] | None = None,
 ) -> bytes:
-    """Return a whole response; `length` lies about the body's."""
+    """Return a whole response; `length` states another length than the body's."""
     fields = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body) if length is None else length),

@@ -285,7 +285,8 @@ class Servers:
 
     def __getitem__(self, kind: str) -> Server:
         if kind not in self._running:
-            self._running[kind] = make(kind).start()
+            self._running[kind] = server = make(kind).start()
+            server.watch.ping()  # connected before a test counts open sockets
         return self._running[kind]
 
     def remove(self) -> None:

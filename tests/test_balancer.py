@@ -252,7 +252,7 @@ async def test_statistics_list_leases_and_waiters_with_their_ages() -> None:
         assert [(w.channel, w.age) for w in told.waiters] == [("0", 2.0)]
         for place in (*(h.place for h in told.holders), *(w.place for w in told.waiters)):
             assert "test_balancer.py:" in place
-            assert "test_statistics_tell" in place
+            assert "test_statistics_list" in place
         assert (told.snapshot.in_flight, told.leaked, told.refresh_failures) == (2, 0, 0)
         assert repr(balancer) == "<Balancer of 2 accounts, 2 of 2 in flight, 1 waiting>"
     await balancer.release(first)

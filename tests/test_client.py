@@ -1,4 +1,4 @@
-"""The client's calls, arguments, retries and life, against a mocked aiohttp and a clock moved by hand."""
+"""The client's calls, arguments, retries and lifetime, with a mocked aiohttp and a manual clock."""
 
 import asyncio
 import copy
@@ -87,7 +87,7 @@ def the_call(mocked: aioresponses) -> dict[str, Any]:
     return cast("dict[str, Any]", call.kwargs)
 
 
-# --- what is sent, what comes back ---------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------------
 
 
 async def test_the_accounts_come_in_the_servers_order(mocked: aioresponses) -> None:
@@ -191,7 +191,7 @@ async def test_images_come_as_bytes_path_or_upload(mocked: aioresponses, tmp_pat
     assert 'name="image"; filename="blob"\r\nContent-Type: application/octet-stream\r\n\r\nas bytes' in form
 
 
-async def test_what_is_prepared_is_read_and_checked_once_and_sent_as_often_as_asked(
+async def test_a_prepared_submit_is_read_and_checked_once_and_can_be_sent_twice(
     mocked: aioresponses, tmp_path: Path
 ) -> None:
     image = tmp_path / "cat.png"
@@ -241,7 +241,7 @@ async def test_a_huge_file_is_refused_before_it_is_read(mocked: aioresponses, tm
     assert caught.value.field == "image"
 
 
-async def test_an_image_that_may_not_be_read_says_why(
+async def test_an_unreadable_image_is_refused_with_the_cause(
     mocked: aioresponses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(_path: Path) -> bytes:
@@ -314,7 +314,7 @@ async def test_a_channel_in_a_path_is_quoted(mocked: aioresponses) -> None:
         assert (await client.account("../jobs?x#y %")).channel == "../jobs?x#y %"
 
 
-async def test_the_path_of_the_base_url_is_kept_and_its_last_slash_harmless(mocked: aioresponses) -> None:
+async def test_the_base_url_may_have_a_path_and_a_last_slash(mocked: aioresponses) -> None:
     mocked.get("http://localhost:8080/a/b/jobs", body=b"[]")
     async with PikaClient(TOKEN, base_url="http://localhost:8080/a/b/") as client:
         assert await client.jobs() == []
@@ -328,7 +328,7 @@ async def test_html_with_status_200_is_an_invalid_response(mocked: aioresponses)
     assert len(sent(mocked)) == 1
 
 
-async def test_a_job_that_was_accepted_in_a_broken_way_keeps_its_id(mocked: aioresponses) -> None:
+async def test_a_broken_acceptance_keeps_the_job_id(mocked: aioresponses) -> None:
     mocked.post(f"{BASE}/create", body=b'{"jobid": "job:1", "status": 7}')
     async with make() as client:
         with pytest.raises(InvalidResponse) as caught:
@@ -336,7 +336,7 @@ async def test_a_job_that_was_accepted_in_a_broken_way_keeps_its_id(mocked: aior
     assert (caught.value.jobid, caught.value.channel, caught.value.status) == ("job:1", "55", 200)
 
 
-async def test_a_wider_range_of_caps_is_believed_and_sent(mocked: aioresponses) -> None:
+async def test_a_wider_range_of_caps_is_accepted_and_sent(mocked: aioresponses) -> None:
     mocked.get(f"{BASE}/account", body=b'{"5": {"maxJobs": 50}}')
     mocked.post(f"{BASE}/account/5", status=204)
     async with make(cap_range=(1, 100)) as client:
@@ -375,7 +375,9 @@ async def finish(clock: ManualClock, task: "asyncio.Task[Any]") -> None:
 
 @pytest.mark.parametrize("name", GETS)
 @pytest.mark.parametrize("fault", PASSING)
-async def test_a_get_is_repeated_after_a_passing_failure(mocked: aioresponses, name: str, fault: str) -> None:
+async def test_a_get_is_repeated_after_a_temporary_failure(
+    mocked: aioresponses, name: str, fault: str
+) -> None:
     path, call = GETS[name]
     good = {"accounts": b"{}", "account": b"{}", "jobs": b"[]", "job": b'{"jobid": "j1"}'}[name]
     for _ in range(2):
@@ -406,7 +408,7 @@ async def test_a_get_is_repeated_no_more_often_than_allowed(
 
 
 @pytest.mark.parametrize("fault", LASTING)
-async def test_a_get_is_not_repeated_after_a_lasting_failure(mocked: aioresponses, fault: str) -> None:
+async def test_a_get_is_not_repeated_after_a_permanent_failure(mocked: aioresponses, fault: str) -> None:
     mocked.get(f"{BASE}/jobs", **LASTING[fault], repeat=True)
     async with make() as client:
         with pytest.raises(PikaError):
@@ -459,7 +461,7 @@ async def test_a_retry_waits_as_long_as_the_service_asks(mocked: aioresponses) -
         assert await task == []
 
 
-async def test_a_date_to_wait_for_is_measured_with_the_wall_clock(mocked: aioresponses) -> None:
+async def test_a_retry_date_is_compared_with_the_wall_clock(mocked: aioresponses) -> None:
     mocked.get(f"{BASE}/jobs", status=429, body=sample("error-429-rate"))
     async with make(retries=0, wall=lambda: 1_705_284_900.0) as client:
         with pytest.raises(RateLimited) as caught:
@@ -478,9 +480,7 @@ async def test_a_wait_that_does_not_fit_the_deadline_raises_the_real_error_at_on
     assert len(sent(mocked)) == 1
 
 
-async def test_retries_are_told_to_the_debug_log(
-    mocked: aioresponses, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_retries_are_logged_at_debug(mocked: aioresponses, caplog: pytest.LogCaptureFixture) -> None:
     mocked.get(f"{BASE}/jobs", status=503)
     mocked.get(f"{BASE}/jobs", body=b"[]")
     clock = ManualClock()
@@ -499,19 +499,19 @@ async def test_retries_are_told_to_the_debug_log(
 @pytest.mark.parametrize(
     "token", ["", "a\nb", "a\r\n", "tab\tbed", "with space", "ключ", "é", "\x7f", 5, b"x"]
 )
-def test_a_token_that_cannot_stand_in_a_header_is_refused_unquoted(token: Any) -> None:
+def test_a_token_that_cannot_be_a_header_is_refused_unquoted(token: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         PikaClient(token)
     assert caught.value.field == "token"
     assert not token or str(token) not in caught.value.message
 
 
-def test_a_secret_that_stayed_behind_is_no_token() -> None:
+def test_a_pickled_secret_is_no_token() -> None:
     with pytest.raises(PikaError):
         PikaClient(pickle.loads(pickle.dumps(Secret("x"))))
 
 
-def test_a_missing_token_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_token_names_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("USEAPI_TOKEN", raising=False)
     with pytest.raises(InvalidArgument, match="USEAPI_TOKEN") as caught:
         PikaClient()
@@ -595,7 +595,7 @@ def session_of(client: PikaClient) -> aiohttp.ClientSession | None:
     return client._transport._session
 
 
-# --- life ----------------------------------------------------------------------------------------------
+# --- lifetime ------------------------------------------------------------------------------------------
 
 
 async def test_a_session_of_its_own_is_made_once_and_closed(mocked: aioresponses) -> None:
@@ -754,7 +754,7 @@ async def test_no_other_exception_than_ours_escapes(
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-async def test_what_stops_the_program_passes_through(mocked: aioresponses, stop: type[BaseException]) -> None:
+async def test_an_exit_of_the_program_passes_through(mocked: aioresponses, stop: type[BaseException]) -> None:
     mocked.get(f"{BASE}/jobs", exception=cast("Any", stop("now")), repeat=True)
     async with make() as client:
         with pytest.raises(stop) as caught:
@@ -763,7 +763,7 @@ async def test_what_stops_the_program_passes_through(mocked: aioresponses, stop:
     assert len(sent(mocked)) == 1
 
 
-async def test_cancelled_while_it_waits_to_retry_a_call_ends_and_the_client_goes_on(
+async def test_a_call_can_be_cancelled_between_retries(
     mocked: aioresponses,
 ) -> None:
     mocked.get(f"{BASE}/jobs", status=503)

@@ -1,4 +1,4 @@
-"""The client on real sockets that stall, cut and lie: one error tree, one POST, bounded memory, no leak."""
+"""The client on sockets that stall, break and send wrong bytes: typed errors, one POST, bounded memory."""
 
 import asyncio
 import gzip
@@ -83,7 +83,7 @@ async def hangs_up_at_once(_connection: Connection) -> None:
 async def resets_in_the_body(connection: Connection) -> None:
     await connection.request()
     await connection.send(reply(200, JOB, length=1000))
-    await asyncio.sleep(0.02)  # lets the head arrive: a reset throws away what was not read yet
+    await asyncio.sleep(0.02)  # lets the head arrive: a reset discards unread bytes
     connection.reset()
 
 
@@ -175,9 +175,7 @@ async def fail(awaitable: Awaitable[Any], cls: type[PikaError] = PikaError) -> P
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ONCE)
-async def test_whatever_happens_a_post_or_delete_is_sent_once_and_fails_as_one_of_ours(
-    name: str, fault: str
-) -> None:
+async def test_a_post_or_delete_is_sent_once_and_fails_with_a_typed_error(name: str, fault: str) -> None:
     script, cls = FAULTS[fault]
     if name in {"put_account", "delete_account"} and fault == "too large":
         cls = InvalidResponse
@@ -192,7 +190,7 @@ async def test_whatever_happens_a_post_or_delete_is_sent_once_and_fails_as_one_o
 
 
 @pytest.mark.parametrize("fault", [name for name, (_, cls) in FAULTS.items() if cls is ConnectionLost])
-async def test_a_get_is_repeated_as_often_as_allowed_and_not_once_more(fault: str) -> None:
+async def test_a_get_is_repeated_exactly_as_often_as_allowed(fault: str) -> None:
     clock = ManualClock()
     async with talking(FAULTS[fault][0], retries=2, clock=clock, timeout=60) as (server, client):
         task = asyncio.create_task(client.job("job:1"))
@@ -203,7 +201,7 @@ async def test_a_get_is_repeated_as_often_as_allowed_and_not_once_more(fault: st
         assert server.accepted == 3
 
 
-async def test_a_get_succeeds_once_the_server_has_come_round() -> None:
+async def test_a_get_succeeds_once_the_server_recovers() -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         if connection.number < 2:
@@ -217,7 +215,7 @@ async def test_a_get_succeeds_once_the_server_has_come_round() -> None:
 
 
 @pytest.mark.parametrize("name", [*ONCE, "jobs"])
-async def test_a_kept_connection_that_dies_under_a_request_does_not_double_it(name: str) -> None:
+async def test_a_kept_connection_that_breaks_under_a_request_does_not_repeat_it(name: str) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(reply(200, b"[]"))
@@ -238,7 +236,7 @@ ROGUE = reply(200, b'{"jobid": "job:rogue", "status": "started"}')
 
 @pytest.mark.parametrize("rogue", [ROGUE, ROGUE[:-5], b"HTTP/1.1 101 X\r\nUpgrade: x\r\n\r\n", b"H", b""])
 @pytest.mark.parametrize("read", [True, False])
-async def test_nothing_is_sent_where_something_came_that_nobody_asked_for(rogue: bytes, read: bool) -> None:  # noqa: FBT001 - a case
+async def test_a_kept_connection_with_stray_bytes_is_not_reused(rogue: bytes, read: bool) -> None:  # noqa: FBT001 - a case
     asked_for, sent = asyncio.Event(), asyncio.Event()
 
     async def script(connection: Connection) -> None:
@@ -263,7 +261,7 @@ async def test_nothing_is_sent_where_something_came_that_nobody_asked_for(rogue:
         assert (server.accepted, server.methods) == (2, ["POST"] * 3)
 
 
-async def test_any_rubbish_from_the_server_gives_a_value_or_one_of_our_errors() -> None:
+async def test_any_bytes_from_the_server_give_a_value_or_a_typed_error() -> None:
     rng = random.Random(11)
     good = reply(200, JOB, headers={"Connection": "close"})
 
@@ -295,7 +293,7 @@ async def test_any_rubbish_from_the_server_gives_a_value_or_one_of_our_errors() 
 # --- connecting ----------------------------------------------------------------------------------------
 
 
-async def test_a_refused_connection_was_certainly_not_sent() -> None:
+async def test_a_refused_connection_sent_nothing() -> None:
     async with RawServer(say()) as server:
         url = server.url
     async with PikaClient(TOKEN, base_url=url) as client:
@@ -319,7 +317,7 @@ async def test_a_server_without_tls_is_a_failed_connection() -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-async def test_a_timeout_before_anything_was_sent_says_so_where_the_session_is_known(own: bool) -> None:  # noqa: FBT001 - a case
+async def test_a_timeout_before_the_body_says_so_in_the_own_session(own: bool) -> None:  # noqa: FBT001 - a case
     async def script(connection: Connection) -> None:
         await connection.gone()
 
@@ -351,7 +349,7 @@ async def test_an_unknown_host_is_a_failed_connection(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("script", [stalls, stalls_in_the_body, drips_the_head, drips_the_body])
-async def test_the_deadline_ends_a_call_at_any_stage_by_the_clock_that_was_handed_in(script: Script) -> None:
+async def test_the_deadline_ends_a_call_at_any_stage(script: Script) -> None:
     clock = ManualClock()
     async with talking(script, clock=clock, timeout=30) as (server, client):
         task = asyncio.create_task(client.create("x"))
@@ -386,7 +384,7 @@ async def test_the_deadline_counts_retries_and_pauses_together() -> None:
         await fail(task, RequestTimeout)
 
 
-async def test_an_upload_that_the_server_does_not_take_ends_with_the_deadline() -> None:
+async def test_an_upload_that_the_server_does_not_read_ends_at_the_deadline() -> None:
     async def script(connection: Connection) -> None:
         await connection.request(body=False)
         await connection.silence()
@@ -401,7 +399,7 @@ async def test_an_upload_that_the_server_does_not_take_ends_with_the_deadline() 
         assert error.maybe_sent
 
 
-async def test_an_answer_before_the_end_of_the_upload_is_taken_at_once() -> None:
+async def test_an_answer_before_the_end_of_the_upload_is_returned_at_once() -> None:
     async def script(connection: Connection) -> None:
         await connection.request(body=False)
         await connection.send(reply(401, b'{"error": "Unauthorized", "code": 401}'))
@@ -435,14 +433,14 @@ async def test_the_id_of_an_accepted_job_survives_a_broken_connection(fault: str
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-async def test_a_status_counts_even_if_the_body_behind_it_breaks_off(status: int) -> None:
+async def test_an_error_status_counts_even_if_its_body_breaks_off(status: int) -> None:
     async with talking(say(reply(status, b'{"error": ', length=100))) as (_, client):
         error = await fail(client.create("x"))
     assert error.status == status
     assert not isinstance(error, TransportError)
 
 
-async def test_a_full_channel_is_told_from_a_rate_limit() -> None:
+async def test_a_full_channel_differs_from_a_rate_limit() -> None:
     body = json.dumps({"error": "full", "executingJobs": ["job:7"]}).encode()
     async with talking(say(reply(429, body))) as (_, client):
         error = await fail(client.create("x"), ChannelFull)
@@ -453,9 +451,7 @@ async def test_a_full_channel_is_told_from_a_rate_limit() -> None:
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-async def test_a_compressed_answer_is_read_whatever_the_session_is_set_to(
-    encoding: str, compress: Any
-) -> None:
+async def test_a_compressed_answer_is_read_with_any_session(encoding: str, compress: Any) -> None:
     script = say(reply(200, compress(JOB), headers={"Content-Encoding": encoding}), close=True)
     async with (
         aiohttp.ClientSession(auto_decompress=False, raise_for_status=True) as session,
@@ -493,14 +489,14 @@ async def test_a_body_as_large_as_allowed_is_read() -> None:
         assert await client.jobs() == []
 
 
-async def test_an_answer_too_large_by_its_own_account_is_not_read() -> None:
+async def test_an_answer_with_too_large_a_content_length_is_not_read() -> None:
     async with talking(FAULTS["too large by its length"][0], clock=ManualClock()) as (server, client):
         await fail(client.jobs(), InvalidResponse)
         await wait_until(lambda: server.open == 0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed_and_its_target_not_told(status: int) -> None:
+async def test_a_redirect_is_not_followed_and_its_target_not_quoted(status: int) -> None:
     async with RawServer(say(reply(200, JOB))) as trap:
         location = {"Location": f"{trap.url}/{TOKEN}"}
         async with talking(say(reply(status, headers=location))) as (server, client):
@@ -540,7 +536,7 @@ async def test_a_callers_session_that_raises_for_a_status_changes_no_error() -> 
         assert leaks(error) == []
 
 
-async def test_the_timeout_of_a_callers_session_does_not_count() -> None:
+async def test_the_timeout_of_a_callers_session_is_ignored() -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await asyncio.sleep(0.1)
@@ -553,7 +549,7 @@ async def test_the_timeout_of_a_callers_session_does_not_count() -> None:
         assert (await client.create("x")).jobid == "job:1"
 
 
-async def test_a_callers_session_that_cannot_be_used_is_an_error_of_ours() -> None:
+async def test_a_callers_session_that_cannot_be_used_is_a_typed_error() -> None:
     with pytest.warns(DeprecationWarning, match="auth"):
         session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "pass"))
     async with session, talking(say(reply(200, JOB)), session=session) as (server, client):
@@ -655,7 +651,7 @@ def test_the_search_for_leaks_finds_them() -> None:
 
 
 def echo(*tokens: str) -> bytes:
-    """Return an error body that repeats tokens wherever it can."""
+    """Return an error body with tokens in every field."""
     return json.dumps(
         {
             "error": f"refused {' and '.join(tokens)}",
@@ -681,7 +677,7 @@ CALLS: dict[str, Call] = ONCE | {
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("status", [200, 307, 400, 401, 402, 404, 418, 422, 429, 500, 504, 596, 999])
 async def test_no_error_shows_a_token_that_the_service_echoes(name: str, status: int) -> None:
-    # A token that neither side has named as one cannot be known.
+    # A token of no known shape, in no known field, cannot be recognised.
     known = (TOKEN, STORED) if name in {"delete_account", "accounts", "job"} else (TOKEN, STORED, DISCORD)
     body = echo(*known)
     if status == 200:
@@ -729,7 +725,7 @@ async def test_a_cancellation_carries_no_token_in_its_frames(name: str, script: 
 
 
 class Hurried(random.Random):
-    """Draws no pauses."""
+    """Draws pauses of 0."""
 
     def uniform(self, a: float, b: float) -> float:
         return min(a, b)

@@ -1,4 +1,4 @@
-"""The client, the balancer and the local server together: two readings of one contract that have to agree."""
+"""Client, balancer and local server together: two implementations of one contract must agree."""
 
 import asyncio
 import random
@@ -87,7 +87,7 @@ async def test_every_kind_of_job_is_accepted_and_its_file_can_be_fetched() -> No
         assert await client.jobs() == []
 
 
-async def test_many_workers_fill_every_account_and_never_meet_a_refusal() -> None:
+async def test_many_workers_fill_every_account_without_a_429() -> None:
     server = LocalServer({ONE: 2, TWO: 3}, service="exp:10ms", rng=random.Random(3))
     async with at(server) as client, await Balancer.from_client(client) as balancer:
 
@@ -105,7 +105,7 @@ async def test_many_workers_fill_every_account_and_never_meet_a_refusal() -> Non
     assert balancer.snapshot().in_flight == 0
 
 
-async def test_a_full_channel_says_which_jobs_hold_it() -> None:
+async def test_a_full_channel_lists_its_jobs() -> None:
     async with at(LocalServer({ONE: 1}, service="fixed:1h")) as client:
         job = await client.create("first")
         assert await client.jobs() == [job.jobid]
@@ -158,7 +158,7 @@ async def test_a_wrong_token_an_unknown_job_and_no_accounts() -> None:
             await client.create("a cat")
 
 
-async def test_jobs_move_on_from_an_account_that_was_removed_since_the_map_was_read() -> None:
+async def test_jobs_go_to_another_account_if_theirs_was_removed() -> None:
     async with (
         at(LocalServer({ONE: 5, TWO: 5}, service="fixed:5ms")) as client,
         await Balancer.from_client(client, rng=random.Random(1)) as balancer,
@@ -169,7 +169,7 @@ async def test_jobs_move_on_from_an_account_that_was_removed_since_the_map_was_r
         assert {(job.status, job.channel) for job in jobs} == {("completed", TWO)}
 
 
-async def test_nobody_there_is_known_not_to_have_been_sent() -> None:
+async def test_without_a_server_nothing_was_sent() -> None:
     async with LocalServer().run() as base_url:
         pass
     async with PikaClient(TOKEN, base_url=base_url, retries=0) as client:
@@ -178,7 +178,7 @@ async def test_nobody_there_is_known_not_to_have_been_sent() -> None:
     assert caught.value.maybe_sent is False
 
 
-async def test_the_server_calls_back_with_a_job_that_the_client_understands() -> None:
+async def test_the_client_reads_the_servers_callback() -> None:
     told: list[dict[str, object]] = []
 
     async def receive(request: web.Request) -> web.Response:

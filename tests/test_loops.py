@@ -44,7 +44,6 @@ REPRESENTATIVE = {
     "RedisStore.acquire",
     "Webhook.run",
     "LocalServer.run",
-    "FaultProxy.outage",
     "Load.run",
 }
 """Together they run every module that uses an event loop."""

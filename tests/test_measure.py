@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: medians, intervals and verdicts, against values that can be had by hand."""
+"""The arithmetic of the benchmarks: medians, intervals and verdicts, compared with values found by hand."""
 
 import math
 from fractions import Fraction
@@ -59,13 +59,13 @@ def test_the_interval_is_the_narrowest_that_holds_the_median_with_95_percent() -
         (left_out("lease", "theirs", "it is not installed"), ""),
     ],
 )
-def test_an_aim_is_met_or_missed_only_where_the_whole_interval_says_so(told: Row, verdict: str) -> None:
+def test_an_aim_is_met_or_missed_only_if_the_whole_interval_is(told: Row, verdict: str) -> None:
     assert told.verdict == verdict
 
 
 def test_subjects_take_turns_and_ratios_are_those_within_a_round() -> None:
     order: list[str] = []
-    # The machine becomes slower and slower: only ratios within a round can tell what is twice as slow.
+    # The machine gets slower and slower: only ratios within a round show what is twice as slow.
     speeds = iter([1.0, 1.0, *[speed for speed in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0) for _ in range(2)]])
 
     def subject(name: str, cost: float) -> measure.Subject:

@@ -1,4 +1,4 @@
-"""Values: what they refuse, and what they never show."""
+"""Accounts, jobs, leases and secrets: the values that they refuse, and the tokens that they never show."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ def test_a_secret_shows_only_in_reveal() -> None:
     assert account.discord.reveal() == CANARY
 
 
-def test_a_secret_stays_behind_when_pickled_and_says_so() -> None:
+def test_a_pickled_secret_has_no_value_and_says_so() -> None:
     travelled = pickle.loads(pickle.dumps(Account("1", 3, Secret(CANARY))))
     assert (travelled.channel, travelled.max_jobs) == ("1", 3)
     with pytest.raises(PikaError, match="has no value"):
@@ -58,7 +58,7 @@ def test_secrets_compare_by_value_and_never_equal_a_string() -> None:
 
 
 @pytest.mark.parametrize("max_jobs", [0, -1, True, 2.0, "3", None])
-def test_a_cap_that_is_no_cap_is_refused_by_name(max_jobs: int) -> None:
+def test_an_invalid_cap_is_refused_by_name(max_jobs: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Account("1", max_jobs)
     assert caught.value.field == "max_jobs"
@@ -73,12 +73,12 @@ def test_a_discord_token_of_a_wrong_type_is_refused_and_not_shown(discord: str) 
     assert "1234567" not in str(caught.value)
 
 
-def test_a_broken_secret_compares_without_showing_itself() -> None:
+def test_a_secret_with_a_surrogate_compares_without_showing_itself() -> None:
     assert Secret("\ud800" + CANARY) != Secret(CANARY)
 
 
 @pytest.mark.parametrize("channel", ["", 123, None])
-def test_a_channel_that_is_no_channel_is_refused_by_name(channel: str) -> None:
+def test_an_invalid_channel_is_refused_by_name(channel: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Account(channel)
     assert caught.value.field == "channel"

@@ -78,14 +78,14 @@ def test_picks_follow_the_odds(name: str) -> None:
     assert p_value([counts[c.channel] for c in MIXED], [picks * p for p in odds]) > 1e-4
 
 
-def test_the_first_turn_of_round_robin_is_at_random() -> None:
+def test_the_first_pick_of_round_robin_is_random() -> None:
     firsts = Counter(
         pick(make_rule("round_robin"), MIXED, random.Random(s).random).channel for s in range(3000)
     )
     assert p_value([firsts[c.channel] for c in MIXED], [500.0] * 6) > 1e-4
 
 
-def test_round_robin_takes_turns_in_map_order_and_skips_who_is_missing() -> None:
+def test_round_robin_follows_the_map_and_skips_missing_candidates() -> None:
     rule, chance = make_rule("round_robin"), random.Random(3).random
     first = pick(rule, MIXED, chance)
     turns = [pick(rule, MIXED, chance).order for _ in range(12)]
@@ -137,7 +137,7 @@ def test_the_largest_draw_below_one_lands_on_the_last_candidate_with_weight(weig
         ([10**400, 1], "list of numbers"),
     ],
 )
-def test_weights_that_mean_nothing_are_refused(weights: list[float], word: str) -> None:
+def test_invalid_weights_are_refused(weights: list[float], word: str) -> None:
     with pytest.raises(InvalidArgument, match=word) as caught:
         pick(make_rule(lambda cs: weights), slots((0, 1), (0, 1)), lambda: 0.5)
     assert caught.value.field == "policy"

@@ -1,4 +1,4 @@
-"""What the release check would find: each kind of fault, in archives and metadata made for it."""
+"""The release check finds each kind of fault, in archives and metadata made for the test."""
 
 from collections.abc import Iterable
 from importlib import metadata
@@ -42,19 +42,19 @@ def test_archives_with_exactly_what_belongs_are_right() -> None:
         ({"pika_balancer/__init__.py": b'HERE = "/home/me/pika"'}, "names /home/me, a path of this machine"),
     ],
 )
-def test_what_does_not_belong_in_a_wheel_is_a_fault(change: dict[str, bytes], fault: str) -> None:
+def test_a_foreign_file_in_a_wheel_is_a_fault(change: dict[str, bytes], fault: str) -> None:
     belongs = for_wheel(KNOWN, STEM)
     (found,) = faults(archive(belongs, **change), belongs, ["/home/me", "/"])
     assert fault in found
 
 
-def test_what_is_missing_is_a_fault() -> None:
+def test_a_missing_file_is_a_fault() -> None:
     belongs = for_sdist(KNOWN, STEM)
     (found,) = faults(archive(belongs - {f"{STEM}/tests/data/a.csv"}), belongs, [])
     assert found == f"{STEM}/tests/data/a.csv is missing"
 
 
-def test_a_step_before_there_is_an_archive_says_what_comes_first(tmp_path: Path) -> None:
+def test_a_step_without_an_archive_names_the_step_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the step build comes first"):
         in_wheel(Workshop(tmp_path).wheel)
 
@@ -80,7 +80,7 @@ def test_only_permissive_licences_pass(words: str | None, extra: str, fault: str
     assert all(str(fault) in line for line in found)
 
 
-def test_what_users_install_is_permissive(tmp_path: Path) -> None:
+def test_the_dependencies_have_permissive_licences(tmp_path: Path) -> None:
     assert licences(Workshop(tmp_path)).faults == []
     names, missing = closure("all")
     assert {"aiohttp", "attrs", "msgspec", "numpy", "redis", "rich"} <= names
@@ -100,13 +100,11 @@ WEAK: dict[str, Any] = SOUND | {"vulns": [{"id": "PYSEC-1", "fix_versions": ["26
     [
         (SOUND, "passed", ""),
         (WEAK, "failed", "attrs 26.1.0: PYSEC-1, mended in 26.2"),
-        # What it answers, with exit code 0, where its service knows nothing.
+        # Its answer, with exit code 0, if its service knows nothing.
         (SKIPPED, "open", "NOT AUDITED"),
     ],
 )
-def test_an_audit_that_looked_at_nothing_has_not_passed(
-    entry: dict[str, Any], status: str, words: str
-) -> None:
+def test_an_audit_of_nothing_has_not_passed(entry: dict[str, Any], status: str, words: str) -> None:
     found = judged({"dependencies": [entry, {"name": "pika_balancer", "skip_reason": "editable"}]})
     assert found.status == status
     assert words in "".join(found.faults + found.open)

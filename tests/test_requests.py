@@ -120,22 +120,20 @@ def test_each_documented_error_becomes_its_own_class(
     "body",
     [b"", b"Bad Gateway", b"<html>\x1b[2J</html>", b'{"error": ', b"[1]", b'{"error": {"a": 1}}', b"\xff"],
 )
-def test_the_status_alone_decides_where_the_body_says_nothing(
-    status: int, cls: type[ApiError], body: bytes
-) -> None:
+def test_without_a_usable_body_the_status_decides(status: int, cls: type[ApiError], body: bytes) -> None:
     error = failure(status, body)
     assert type(error) is cls
     assert error.message.endswith(f"(HTTP {status})")
     assert (error.code, error.retry_after, error.executing_jobs) == (None, None, ())
 
 
-def test_a_redirect_says_that_it_is_not_followed_and_not_where_to() -> None:
+def test_a_redirect_is_not_followed_and_its_target_not_quoted() -> None:
     error = failure(307, b"", {"Location": "https://evil.example/"})
     assert "a redirect, which is not followed" in error.message
     assert "evil" not in error.message
 
 
-def test_a_full_channel_names_the_jobs_that_fill_it() -> None:
+def test_a_full_channel_lists_its_executing_jobs() -> None:
     error = failure(429, sample("error-429-full"))
     assert len(error.executing_jobs) == 3
     assert error.executing_jobs[0].startswith("job:20240115021402111")
@@ -153,7 +151,7 @@ def test_executing_jobs_that_are_no_strings_still_mean_a_full_channel() -> None:
     assert error.executing_jobs == ("job:1",)
 
 
-def test_a_lost_job_keeps_the_id_that_the_body_tells() -> None:
+def test_a_lost_job_keeps_the_id_in_the_body() -> None:
     assert failure(504, sample("error-504")).jobid == json.loads(sample("error-504"))["jobid"]
     assert failure(404, b"", request=requests.get_job("job:9")).jobid == "job:9"
 
@@ -165,7 +163,7 @@ def test_a_code_is_a_whole_number_or_nothing(code: Any, known: int | None) -> No
     assert failure(400, json.dumps({"code": code}).encode()).code == known
 
 
-def test_the_channel_comes_from_the_body_where_the_call_named_none() -> None:
+def test_the_channel_comes_from_the_body_if_the_call_named_none() -> None:
     request = requests.submit("create", {"prompt": "x"})
     assert failure(596, sample("error-596"), request=request).channel == "1193054500145942538"
     assert failure(596, b'{"channel": 5}', request=request).channel is None
@@ -243,6 +241,30 @@ def test_the_services_words_are_shown_without_any_token(secret: str, look: Any) 
     assert (error.channel, error.jobid) == (None, None)
 
 
+SHAPE = "MTAwMDAwMDAwMDAwMDAwMDAw.GsAmPl.canary-of-a-token-that-no-field-names"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f"cannot log in with {SHAPE}.", "cannot log in with ***."),
+        (f"token={SHAPE},{SHAPE}", "token=***,***"),
+        (f'"{SHAPE.lower()}"', '"***"'),
+        (f"x{SHAPE}x/y", "***/y"),
+        ("see https://api.useapi.net/v1/pika/create.", "see https://api.useapi.net/v1/pika/create."),
+        (SHAPE[:-20], SHAPE[:-20]),
+    ],
+)
+def test_what_has_the_shape_of_a_discord_token_is_hidden(said: str, shown: str) -> None:
+    error = failure(400, json.dumps({"error": said, "jobid": said, "channel": said}).encode())
+    assert error.message.endswith(f"the service says: {shown}")
+    assert error.jobid == (said if shown == said else None)
+    job = read_job(json.dumps({"jobid": "j", "error": said, "errorDetails": said}).encode())
+    assert (job.error, job.error_details) == (shown, shown)
+    long = json.dumps({"jobid": "j", "error": "a-" * 500_000 + ".b" * 500_000}).encode()
+    assert len(read_job(long).error or "") == 2_000_000
+
+
 def test_the_services_words_are_escaped_and_cut() -> None:
     words = failure(400, json.dumps({"error": "\x1b[31mred\r\n\u202e" + "x" * 1000}).encode()).message
     assert words.isprintable()
@@ -251,13 +273,13 @@ def test_the_services_words_are_escaped_and_cut() -> None:
     assert len(words) < 400
 
 
-def test_a_fact_too_long_to_search_for_many_tokens_is_left_out() -> None:
+def test_a_long_fact_is_left_out_if_there_are_many_tokens() -> None:
     tree = {"jobid": "j" * 2000, "channel": "short", "a": [{"discord": f"t{i}"} for i in range(100)]}
     error = failure(504, json.dumps(tree).encode(), request=requests.submit("create", {"prompt": "x"}))
     assert (error.jobid, error.channel) == (None, "short")
 
 
-def test_words_with_more_tokens_than_can_be_masked_are_left_out() -> None:
+def test_words_are_left_out_if_there_are_too_many_tokens() -> None:
     body = {"error": "x", "a": [{"discord": f"t{i}"} for i in range(100)]}
     assert failure(400, json.dumps(body).encode()).message.endswith("(HTTP 400)")
 
@@ -276,11 +298,11 @@ def test_any_answer_gives_a_value_or_a_pika_error(status: int, body: bytes, head
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
-def test_any_success_status_is_one(status: int) -> None:
+def test_any_2xx_status_is_a_success(status: int) -> None:
     assert requests.outcome(requests.get_jobs(), Answer(status, {}, b'["j"]'), now=NOW) == ["j"]
 
 
-def test_a_success_that_cannot_be_read_says_so_with_status_channel_and_job() -> None:
+def test_an_unreadable_success_has_status_channel_and_job() -> None:
     error = requests.outcome(CREATE, Answer(200, {}, b'{"jobid": "job:1", "status"'), now=NOW)
     assert isinstance(error, InvalidResponse)
     assert (error.status, error.channel, error.jobid) == (200, "55", "job:1")
@@ -294,7 +316,7 @@ def test_a_success_that_cannot_be_read_says_so_with_status_channel_and_job() -> 
 
 
 def parts_of(request: requests.Request[Any], boundary: str = "B") -> dict[str, Any]:
-    """Return the form's parts, as a parser that is not ours reads them."""
+    """Return the parts of the form, as the standard library reads them."""
     encoded = request.encode(boundary)
     assert encoded is not None
     head = f"Content-Type: {encoded[0]}\r\n\r\n".encode()
@@ -312,7 +334,7 @@ def parts_of(request: requests.Request[Any], boundary: str = "B") -> dict[str, A
     return found
 
 
-def test_a_submit_is_a_form_by_the_names_of_the_wire() -> None:
+def test_a_submit_is_a_form_with_the_services_names() -> None:
     request = requests.submit(
         "create",
         {
@@ -396,20 +418,18 @@ def test_a_submit_outside_the_documented_limits_names_the_field(
         ("paint", {"prompt": "a cat"}, "verb"),
     ],
 )
-def test_a_submit_takes_what_its_verb_knows_and_nothing_else(
-    verb: Any, values: dict[str, Any], field: str
-) -> None:
+def test_a_submit_takes_only_the_arguments_of_its_verb(verb: Any, values: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         requests.submit(verb, values)
     assert caught.value.field == field
 
 
-def test_a_button_is_retry_unless_it_is_said_otherwise() -> None:
+def test_the_default_button_is_retry() -> None:
     assert dict(requests.submit("button", {"jobid": "job:1"}).fields)["button"] == "retry"
     assert dict(requests.submit("button", {"jobid": "job:1", "button": "more"}).fields)["button"] == "more"
 
 
-def test_a_prepared_submit_can_be_amended_and_stays_checked() -> None:
+def test_values_of_a_prepared_submit_can_be_replaced_and_are_checked() -> None:
     prepared = requests.submit("create", {"prompt": "a cat", "channel": "1", "reply_ref": "old"})
     amended = requests.with_values(prepared, {"channel": "2", "reply_ref": "new", "reply_url": "http://h/"})
     assert (amended.method, amended.path, amended.channel) == ("POST", "/create", "2")
@@ -471,7 +491,7 @@ def test_a_channel_stays_one_segment_of_the_path(channel: str) -> None:
 
 
 @pytest.mark.parametrize("channel", ["", ".", "..", None, 5, "\ud800"])
-def test_a_channel_that_cannot_stand_in_a_path_is_refused(channel: Any) -> None:
+def test_a_channel_that_cannot_be_a_path_segment_is_refused(channel: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         requests.get_account(channel)
     assert caught.value.field == "channel"
@@ -519,7 +539,7 @@ def test_an_upload_that_cannot_be_sent_is_refused(
     assert caught.value.field == field
 
 
-def test_each_call_says_what_it_asks_of_whom() -> None:
+def test_each_call_has_its_method_path_channel_and_job() -> None:
     asked = [
         requests.get_accounts(),
         requests.get_account("5"),
@@ -557,7 +577,7 @@ def test_each_call_says_what_it_asks_of_whom() -> None:
     assert requests.get_account("a/b").path == "/account/a%2Fb"
 
 
-def test_a_range_of_caps_of_the_callers_own_holds_both_ways() -> None:
+def test_the_callers_range_of_caps_applies_to_requests_and_answers() -> None:
     all_of_them, one = b'{"5": {"maxJobs": 11}}', b'{"maxJobs": 11}'
     assert requests.get_accounts((1, 11)).read(all_of_them)["5"].max_jobs == 11
     assert requests.get_account("5", (1, 11)).read(one).max_jobs == 11
@@ -603,11 +623,11 @@ def test_a_range_of_caps_of_the_callers_own_holds_both_ways() -> None:
         (None, None),
     ],
 )
-def test_a_base_url_is_one_below_which_a_path_can_stand(text: Any, base: str | None) -> None:
+def test_a_base_url_is_accepted_if_a_path_can_follow(text: Any, base: str | None) -> None:
     assert requests.base_url(text) == base
 
 
-def test_a_token_that_only_the_caller_knows_is_not_shown_in_a_broken_answer_either() -> None:
+def test_the_callers_token_is_not_shown_in_the_faults_of_an_answer() -> None:
     def broken(request: requests.Request[Any], tree: object) -> InvalidResponse:
         answer = Answer(200, {}, json.dumps(tree).encode())
         error = requests.outcome(request, answer, now=NOW, secrets=(Secret(API_TOKEN),))

@@ -1,4 +1,4 @@
-"""No secret gets out: canaries are sent through every path, and looked for in whatever comes out of it."""
+"""No secret shows: canary tokens are sent through every path and searched for in all output."""
 
 import argparse
 import asyncio
@@ -63,7 +63,7 @@ SAID: Final = (
     f"{API} / Bearer {base64.b64encode(f'Bearer {API}'.encode()).decode()} / {quote(API)} / "
     f"{json.dumps(DISCORD)} {DISCORD!r} {DISCORD[:20]}… / {REPLY_URL} {REPLY_URL.partition('@')[2]}"
 )
-"""What a service might say that quotes everything it was sent, in many ways."""
+"""An error text of a service that quotes everything it was sent, in many encodings."""
 HOSTILE: Final = {
     "error": SAID,
     "errorDetails": SAID[::-1] + SAID,
@@ -84,7 +84,7 @@ VALUES: Final[dict[str, Any]] = {
 
 Scenario = Callable[[Path], Awaitable[list[Exception] | None]]
 SCENARIOS: dict[str, Scenario] = {}
-"""What raises each class of error, with every secret at hand."""
+"""Raises each class of error, with every secret in use."""
 INSIDE: Final = {
     "_TooLargeError": "transport makes InvalidResponse of it",
     "_TooLarge": "the receiver answers with it",
@@ -94,7 +94,7 @@ INSIDE: Final = {
     "_Refused": "download makes DownloadFailed of it",
     "_TwiceError": "jobfile makes BadJobFile of it",
 }
-"""Classes that never leave their room, and what becomes of them."""
+"""Internal error classes, and how each is handled."""
 
 
 def raises(*names: str) -> Callable[[Scenario], Scenario]:
@@ -106,7 +106,7 @@ def raises(*names: str) -> Callable[[Scenario], Scenario]:
 
 
 async def answered(answer: bytes, call: Callable[[PikaClient], Awaitable[object]]) -> None:
-    """Make a call that is answered, or cut off, with these bytes."""
+    """Make a call that gets these bytes as its answer."""
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -280,7 +280,7 @@ async def elsewhere(_folder: Path) -> None:
 @raises("StoreUnavailable")
 async def away(_folder: Path) -> None:
     async def script(connection: Connection) -> None:
-        # A server, or a proxy, that does not know AUTH quotes what came with it.
+        # A server or proxy without AUTH quotes the arguments of the command.
         await connection.send(
             f"-ERR unknown command 'AUTH', with args beginning with: {PASSWORD}\r\n".encode()
         )
@@ -325,7 +325,7 @@ async def command(*argv: str) -> int:
 
 @asynccontextmanager
 async def at_hand(**settings: Any) -> AsyncGenerator[None]:
-    """Run a local server that the commands find in the environment, token and all."""
+    """Run a local server, with its address and token in the environment."""
     accounts = [ServerAccount(CHANNEL, 2, DISCORD)]
     settings = {"service": "fixed:0s"} | settings
     server = LocalServer(accounts, token=API, allow_remote_callbacks=True, **settings)
@@ -340,7 +340,7 @@ async def at_hand(**settings: Any) -> AsyncGenerator[None]:
 
 
 def told(error: Exception) -> Exception:
-    """Return what is told of an error in whose frames is what the user has typed; `main` lets none out."""
+    """Return the output of `main` for an error whose frames hold what the user typed."""
     error.__traceback__ = error.__context__ = None
     return error
 
@@ -465,7 +465,7 @@ async def test_no_error_holds_a_secret(
     caplog.set_level(logging.DEBUG)
     try:
         raised = await SCENARIOS[name](tmp_path)
-    except Exception as error:  # noqa: BLE001 - whichever it is, it is looked at
+    except Exception as error:  # noqa: BLE001 - any error is searched
         raised = [error]
     assert raised
     assert name in {type(error).__name__ for error in raised}
@@ -475,22 +475,22 @@ async def test_no_error_holds_a_secret(
     assert leaks(told, copies, *capsys.readouterr(), *(vars(record) for record in caplog.records)) == []
 
 
-# --- everything that can be looked at ------------------------------------------------------------------
+# --- all objects and output ----------------------------------------------------------------------------
 
 
 @attrs.define
 class Life:
-    """Everything that a worker has in hand, in the middle of its work."""
+    """All objects of a worker with a job in progress."""
 
     objects: list[object] = attrs.Factory(list)
-    """Of every public class."""
+    """An instance of every public class."""
     told: list[object] = attrs.Factory(list)
-    """Events, metrics, records: what others get to see."""
+    """Output: events, metrics, records."""
 
 
 @asynccontextmanager
 async def living(store: Store | None = None) -> AsyncGenerator[Life]:
-    """Yield a worker that has done jobs and has one under way, with callbacks and every secret in use."""
+    """Yield a worker with ended jobs, one in progress, a webhook, and every secret in use."""
     life = Life()
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -501,7 +501,7 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
 
     server = LocalServer([ServerAccount(CHANNEL, 2, DISCORD)], token=API, service="fixed:0.02s")
     receiver = Webhook(secret=PATH)
-    unsubscribe = receiver.subscribe(lambda job: 1 // 0 > 0)  # fails, with the job in its hands
+    unsubscribe = receiver.subscribe(lambda job: 1 // 0 > 0)  # fails while it holds the job
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         await enter(receiver.run())
@@ -555,19 +555,19 @@ async def living(store: Store | None = None) -> AsyncGenerator[Life]:
 
 
 SURFACE: Final = (pika_balancer, dispatch, server)
-"""Rooms whose public names are looked at; `__all__` names them."""
+"""Modules whose public classes are searched."""
 NO_INSTANCES: Final = {"Fault", "ScriptedFault", "Distribution", "JobStatus", "Attachment", "Secret"}
-"""Public classes of plain facts that no secret comes near; and the one that holds it."""
+"""Public classes without secrets, and `Secret` itself."""
 
 
-def test_what_the_local_server_makes_of_a_submit_shows_no_secret() -> None:
+def test_an_order_of_the_local_server_shows_no_secret() -> None:
     form = {"prompt": "x", "channel": CHANNEL, "discord": DISCORD, "replyUrl": REPLY_URL}
     order = check_submit("create", dict(form), allow_remote=True)
     assert order.discord == Secret(DISCORD)
     assert leaks(order, *as_data(order), pickle.dumps(order)) == []
 
 
-def test_what_a_failed_job_says_of_itself_quotes_no_secret() -> None:
+def test_the_error_text_of_a_job_quotes_no_secret() -> None:
     request = requests.submit("create", {"prompt": "x", "discord": Secret(DISCORD), "reply_url": REPLY_URL})
     body = json.dumps({"jobid": "j", "status": "failed", "error": SAID, "errorDetails": f"no: {DISCORD}"})
     job = requests.outcome(request, Answer(200, {}, body.encode()), now=0, secrets=(Secret(API),))
@@ -582,7 +582,7 @@ async def test_a_whole_life_in_debug_mode_shows_no_secret(
     caplog.set_level(logging.DEBUG)
     loop = asyncio.get_running_loop()
     loop.set_debug(enabled=True)
-    loop.slow_callback_duration = 0  # every callback is told of, with its arguments
+    loop.slow_callback_duration = 0  # logs every callback with its arguments
     async with living() as life:
         assert leaks(*life.objects) == []
         assert leaks(*(dump for thing in life.objects for dump in as_data(thing))) == []
@@ -605,11 +605,11 @@ async def test_a_whole_life_in_debug_mode_shows_no_secret(
     assert any("a subscriber failed" in record.getMessage() for record in caplog.records)
     public = {name: getattr(room, name) for room in SURFACE for name in room.__all__}
     classes = {name for name, thing in public.items() if isinstance(thing, type) and not _is_error(thing)}
-    assert classes - seen <= NO_INSTANCES, "a public class that nobody looks at: have `living` make one"
+    assert classes - seen <= NO_INSTANCES, "`living` must make an instance of every public class"
 
 
 def travelled(thing: object) -> list[object]:
-    """Return what arrives of an object that is copied, and the pickle of it, where it can be."""
+    """Return the copies and the pickle of an object, if it allows them."""
     arrived: list[object] = []
     loop = asyncio.get_running_loop()
     deep = partial(copy.deepcopy, memo={id(loop): loop})  # a copied loop complains of not being closed
@@ -699,7 +699,7 @@ def test_the_address_of_a_store_shows_no_password_wherever_it_stands(url: str, a
     assert repr(store) == f"<RedisStore {address}, 0 held here>"
 
 
-# --- the commands, as they are seen from outside -----------------------------------------------------------
+# --- the output of the commands ----------------------------------------------------------------------------
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -741,13 +741,13 @@ async def test_no_command_shows_a_secret_whatever_it_prints_or_writes(
     assert leaks(helps) == []
 
 
-def test_what_simulates_and_reports_never_meets_a_secret() -> None:
+def test_the_simulator_never_gets_a_secret() -> None:
     # A report could only show one that got there: `tests.test_surface` has what these rooms may import.
     for path in (PACKAGE / "simulate").rglob("*.py"):
         assert not re.search(r"environ|Secret|reveal|getenv", path.read_text()), path
 
 
-def test_the_only_option_that_takes_a_token_says_that_others_can_read_it() -> None:
+def test_the_only_option_for_a_token_warns_that_others_can_read_it() -> None:
     for name in COMMANDS:
         [parsers] = [action for action in build_parser([name])._actions if isinstance(action.choices, dict)]
         parser: argparse.ArgumentParser = cast("Any", parsers.choices)[name]
@@ -762,7 +762,7 @@ def test_the_only_option_that_takes_a_token_says_that_others_can_read_it() -> No
             assert "PIKA_STORE_URL" in parser.format_help()
 
 
-async def test_what_was_left_open_is_warned_about_without_its_secrets() -> None:
+async def test_warnings_about_unclosed_objects_show_no_secret() -> None:
     async with at_hand():
         client = PikaClient()
         await client.accounts()
@@ -772,7 +772,7 @@ async def test_what_was_left_open_is_warned_about_without_its_secrets() -> None:
         del client
         with pytest.warns(ResourceWarning, match="never closed") as caught:
             kept.clear()
-        # What aiohttp would say of its own is the repr of these two.
+        # aiohttp's own warning shows the repr of these two.
         said = [repr(session), repr(session.connector), *(repr(vars(warning)) for warning in caught)]
         assert leaks(*said) == []
         await session.close()

@@ -8,9 +8,8 @@ import secrets
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from pika_balancer._util.units import parse_share
 from pika_balancer.balancer.balancer import Balancer
-from pika_balancer.cli.bench_report import BenchReport, LoadProgress, Side
+from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side
 from pika_balancer.cli.bench_setting import SETTINGS, Setting, arrivals, change, policy
 from pika_balancer.cli.exit_codes import Interrupted, Usage
 from pika_balancer.cli.options import (
@@ -21,6 +20,7 @@ from pika_balancer.cli.options import (
     duration,
     rate,
     reads,
+    share,
     whole,
 )
 from pika_balancer.cli.output import Output
@@ -123,7 +123,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     load.add_argument(
         "--warm-up",
-        type=reads(parse_share),
+        type=share,
         default=0.1,
         metavar="SHARE",
         help="share of the duration, at its beginning, that is not measured (default: 10%%)",
@@ -250,7 +250,7 @@ async def _perform(
             report.sides.append(side)
         report.greet(out)
         with LiveLine(out) as line:
-            progress = LoadProgress(line, report, often=out.console.is_interactive)
+            progress = BenchProgress(line, report, often=out.console.is_interactive)
             for pair, turn in turns() if compared else [(0, 0)]:
                 side = report.sides[turn]
                 plan = _plan(args, side.setting, report.seconds / pairs, pair, pairs)
@@ -281,6 +281,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
     driver = Driver(clock)
     async with contextlib.AsyncExitStack() as stack:
         server, callbacks = None, None
+        url: str = args.base_url
         if args.base_url is None:
             token = Secret(secrets.token_urlsafe(24))
             settings = ServerSettings(
@@ -291,7 +292,8 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
                 token=token,
             )
             server = await stack.enter_async_context(ServerProcess.run(settings))
-            client = await stack.enter_async_context(PikaClient(token, base_url=server.url, clock=clock))
+            url = server.url
+            client = await stack.enter_async_context(PikaClient(token, base_url=url, clock=clock))
             if setting.poll is None:
                 callbacks = Webhook(clock=clock)
                 await stack.enter_async_context(callbacks.run())
@@ -313,7 +315,7 @@ async def _open(args: argparse.Namespace, setting: Setting, seed: int) -> AsyncG
             yield Side(
                 setting=setting,
                 label=setting.told(dict(args.vs)),
-                url=args.base_url if server is None else server.url,
+                url=url,
                 accounts=balancer.snapshot().accounts,
                 driver=driver,
                 dispatcher=dispatcher,

@@ -42,9 +42,9 @@ class Side:
     dispatcher: Dispatcher
     server: ServerProcess | None
     """Its local server; None with `--base-url`."""
-    turns: list[Recorder] = attrs.Factory(list)
+    turns: list[Recorder] = attrs.Factory(list[Recorder])
     """Its turns, including the current one and one that was cut short."""
-    complete: list[Recorder] = attrs.Factory(list)
+    complete: list[Recorder] = attrs.Factory(list[Recorder])
     """Its turns that were not cut short."""
     ended_by: Reason | None = None
     """Why the last turn started no more jobs."""
@@ -289,7 +289,7 @@ class BenchReport:
         out.table(("figure", "ratio", "lowest–highest", "verdict"), rows)
 
 
-class LoadProgress:
+class BenchProgress:
     """Prints the progress: often to a live line on a terminal, seldom elsewhere.
 
     Args:

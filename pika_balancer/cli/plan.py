@@ -6,6 +6,7 @@ from typing import Final, get_args
 
 import attrs
 
+from pika_balancer._util.units import parse_count
 from pika_balancer.cli.exit_codes import INTERRUPTED, NO_CAPACITY, OK
 from pika_balancer.cli.options import Subparsers, add_command, reads, whole
 from pika_balancer.cli.output import Output
@@ -67,7 +68,7 @@ def register(subparsers: Subparsers) -> None:
     add_jobs(parser)
     add_trouble(parser, by_account=False)
     add = add_run(parser).add_argument
-    count = reads(notation.parse_count)
+    count = reads(parse_count)
     add(
         "--most",
         type=whole(1),

@@ -49,14 +49,16 @@ class Work:
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Add the options for the jobs: when they arrive, how long they run, what they do when all is full."""
-    add = parser.add_argument_group("jobs").add_argument
-    add(
+    group = parser.add_argument_group("jobs")
+    add = group.add_argument
+    when = group.add_mutually_exclusive_group(required=True)
+    when.add_argument(
         "--arrivals",
         type=reads(notation.parse_arrivals),
         metavar="ARRIVALS",
         help=f"when jobs arrive: {_ARRIVALS}",
     )
-    add("--trace", type=Path, metavar="FILE", help="read arrivals from this CSV or Parquet file instead")
+    when.add_argument("--trace", type=Path, metavar="FILE", help="read them from this CSV or Parquet file")
     add("--time-scale", type=above_zero, default=1.0, metavar="K", help="multiply the trace's arrival times")
     add("--arrival-column", metavar="NAME", help="the trace's column of arrivals (default: by name)")
     add("--duration-column", metavar="NAME", help="its column of durations (default: by name)")
@@ -136,8 +138,6 @@ def work_of(args: argparse.Namespace) -> Work:
         Usage: Options are missing or contradict each other, or the trace cannot be read.
         MissingExtra: The trace is Parquet, and no reader of Parquet is installed.
     """
-    if (args.arrivals is None) == (args.trace is None):
-        raise Usage("state when jobs arrive: either --arrivals, such as poisson:500/h, or --trace FILE")
     if args.trace is None:
         for option in ("time_scale", "arrival_column", "duration_column"):
             if getattr(args, option) not in {None, 1.0}:
@@ -283,7 +283,10 @@ def _span(text: str) -> tuple[float, float]:
 
 def _report(text: str) -> Path:
     path = writable(text)
-    reads(lambda name: form_of(Path(name)))(text)
+    try:
+        form_of(path)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.message) from None
     if not drawable():
         raise argparse.ArgumentTypeError("reports need matplotlib: pip install 'pika-balancer[plot]'")
     return path

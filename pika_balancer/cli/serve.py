@@ -98,7 +98,7 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME:PROB[:PARAM]",
-        help="let submits fail, see below; may be repeated",
+        help="let a share of submits fail, 10%% or 0.1, see below; may be repeated",
     )
     add("--seed", type=int, help="seed of all chance (default: random)")
     token = parser.add_mutually_exclusive_group()

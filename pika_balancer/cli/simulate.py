@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import attrs
 
+from pika_balancer._util.units import parse_count, parse_duration
 from pika_balancer.cli.exit_codes import INTERRUPTED, OK, Interrupted, Usage
-from pika_balancer.cli.options import Subparsers, add_command, reads, whole
+from pika_balancer.cli.options import Subparsers, add_command, reads, share, whole
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import Gauge, Stop, interruptible, stopping
 from pika_balancer.cli.scenario_options import (
@@ -24,7 +25,7 @@ from pika_balancer.cli.scenario_options import (
     work_of,
     writable,
 )
-from pika_balancer.simulate import Result, Scenario, Trace, in_bursts, notation, replicate, simulate
+from pika_balancer.simulate import Result, Scenario, Trace, in_bursts, replicate, simulate
 from pika_balancer.simulate.report import Table, report_of, simulation_page, words
 from pika_balancer.simulate.report.numbers import duration, figure
 
@@ -67,19 +68,19 @@ def register(subparsers: Subparsers) -> None:
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--jobs",
-        type=reads(notation.parse_count),
+        type=reads(parse_count),
         metavar="N",
         help=f"number of jobs (default: the whole trace, else {_JOBS:,}; slow engine: {_JOBS_SLOW:,})",
     )
     length.add_argument(
         "--duration",
-        type=reads(notation.parse_duration),
+        type=reads(parse_duration),
         metavar="TIME",
         help="simulated time, instead of --jobs: 7d",
     )
     add(
         "--warm-up",
-        type=reads(notation.parse_share),
+        type=share,
         metavar="SHARE",
         help="share of the run that counts in no estimate (default: 10%%, of a trace 0%%)",
     )

@@ -183,21 +183,15 @@ def get_job(jobid: str) -> Request[Job]:
     return Request("GET", f"/jobs/?{query}", read_job, jobid=jobid)
 
 
-_NEEDS: Final[dict[str, tuple[str, ...]]] = {
-    "create": ("prompt",),
-    "animate": ("image",),
-    "encrypt_text": ("message", "prompt"),
-    "encrypt_image": ("message", "prompt"),
-    "button": ("jobid", "button"),
+# The required and the optional arguments of each verb; all verbs also take `_SHARED`.
+_ARGUMENTS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "create": (("prompt",), ("image",)),
+    "animate": (("image",), ("prompt",)),
+    "encrypt_text": (("message", "prompt"), ("font", "image")),
+    "encrypt_image": (("message", "prompt"), ("image",)),
+    "button": (("jobid", "button"), ()),
 }
-_MAY_HAVE: Final[dict[str, tuple[str, ...]]] = {
-    "create": ("image",),
-    "animate": ("prompt",),
-    "encrypt_text": ("font", "image"),
-    "encrypt_image": ("image",),
-    "button": (),
-}
-_ALL_MAY_HAVE: Final = ("channel", "discord", "max_jobs", "reply_url", "reply_ref")
+_SHARED: Final = ("channel", "discord", "max_jobs", "reply_url", "reply_ref")
 _LONGEST: Final = {"prompt": 1500, "message": 20, "reply_url": 1024, "reply_ref": 1024}
 _NAMES: Final = {"max_jobs": "maxJobs", "reply_url": "replyUrl", "reply_ref": "replyRef"}
 
@@ -217,23 +211,23 @@ def submit(
     Raises:
         InvalidArgument: An argument is missing, empty, too long or of a wrong type; `field` names it.
     """
-    if verb not in tuple(_NEEDS):  # a tuple, since `verb` may be unhashable
-        raise InvalidArgument(f"verb must be one of {', '.join(_NEEDS)}", field="verb")
+    if verb not in tuple(_ARGUMENTS):  # a tuple, since `verb` may be unhashable
+        raise InvalidArgument(f"verb must be one of {', '.join(_ARGUMENTS)}", field="verb")
     if verb == "button":
         values = {"button": "retry", **values}
-    known = (*_NEEDS[verb], *_MAY_HAVE[verb], *_ALL_MAY_HAVE)
+    required, optional = _ARGUMENTS[verb]
     for name in values:
-        if name not in known:
+        if name not in (*required, *optional, *_SHARED):
             raise InvalidArgument(f"{verb} takes no {printable(name, 40)}", field=name)
-    for name in _NEEDS[verb]:
+    for name in required:
         if values.get(name) is None:
             raise InvalidArgument(f"{verb} needs {name}", field=name)
-    fields: list[tuple[str, Value]] = []
-    for name, value in values.items():
-        if value is not None:
-            fields.append((_NAMES.get(name, name), _field(verb, name, value, cap_range)))
-    channel = values.get("channel")
-    return Request("POST", f"/{verb}", read_job, tuple(fields), channel=cast("str | None", channel))
+    fields = tuple(
+        (_NAMES.get(name, name), _field(verb, name, value, cap_range))
+        for name, value in values.items()
+        if value is not None
+    )
+    return Request("POST", f"/{verb}", read_job, fields, channel=cast("str | None", values.get("channel")))
 
 
 def with_values(prepared: Request[Job], values: Mapping[str, str | Secret]) -> Request[Job]:

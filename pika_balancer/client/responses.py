@@ -287,21 +287,21 @@ def _problem_of(account: _WireAccount, key: str, cap_range: tuple[int, int]) -> 
 def _refusal(what: str, body: bytes, secrets: Sequence[Secret], found: list[_Fault]) -> InvalidResponse:
     redactor = Redactor(secrets, read_anything(body)[1])
     faults = tuple(Fault(redactor.path(fault.where), fault.problem) for fault in found)
-    more = f" (and {len(faults) - 1} more, see `faults`)" if len(faults) > 1 else ""
+    first, *others = faults
+    more = f" (and {len(others)} more, see `faults`)" if others else ""
     return InvalidResponse(
-        f"{what} in the service's answer breaks the contract: {faults[0]}{more}", faults=faults
+        f"{what} in the service's answer breaks the contract: {first}{more}", faults=faults
     )
 
 
 def _tokens(tree: Any) -> Iterator[str]:
-    """Yield the Discord tokens at any depth."""
-    items: Any = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in items:
+    """Yield the Discord tokens at any depth of a JSON object or list."""
+    pairs: Any = tree.items() if hasattr(tree, "items") else enumerate(tree)
+    for key, value in pairs:
+        kind: type = type(value)
         if key == "discord":
-            yield from (
-                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-            )
-        if isinstance(value, dict | list):
+            yield from (token for token in (value if kind is list else [value]) if isinstance(token, str))
+        if kind in (dict, list):
             yield from _tokens(value)
 
 

@@ -71,7 +71,7 @@ class Recorder:
         factory=lambda: defaultdict(lambda: Latencies(_COARSE)), init=False
     )
     """The same, by the interval of the load with the intended start."""
-    samples: list[tuple[float, int, int]] = attrs.field(factory=list, init=False)
+    samples: list[tuple[float, int, int]] = attrs.field(factory=list[tuple[float, int, int]], init=False)
     """Seconds from the beginning, jobs with a slot, jobs without one."""
     jobs: int = attrs.field(default=0, init=False)
     """Jobs started, including the warm-up, as in all counts but the next two."""
@@ -81,11 +81,11 @@ class Recorder:
     """Jobs that completed within the window, whenever they started."""
     unfinished: int = attrs.field(default=0, init=False)
     """Jobs that had not ended when the load was over. With any, quantiles are lower bounds."""
-    statuses: Counter[str] = attrs.field(factory=Counter, init=False)
+    statuses: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs that ended, by status."""
-    failures: Counter[str] = attrs.field(factory=Counter, init=False)
+    failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs that failed without a status, by the class of the error."""
-    submit_errors: Counter[str] = attrs.field(factory=Counter, init=False)
+    submit_errors: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Submits that were not answered with a job, by the class of the error, whether retried or not."""
     refused: int = attrs.field(default=0, init=False)
     """Submits answered with 429."""
@@ -95,11 +95,11 @@ class Recorder:
     """Jobs with a slot, now."""
     peak: int = attrs.field(default=0, init=False)
     """Most jobs with a slot at once."""
-    on_channel: Counter[str] = attrs.field(factory=Counter, init=False)
+    on_channel: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Jobs with a slot now, by channel, as counted by the client."""
-    sent_to: Counter[str] = attrs.field(factory=Counter, init=False)
+    sent_to: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Submits sent, by channel."""
-    peaks: Counter[str] = attrs.field(factory=Counter, init=False)
+    peaks: Counter[str] = attrs.field(factory=Counter[str], init=False)
     """Most jobs with a slot at once, by channel, as counted by the client."""
     last: float | None = attrs.field(default=None, init=False)
     """The duration of the job that completed last."""

@@ -86,7 +86,7 @@ async def read_form(request: web.Request, *, files: Collection[str], limit: int,
         return _urlencoded(await read_body(request, clock))
     if media_type != "multipart/form-data" or not boundary:
         raise Refusal(400, "Request body must be multipart/form-data, with a boundary")
-    return _multipart(await read_body(request, clock), boundary, files)
+    return parse_multipart(await read_body(request, clock), boundary, files)
 
 
 def _urlencoded(body: bytes) -> Form:
@@ -96,7 +96,8 @@ def _urlencoded(body: bytes) -> Form:
         raise Refusal(400, "Request body is not valid application/x-www-form-urlencoded") from None
 
 
-def _multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
+def parse_multipart(body: bytes, boundary: str, files: Collection[str]) -> Form:
+    """Return the parameters of a multipart body; raises `Refusal` (400) if it is malformed."""
     form: Form = {}
     for count, part in enumerate(_parts(body, boundary)):
         if count == MAX_PARAMS:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import math
 import random
 import socket
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from pika_balancer._util.tasks import shielded
+from pika_balancer._util.validators import checked, checked_whole
 from pika_balancer.clock import Clock, SystemClock
 from pika_balancer.distributions import Distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument
@@ -89,15 +89,16 @@ class LocalServer:
         body_limit: int = BODY_LIMIT,
     ) -> None:
         token_digest = None if token is None else digest(token.strip())
-        no_token = token is not None and not token.strip()
         del token  # so that no traceback of an error below shows it
-        _require(not no_token, "token", "must not be empty; None accepts any token")
-        _require(0 < speed < math.inf, "speed", "must be a number above 0")
-        _require(0 <= notice < math.inf, "notice", "must be a number of seconds, at least 0")
-        _require(retain >= 0, "retain", "must be at least 0")
-        _require(body_limit >= 1, "body_limit", "must be at least 1")
+        if token_digest == digest(""):
+            raise InvalidArgument("token must not be empty; None accepts any token", field="token")
+        checked(speed, "speed", above=0)
+        checked(notice, "notice", least=0)
+        checked_whole(retain, "retain", least=0)
+        checked_whole(body_limit, "body_limit")
         epoch = epoch or dt.datetime.now(dt.UTC)
-        _require(epoch.tzinfo is not None, "epoch", "must have a time zone, such as datetime.UTC")
+        if epoch.tzinfo is None:
+            raise InvalidArgument("epoch must have a time zone, such as datetime.UTC", field="epoch")
         distribution = parse_distribution(service) if isinstance(service, str) else service
         rng = rng or random.Random()  # noqa: S311 - service times and balancing, not cryptography
         script = FaultScript.of(faults)
@@ -192,11 +193,6 @@ class LocalServer:
 
     async def _clean(self, _app: web.Application) -> None:
         await self._callbacks.close()
-
-
-def _require(condition: bool, field: str, problem: str) -> None:  # noqa: FBT001 - reads as an assertion
-    if not condition:
-        raise InvalidArgument(f"{field} {problem}", field=field)
 
 
 def _state(

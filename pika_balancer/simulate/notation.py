@@ -31,15 +31,7 @@ from pika_balancer._util.grammar import (
     parse_fields,
     parse_kind,
 )
-from pika_balancer._util.units import (
-    format_number,
-    nearest,
-    parse_count,
-    parse_duration,
-    parse_number,
-    parse_share,
-    wrong,
-)
+from pika_balancer._util.units import format_number, nearest, parse_count, parse_number, wrong
 from pika_balancer.distributions import Distribution, format_distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.arrivals import Arrivals, Bursty, Daily, OnOff, Poisson, Regular
@@ -56,28 +48,6 @@ from pika_balancer.simulate.scenario import (
     WhenFull,
 )
 from pika_balancer.simulate.targets import DURATIONS, FIGURES, FRACTIONS, Target
-
-__all__ = [
-    "format_accounts",
-    "format_arrivals",
-    "format_distribution",
-    "format_failures",
-    "format_faults",
-    "format_slowdown",
-    "format_target",
-    "format_when_full",
-    "parse_accounts",
-    "parse_arrivals",
-    "parse_count",
-    "parse_distribution",
-    "parse_duration",
-    "parse_failures",
-    "parse_faults",
-    "parse_share",
-    "parse_slowdown",
-    "parse_target",
-    "parse_when_full",
-]
 
 
 def _parse_hours(text: str, *, field: str) -> list[float]:

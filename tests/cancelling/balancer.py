@@ -10,7 +10,7 @@ import pytest
 from pika_balancer import Account, Balancer, Closed, NoCapacity
 from pika_balancer.store import MemoryStore, Store
 from pika_balancer.testing import settle
-from tests.cancelling.cancel_point import CancelledRun, about, patiently
+from tests.cancelling.cancel_point import CancelledRun, about, eventually
 from tests.redis_pool import Pool
 
 ACCOUNTS = [Account("0", max_jobs=1), Account("1", max_jobs=1)]

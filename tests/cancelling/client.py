@@ -1,4 +1,4 @@
-"""`PikaClient`, on a real socket: after a cancellation it makes the next call, and can be closed."""
+"""`PikaClient` on a real socket: after a cancellation it can make the next call and be closed."""
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,7 +16,7 @@ CHANNEL: Final = "100000000000000001"
 
 
 async def answers(connection: Connection) -> None:
-    """Answer in two pieces, so that a call waits for its head and for its body."""
+    """Answer in two pieces, so that a call awaits head and body."""
     while True:
         request = await connection.request()
         body = b"[]"
@@ -79,7 +79,7 @@ async def send(run: CancelledRun) -> None:
         prepared = await client.prepare("create", prompt="a cat")
         await run.through(client.send(prepared, reply_ref="mine"))
         assert server.methods.count("POST") <= 1
-        # It is a value: what was prepared can be sent after that, on the same client.
+        # A prepared submit can still be sent.
         assert (await client.send(prepared, reply_ref="another")).jobid == "job:1"
 
 

@@ -1,4 +1,4 @@
-"""`Dispatcher` on a real socket: a job is sent once or not at all, and followed, with its slot, if it was."""
+"""`Dispatcher` on a real socket: a job is sent at most once, and followed with its slot if it was sent."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ RECORD = {"version": 1, "verb": "create", "reply_ref": "w.1", "channel": ONE}
 
 
 class Desk:
-    """A service, and a dispatcher over one account with two slots that nothing was done with yet."""
+    """A service, and a new dispatcher over one account with two slots."""
 
     def __init__(self, service: Service, client: PikaClient, store: Store) -> None:
         self.service = service
@@ -35,7 +35,7 @@ class Desk:
         return self.balancer.snapshot().in_flight
 
     async def calm(self) -> None:
-        """Return once everything that was sent has its answer."""
+        """Return once every request has its answer."""
         await settle(5)
         await eventually(
             lambda: (
@@ -47,7 +47,7 @@ class Desk:
         await settle(5)
 
     async def works(self, dispatcher: Dispatcher | None = None) -> None:
-        """Assert that every job that was sent is followed, with its slot, and that another one can be run."""
+        """Assert that every sent job is followed with its slot, and that another job can run."""
         dispatcher = dispatcher or self.dispatcher
         running = self.service.executing
         await eventually(lambda: sorted(str(h.jobid) for h in dispatcher.handles) == sorted(running))
@@ -127,7 +127,7 @@ async def submit_in_line(run: CancelledRun, desk: Desk) -> None:
 
 @at_each_desk("Dispatcher.submit")
 async def submit_that_is_refused(run: CancelledRun, desk: Desk) -> None:
-    # First not at all, then the answer is lost: it is looked for, found, and not sent again.
+    # First the submit fails, then its answer is lost: the job is found and not sent again.
     desk.service.script += [
         Answer(429, {"error": "full", "executingJobs": []}, {"Retry-After": "0"}),
         Answer(200, accepted=True, drop=True),
@@ -229,7 +229,7 @@ async def reconcile(run: CancelledRun, desk: Desk) -> None:
     told = []
     if await run.through(desk.dispatcher.reconcile()):
         told += run.result
-    # What was found by one that was cancelled is told by the next.
+    # The next call returns what a cancelled one found.
     told += await desk.dispatcher.reconcile()
     assert [handle.jobid for handle in told] == [ours]
     assert desk.in_flight == 2
@@ -272,7 +272,7 @@ async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
     records = await desk.dispatcher.drain(timeout=0)
     assert [record["jobid"] for record in records] == desk.service.executing
     assert isinstance(await waiting, Closed)
-    # A name that the slot was about to get may be on its way back.
+    # The renaming of the slot may still be in progress.
     await eventually(lambda: desk.in_flight == 1)
     desk.dispatcher = desk.another()
     async with desk.dispatcher:
@@ -284,14 +284,14 @@ async def drain_of_what_runs_on(run: CancelledRun, desk: Desk) -> None:
 async def close(run: CancelledRun, desk: Desk) -> None:
     handle = await desk.dispatcher.submit("create", prompt="a cat")
     waiting = asyncio.create_task(_outcome(handle))
-    # Theirs is looked after, and a job of unknown fate is looked for.
+    # Its jobs are followed, and a job of unknown fate is searched for.
     desk.service.take()
     await desk.dispatcher.reconcile()
     await desk.dispatcher.resume([RECORD | {"jobid": None}])
     polls = len(desk.service.gets)
     await run.through(desk.dispatcher.close())
     if run.point:
-        # A close that is cancelled leaves no task that asks or waits.
+        # A cancelled close leaves no task.
         await eventually(waiting.done)
         await desk.client.close()
         await settle(5)

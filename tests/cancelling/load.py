@@ -1,4 +1,4 @@
-"""Load and its measures: when it is cut short no job of it goes on, and the next stretch can begin."""
+"""The load test: after a cancellation none of its jobs runs, and the next run can start."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ TICK = 0.002
 
 
 class Jobs:
-    """Jobs that take a moment, counted."""
+    """Counts short jobs."""
 
     def __init__(self) -> None:
         self.begun = self.running = 0
@@ -82,13 +82,13 @@ async def stretch(run: CancelledRun) -> None:
                 )
 
             await run.through(once())
-            # What was under way stays in the dispatcher's care, and ends there.
+            # The dispatcher follows the running jobs to their end.
             await eventually(lambda: not dispatcher.handles)
             assert await once() == "jobs"
 
 
 class Process:
-    """The pipes of a server apart, whose answers come when the test says so."""
+    """The pipes of a server process, answered by the test."""
 
     def __init__(self) -> None:
         self.stdout = asyncio.StreamReader()
@@ -119,7 +119,7 @@ async def asking(run: CancelledRun) -> None:
     await run.end()
     again = asyncio.create_task(server.ask("statistics"))
     await answer()
-    # An answer that was not read is not the answer to the next question.
+    # An unread answer must not answer the next question.
     assert await again == len(process.asked)
 
 

@@ -58,12 +58,12 @@ async def local_server_that_still_reports(run: CancelledRun) -> None:
         async with server.run() as url:
             form = {"prompt": "a cat", "replyUrl": f"http://127.0.0.1:{port}/", "replyRef": "mine"}
             await shielded(asks(session, f"{url}/create", 200, form))
-            # The report is under way, and its receiver does not answer.
+            # The report has been sent, and its receiver does not answer.
             await shielded(wait_until(lambda: bool(connected)))
 
     async with visitor() as session:
         await run.through(visit(session))
-        # A second cancellation cuts even the end short; the next run cleans up.
+        # A second cancellation interrupts the cleanup; the next run finishes it.
         if run.how != "twice":
             assert asyncio.all_tasks() <= before, "a report goes on without its server"
         receiver.close()

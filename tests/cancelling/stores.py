@@ -1,4 +1,4 @@
-"""The stores by themselves, as code built on them uses them."""
+"""The stores without a balancer."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,7 +19,7 @@ now = SystemClock().now
 
 
 def on_each_store(name: str) -> Callable[[Steps], Steps]:
-    """Register a scenario for the method of that name of both stores."""
+    """Register a scenario for this method of both stores."""
 
     def register(steps: Steps) -> Steps:
         async def memory(run: CancelledRun) -> None:
@@ -45,7 +45,7 @@ async def give_back(store: Store, lease: Lease) -> None:
 
 
 async def both_free(store: Store) -> None:
-    """Assert that the store still works, and that exactly its two slots can be had."""
+    """Assert that the store works and that exactly its two slots can be acquired."""
     await settle()
     await store.update(ACCOUNTS)
     leases = [await store.acquire(None, now() + SOON) for _ in ACCOUNTS]
@@ -136,7 +136,7 @@ async def give_up(run: CancelledRun, store: Store) -> None:
 async def close(run: CancelledRun, store: Store) -> None:
     await store.update(ACCOUNTS)
     lease = await store.acquire(None, None)
-    # It is on its way when the store begins to close, and arrives.
+    # It was sent before the store began to close, and arrives.
     store.release(lease)
     await run.through(store.close())
     if run.point:
@@ -190,4 +190,4 @@ async def listening(run: CancelledRun) -> None:
 
 
 INSIDE = (connecting, listening)
-"""Not public, and cancelled all the same: by `asyncio.run`, when a program ends without closing its store."""
+"""Private coroutines that `asyncio.run` cancels if a program ends without closing its store."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pika_balancer.cli.bench_report import BenchReport, LoadProgress, Side, span
+from pika_balancer.cli.bench_report import BenchProgress, BenchReport, Side, span
 from pika_balancer.cli.bench_setting import Setting, caps
 from pika_balancer.cli.output import Output
 from pika_balancer.cli.progress import LiveLine
@@ -325,7 +325,7 @@ async def test_few_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) 
     clock = ManualClock()
     out = Output()
     with LiveLine(out) as line:
-        progress = LoadProgress(line, report(), often=False, clock=clock)
+        progress = BenchProgress(line, report(), often=False, clock=clock)
         for _ in range(40):
             progress.show()
             await clock.advance(0.25)

@@ -1,4 +1,4 @@
-"""Bad input by the thousand, without a network: what is fed (`corpus`), to what (`targets`), and by whom.
+"""Thousands of bad inputs (`corpus`, `seeds`) for functions without a network (`targets`).
 
-The tests feed the corpus; `python -m tests.fuzz` goes on from there, guided by coverage.
+The tests feed the corpus; `python -m tests.fuzz` also feeds inputs found by coverage.
 """

@@ -1,11 +1,11 @@
-"""Feeds bad input for as long as it may: first all that is known to be bad, then what coverage leads to.
+"""Feed bad input for a given time: first the known bad cases, then cases found by coverage.
 
     python -m tests.fuzz                               # a minute for each target
     python -m tests.fuzz --target wire --seconds 600   # parse, wire, request, callbacks, trace, jobfile, …
 
 For a nightly run: `pip install atheris && python -m tests.fuzz --seconds 900 --seed $RANDOM`. Without Atheris
 (it is not to be had for every platform, and is in no extra) inputs are changed blindly. It exits with 1 if
-anything got through, and shows the input; mend what let it through, and add the input to `FOUND` in
+anything failed, and shows the input; mend what let it through, and add the input to `FOUND` in
 `tests/fuzz/seeds.py`, from where every run of the tests feeds it again.
 """
 
@@ -46,19 +46,19 @@ def main(argv: list[str] | None = None, *, now: Callable[[], float] = time.monot
 
 
 def feed(name: str, data: Iterable[bytes], until: float, now: Callable[[], float]) -> bool:
-    """Feed the target until its time is up; say how many there were, and return whether all held."""
-    count, got_through = 0, 0
+    """Feed the target until its time is up; print the number of cases, and return whether all passed."""
+    count, failed = 0, 0
     for case in data:
         if now() >= until:
             break
         count += 1
         try:
             TARGETS[name](case)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it got through
-            got_through += 1
+        except Exception as error:  # noqa: BLE001 - any error is a finding
+            failed += 1
             print(f"{name}: {type(error).__name__}: {error!s:.300}\n  {case!r:.{_SHOWN}}")
-    print(f"{name}: {count:,} inputs, {got_through} got through")
-    return not got_through
+    print(f"{name}: {count:,} inputs, {failed} failed")
+    return not failed
 
 
 def _blind(name: str, seed: int, until: float, now: Callable[[], float]) -> bool:
@@ -67,7 +67,7 @@ def _blind(name: str, seed: int, until: float, now: Callable[[], float]) -> bool
 
 
 def _guided(name: str, seed: int, until: float, now: Callable[[], float]) -> bool:
-    # In a process of its own: it ends that when it has found something.
+    # In its own process, which Atheris ends at the first finding.
     seconds = max(1, int(until - now()))
     command = [sys.executable, "-m", "tests.fuzz.guided", name, str(seconds), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

@@ -1,6 +1,6 @@
-"""Bad input of our own making: naughty strings, and good input made bad at every place.
+"""Bad input: odd strings, and good input broken at every place.
 
-Everything is made anew from a few lines here and `tests/samples`, the same each time.
+Generated from the lines below and `tests/samples`, always the same.
 """
 
 import json
@@ -22,7 +22,7 @@ ESCAPES: Final = (
     "\rover what stood here",
     "below\x0b\x0c\x08\x08\x7f",
 )
-"""What would steer a terminal."""
+"""Control sequences of terminals."""
 
 NAUGHTY: Final = (
     "",
@@ -88,7 +88,7 @@ NAUGHTY: Final = (
     "\ud83d half",
     "ﬃİıſ",
 )
-"""Strings that break what was not written for them."""
+"""Strings that break naive code."""
 
 MEGABYTE: Final = "long " * 209_715
 
@@ -117,7 +117,7 @@ VALUES: Final[tuple[Any, ...]] = (
     ESCAPES[1],
     "a\x00b",
 )
-"""What is put where another value should be."""
+"""JSON values that replace another value."""
 
 _TEXTS: Final = (
     b"1e999",
@@ -151,7 +151,7 @@ _TEXTS: Final = (
     b'{"discord": "a", "discord": "b"}',
     b"",
 )
-"""What is no value of JSON, or hardly one, and is put where a value should be."""
+"""Bytes that are no JSON value, or an extreme one."""
 
 _MARK: Final = "\ue000mark\ue000"
 _WRITTEN: Final = json.dumps(_MARK).encode()
@@ -163,7 +163,7 @@ def samples() -> dict[str, bytes]:
 
 
 def places(tree: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of every value in a tree, its own first."""
+    """Yield the path of every value in a tree, the root first."""
     yield where
     steps = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for step, item in steps:
@@ -180,7 +180,7 @@ def replaced(tree: Any, where: Sequence[Any], value: Any) -> Any:
 
 
 def bad_trees(body: bytes) -> Iterator[bytes]:
-    """Yield the JSON made bad at every place: other values there, none, one more, twice, and no JSON."""
+    """Yield the JSON broken at every place: values replaced, removed, added, repeated, or no JSON."""
     tree = json.loads(body)
     for where in places(tree):
         for value in VALUES:
@@ -202,7 +202,7 @@ def bad_trees(body: bytes) -> Iterator[bytes]:
 
 
 def bad_texts(body: bytes, rng: random.Random, flips: int = 200) -> Iterator[bytes]:
-    """Yield the text cut off at every byte, with bits turned over, and in encodings that are not UTF-8."""
+    """Yield the text cut off at every byte, with flipped bits, and in other encodings than UTF-8."""
     for end in range(len(body)):
         yield body[:end]
         if end % 7 == 0:
@@ -225,7 +225,7 @@ def bad_texts(body: bytes, rng: random.Random, flips: int = 200) -> Iterator[byt
 
 
 def sprinkled(text: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Yield the text with each naughty string somewhere in it."""
+    """Yield the text with each odd string inserted."""
     for naughty in (*NAUGHTY, '"', "'", ";", "|"):
         place = rng.randrange(len(text) + 1)
         yield text[:place] + naughty.encode("utf-8", "surrogatepass") + text[place:]

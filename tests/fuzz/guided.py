@@ -11,9 +11,9 @@ _MEGABYTES = 2048
 
 
 def main() -> None:
-    """Run the target that the command line names, from its seeds on; exits with 0 if all held."""
+    """Run the target of the command line from its seeds; exit with 0 if all cases passed."""
     target, seconds, seed = sys.argv[1:4]
-    atheris: Any = importlib.import_module("atheris")  # it brings no types
+    atheris: Any = importlib.import_module("atheris")  # has no types
     with atheris.instrument_imports(include=["pika_balancer"]):
         targets = importlib.import_module("tests.fuzz.targets")
         seeds = importlib.import_module("tests.fuzz.seeds")

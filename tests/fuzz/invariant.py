@@ -1,4 +1,4 @@
-"""What has to hold whatever comes in: a valid value, or one of our own errors that is fit to print."""
+"""What must hold for any input: a valid value, or an error of this library that can be printed."""
 
 import pickle
 import traceback
@@ -9,6 +9,7 @@ import attrs
 
 from pika_balancer.errors import InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Attachment, Job, Secret
+from pika_balancer.server import ConfigError
 
 T = TypeVar("T")
 
@@ -20,24 +21,24 @@ LONGEST: Final = 1000
 
 def value_or_error(
     call: Callable[..., T], *given: Any, hidden: Sequence[str] = (), **named: Any
-) -> T | PikaError:
-    """Return what the call returns or the error of ours that it raises; anything else passes.
+) -> T | PikaError | ConfigError:
+    """Return the result of the call, or the error of this library that it raises.
 
     Args:
-        call: Gets the bad input.
-        given: The input, and what else it takes.
+        call: Takes the input.
+        given: Positional arguments.
         hidden: Texts that must not show in an error.
-        named: What else it takes by name.
+        named: Keyword arguments.
     """
     try:
         return call(*given, **named)
-    except PikaError as error:
+    except (PikaError, ConfigError) as error:
         check_error(error, *hidden)
         return error
 
 
-def check_error(error: PikaError, *hidden: str) -> None:
-    """Fail if the error cannot be printed as it is, shows a secret, or is more than one can read."""
+def check_error(error: PikaError | ConfigError, *hidden: str) -> None:
+    """Fail if the error cannot be printed, shows a secret, or is too long to read."""
     message = str(error)
     assert message, f"{type(error).__name__} says nothing"
     assert message.isprintable(), f"not fit to print: {message!r:.500}"

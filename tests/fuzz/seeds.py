@@ -1,4 +1,4 @@
-"""Good input for each target, the bad input that is made of it, and what once got through."""
+"""Good input for each target, the bad input made from it, and cases that failed once."""
 
 import importlib
 import io
@@ -61,7 +61,7 @@ _REQUEST: Final = (
 
 
 def _parquet() -> list[bytes]:
-    """Return a table of each way in which jobs are kept; none without pyarrow."""
+    """Return a Parquet table of jobs for each layout; none without pyarrow."""
     try:
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError:
@@ -96,7 +96,7 @@ SEEDS: Final[Mapping[str, list[bytes]]] = {
     "forms": [text.encode() for text in _FORMS],
     "units": [text.encode() for text in _UNITS],
 }
-"""By the name of the target."""
+"""Good input of each target."""
 
 FOUND: Final[Mapping[str, tuple[bytes, ...]]] = {
     "trace": (b"ts,\x1b[2J\nx,1\n", b"\x1b[2J,b,c\n1,2,3\n", b"ts,took_h\n0,1e306\n"),
@@ -118,11 +118,11 @@ FOUND: Final[Mapping[str, tuple[bytes, ...]]] = {
     ),
     "units": (b"1\x1d", b"1" * 300, b"1e308", b"1e308/s", b"1%" + b"9" * 5000),
 }
-"""What got through once, by the name of the target."""
+"""Cases that failed once, of each target."""
 
 
 def cases(name: str) -> Iterator[bytes]:
-    """Yield all input for a target that is not left to chance: good, once found, and made bad."""
+    """Yield the fixed cases of a target: good, failed once, and broken."""
     rng = random.Random(f"cases {name}")
     yield from FOUND.get(name, ())
     for seed in SEEDS[name]:
@@ -145,7 +145,7 @@ def cases(name: str) -> Iterator[bytes]:
 
 
 def mutated(name: str, rng: random.Random) -> bytes:
-    """Return a good input of the target with a few things done to it by chance."""
+    """Return a good input of the target with a few random changes."""
     data = bytearray(rng.choice([*SEEDS[name], *FOUND.get(name, ())]))
     for _ in range(rng.randint(1, 5)):
         place = rng.randrange(len(data) + 1)

@@ -1,4 +1,4 @@
-"""What bad bytes are fed to, a function for each: it returns if all holds, and raises if not."""
+"""The functions that are fed with bad bytes; each raises if an invariant does not hold."""
 
 import asyncio
 import contextlib
@@ -27,6 +27,7 @@ from pika_balancer.client.error_map import Answer
 from pika_balancer.client.requests import Request, Upload
 from pika_balancer.dispatch.handle import read_records
 from pika_balancer.dispatch.webhook import Webhook
+from pika_balancer.distributions import format_distribution, parse_distribution
 from pika_balancer.errors import ApiError, InvalidArgument, InvalidResponse, PikaError
 from pika_balancer.models import Account, Job, Secret
 from pika_balancer.server import parse_accounts, parse_fault
@@ -67,7 +68,7 @@ def fuzz_parse(body: bytes) -> None:
 
 
 def fuzz_wire(data: bytes) -> None:
-    """Take the data for status, headers and body of an answer to every request."""
+    """Use the data as status, headers and body of an answer to every request."""
     status = _STATUSES[data[0] % len(_STATUSES)] if data else 200
     head, _, body = data[1:].partition(b"\n\n")
     lines = head.decode("latin-1").split("\n")
@@ -126,7 +127,7 @@ _NAMES: Final = (
 
 
 def fuzz_request(data: bytes) -> None:
-    """Make a request of the data, a parameter a line; what is sent must say what was meant."""
+    """Make a request of the data, one argument per line; its encoding must hold the same values."""
     lines = data.decode("utf-8", "surrogateescape").split("\n")
     verb = _VERBS[len(lines[0]) % len(_VERBS)]
     values: dict[str, Any] = {}
@@ -190,7 +191,7 @@ _LIMIT: Final = 2**16
 
 @functools.cache
 def _request() -> web.Request:
-    """Return the one request of which only the body is ever another, since to make one takes long."""
+    """Return the request, made once since that is slow; only its body changes."""
     return make_mocked_request("POST", "/x", match_info={"secret": _ADDRESS})
 
 
@@ -200,7 +201,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def fuzz_callbacks(body: bytes) -> None:
-    """Let the body come as a callback: a job is told and answered 200, anything else refused in words."""
+    """Post the body as a callback: a job is passed on, anything else refused with a reason."""
     _loop().run_until_complete(_call_back(body))
 
 
@@ -270,7 +271,7 @@ def fuzz_trace(content: bytes) -> None:
 
 
 def fuzz_jobfile(content: bytes) -> None:
-    """Read the content as a file of jobs; what is read can be sent, noted, and is found again."""
+    """Read the content as a job file; each job can be encoded."""
     for name in ("jobs.csv", "jobs.jsonl"):
         source = Source(_directory() / name, content)
         found = value_or_error(read_lines, source)
@@ -295,7 +296,7 @@ def _check_line(line: JobLine) -> None:
 
 
 def fuzz_journal(content: bytes) -> None:
-    """Read the content as a journal; what it says is of the right types, and stays after a line more."""
+    """Read the content as a journal; its entries have the right types and stay after another line."""
     path = _directory() / "journal.jsonl"
     path.write_bytes(content)
     opened = value_or_error(Journal, path, file="jobs.csv", digest="d")
@@ -320,13 +321,13 @@ def fuzz_journal(content: bytes) -> None:
 
 
 def _keys(journal: bytes) -> set[str]:
-    """Return the jobs that whole lines of a good journal name."""
+    """Return the jobs in the complete lines of a good journal."""
     lines = [json.loads(line) for line in journal[: journal.rfind(b"\n") + 1].split(b"\n")[:-1]]
     return {line["job"] for line in lines[1:] if "journal" not in line}
 
 
 def fuzz_records(content: bytes) -> None:
-    """Take over records of a file that may hold anything."""
+    """Read the content as records of a dispatcher."""
     try:
         records = json.loads(content)
     except (ValueError, RecursionError):
@@ -346,7 +347,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]]] = {
     "arrivals": (notation.parse_arrivals, notation.format_arrivals),
     "failures": (notation.parse_failures, notation.format_failures),
     "faults": (notation.parse_faults, notation.format_faults),
-    "distribution": (notation.parse_distribution, notation.format_distribution),
+    "distribution": (parse_distribution, format_distribution),
     "slowdown": (notation.parse_slowdown, notation.format_slowdown),
     "target": (notation.parse_target, notation.format_target),
     "when_full": (notation.parse_when_full, notation.format_when_full),
@@ -362,7 +363,7 @@ _SERVER: Final = (parse_fault, parse_accounts)
 
 
 def fuzz_forms(data: bytes) -> None:
-    """Read the text as every part of a scenario, and by every reader of the server's options."""
+    """Read the text as every part of a scenario and every option of the server."""
     text = data.decode("utf-8", "surrogateescape")
     _read_and_write(text, _FORMS)
     for parse_it in _SERVER:
@@ -396,4 +397,4 @@ TARGETS: Final[Mapping[str, Target]] = {
     "forms": fuzz_forms,
     "units": fuzz_units,
 }
-"""What can be fuzzed, by name."""
+"""The targets by name."""

@@ -1,4 +1,4 @@
-"""Every option of every command gets every naughty value, as the parsers themselves list them.
+"""Every option of every command gets every odd value; the parsers list the options.
 
 The commands run as they are, up to where a server would be started: those that talk to a service find one
 that refuses their token, and those that talk to a store find no server. No command line can hold a NUL or
@@ -38,7 +38,7 @@ VALUES = [text for text in NAUGHTY if "\0" not in text and can_be_given(text)]
 TOO_LONG = "x" * 300
 """As the name of a file."""
 EACH = 7
-"""Every so many values for an option, others for the next one."""
+"""Step through the values; each option starts at another one."""
 CODES = {0, 1, 2, 3, 4, 5, 6, 130}
 NEEDED = {
     "simulate": [
@@ -55,28 +55,28 @@ NEEDED = {
     "bench": ["--jobs=4"],
     "demo": ["--jobs=2"],
 }  # fmt: skip
-"""What a command takes to get as far as it can."""
+"""Arguments with which a command gets as far as possible."""
 WITH_TRACE = {"trace", "time_scale", "arrival_column", "duration_column"}
 WITHOUT_PROMPT = {"button_of", "jobs", "message", "font"}
 
 
 @attrs.frozen
 class Option:
-    """One option, or one argument that has a place instead of a name."""
+    """An option, or a positional argument."""
 
     command: str
     action: argparse.Action
     rivals: tuple[argparse.Action, ...]
-    """Those that it does not go with."""
+    """Options that exclude it."""
 
     @property
     def words(self) -> set[str]:
-        """What an error may call it by."""
+        """Names by which an error may mention it."""
         dest = self.action.dest
         return {*self.action.option_strings, dest, *dest.split("_"), dest.replace("_", " ")}
 
     def line(self, value: str) -> list[str]:
-        """Return the command line that gives it the value."""
+        """Return the command line with this value."""
         names = [name for rival in (self.action, *self.rivals) for name in rival.option_strings]
         needed = [word for word in NEEDED.get(self.command, ()) if word.partition("=")[0] not in names]
         dest = self.action.dest
@@ -106,7 +106,7 @@ def options(command: str) -> Iterator[Option]:
 
 
 def soon(start: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run a command that would serve, and interrupt it as soon as it waits."""
+    """Run a command that serves, and interrupt it as soon as it waits."""
 
     async def run() -> int:
         task = asyncio.ensure_future(start())
@@ -126,7 +126,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
-    """Stand where nothing that a value names does harm, and where nothing takes long."""
+    """Work in a temporary folder, without slow steps."""
     (tmp_path / "trace.csv").write_text("ts,took\n0,1\n1,1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIKA_STORE_URL", raising=False)
@@ -216,7 +216,7 @@ def test_as_json_an_error_is_one_document_in_ascii(command: str, capsys: pytest.
         ["simulate", *NEEDED["simulate"][:3], "--duration=1e200"],
     ],
 )
-def test_what_would_take_for_ever_or_all_memory_is_refused(
+def test_values_that_would_take_forever_or_all_memory_are_refused(
     line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))

@@ -1,4 +1,4 @@
-"""What we write we read: requests, records, journals, numbers with units."""
+"""Written values are read back unchanged: requests, records, journals, numbers with units."""
 
 import email.parser
 import email.policy
@@ -60,7 +60,7 @@ ORDERS = st.one_of(
 @pytest.mark.no_cover  # other tests run every line of it
 @examples(30, 1000)
 @given(ORDERS)
-def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) -> None:
+def test_a_submit_arrives_unchanged(order: tuple[Any, dict[str, Any]]) -> None:
     verb, values = order
     request = requests.submit(verb, values)
     encoded = request.encode("boundary")
@@ -79,7 +79,7 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
     for name, part in arrived.items():
         more = ["content-type"] if isinstance(sent[name], Upload) else []
         assert [header.lower() for header in part] == ["content-disposition", *more]
-    # The parser of e-mails reads lone line ends as breaks, so bytes are compared where they stand.
+    # The e-mail parser reads a lone CR as a line break, so the raw bytes are compared.
     for name, value in sent.items():
         plain = (
             value.content
@@ -94,7 +94,7 @@ def test_what_is_asked_for_is_what_arrives(order: tuple[Any, dict[str, Any]]) ->
 @pytest.mark.deep
 @examples(30, 1000)
 @given(TEXT.filter(lambda text: text not in (".", "..")))
-def test_names_in_an_address_arrive_whole(name: str) -> None:
+def test_names_in_a_url_arrive_unchanged(name: str) -> None:
     assert parse_qs(urlsplit(requests.get_job(name).path).query, keep_blank_values=True) == {"jobid": [name]}
     path = requests.remove_account(name).path
     assert unquote(path.removeprefix("/account/")) == name
@@ -104,7 +104,7 @@ def test_names_in_an_address_arrive_whole(name: str) -> None:
 @pytest.mark.deep
 @examples(30, 1000)
 @given(TEXT, TEXT, st.one_of(st.none(), TEXT))
-async def test_a_record_is_taken_over_as_it_was(ref: str, channel: str, jobid: str | None) -> None:
+async def test_a_record_is_restored_unchanged(ref: str, channel: str, jobid: str | None) -> None:
     handle = JobHandle("create", ref)
     handle.channel = channel
     handle.jobid = jobid
@@ -127,7 +127,7 @@ FACTS = st.fixed_dictionaries(
 @pytest.mark.deep
 @examples(15, 500)
 @given(st.dictionaries(st.sampled_from(NAUGHTY), FACTS, max_size=4))
-def test_a_journal_knows_naughty_names_again_and_shows_none_to_a_terminal(jobs: dict[str, Any]) -> None:
+def test_a_journal_restores_odd_names_and_escapes_them_for_a_terminal(jobs: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "journal"
         with Journal(path, file="\x1b[2J.csv", digest="d") as journal:
@@ -142,7 +142,7 @@ def test_a_journal_knows_naughty_names_again_and_shows_none_to_a_terminal(jobs: 
 @pytest.mark.deep
 @examples(100, 5000)
 @given(st.floats(0, 1e308))
-def test_numbers_are_written_so_that_they_read_as_the_same(value: float) -> None:
+def test_written_numbers_are_read_as_the_same(value: float) -> None:
     assert units.parse_duration(units.format_duration(value), field="x") == value
     assert units.parse_rate(units.format_rate(value), field="x") == value
     assert units.parse_number(units.format_number(value), field="x") == value

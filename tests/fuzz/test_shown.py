@@ -1,4 +1,4 @@
-"""Names that would steer a terminal or a browser are shown as what they are, wherever they are shown."""
+"""Control sequences and markup in names are escaped wherever names are shown."""
 
 import datetime as dt
 import html.parser
@@ -20,7 +20,7 @@ from tests.fuzz.corpus import ESCAPES, NAUGHTY
 
 NAMES = [text for text in NAUGHTY if text and not any("\ud800" <= char <= "\udfff" for char in text)]
 PAYLOADS = ("\x1b]", "\x1bP", "\x9b", "\x9d", "\x07", "\x00", "\x7f", "\x0b", "\u202e", "\u2028", "\x1b[2J")
-"""What rich itself never writes in these views."""
+"""Control characters that rich never writes in these views."""
 
 
 def check(written: str) -> None:
@@ -82,7 +82,7 @@ def test_tables_and_lines_escape_what_they_show(capsys: pytest.CaptureFixture[st
 
 
 class Page(html.parser.HTMLParser):
-    """Notes the tags, and what attributes of events there are."""
+    """Collects tags and event attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Page(html.parser.HTMLParser):
         self.events += [name for name, _ in attrs if name.startswith("on")]
 
 
-def test_a_report_shows_names_and_runs_none(tmp_path: Path) -> None:
+def test_a_report_escapes_names(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = [name for name in NAMES if len(name) < 100]
     accounts = tuple(SimulatedAccount(name, 1) for name in names)

@@ -1,4 +1,4 @@
-"""Traps in the choice of an account and in its count."""
+"""Regressions of the pick of an account and of its count."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ async def test_decide_then_count() -> None:
         nonlocal in_flight
         while in_flight >= 3:
             await settle(1)
-        await asyncio.sleep(0)  # whatever lies between the decision and the books
+        await asyncio.sleep(0)  # any work between the decision and the count
         in_flight += 1
         yield
         in_flight -= 1
@@ -64,7 +64,7 @@ def test_deterministic_best_herds() -> None:
 
 
 def test_draw_then_test_full() -> None:
-    """One of ten accounts has room: a draw before the test for room is refused in vain."""
+    """One of ten accounts has capacity: a draw before the check fails most of the time."""
     rng = random.Random(5)
     selector = Selector([Account(str(number), 1) for number in range(10)], rng=rng)
     held = [selector.try_acquire() for _ in range(9)]
@@ -87,7 +87,7 @@ def test_double_release() -> None:
         count += 1
         count -= 1
         count -= 1
-        return 1 - count  # free slots on an account with one
+        return 1 - count  # free slots of an account with one
 
     selector = Selector([Account("1", 1)])
     lease = selector.try_acquire()
@@ -99,7 +99,7 @@ def test_double_release() -> None:
     assert sum(lease is not None for lease in got) == 1
 
 
-def test_a_refresh_wipes_the_books() -> None:
+def test_a_refresh_resets_the_counts() -> None:
     def jobs_at_once(accept: Callable[[], object], refresh: Callable[[Iterable[Account]], None]) -> int:
         taken = 0
         for _ in range(3):
@@ -138,10 +138,10 @@ def test_a_refresh_wipes_the_books() -> None:
 
 
 async def test_a_cap_changed_at_run_time() -> None:
-    """Three of three run, the cap falls to one and rises to three again: no waiter may be woken for that."""
+    """With three of three in flight the cap falls to one and rises to three again: no waiter gets a slot."""
 
     def naive(running: int, before: int, after: int) -> int:
-        return running + max(0, after - before)  # wakes as many as the cap rose by
+        return running + max(0, after - before)  # wakes as many waiters as the cap rose by
 
     balancer = Balancer([Account("1", 3)])
     held = [await balancer.acquire() for _ in range(3)]
@@ -159,8 +159,8 @@ async def test_a_cap_changed_at_run_time() -> None:
         await balancer.release(lease)
 
 
-async def test_the_slots_life_is_not_the_works_life() -> None:
-    """A count in a cache that forgets after ten minutes frees the slot of a job that takes an hour."""
+async def test_a_slot_does_not_expire_before_its_job() -> None:
+    """A count in a cache with a lifetime of ten minutes frees the slot of a job that takes an hour."""
     clock = ManualClock()
     cache = {"job:1": clock.now() + 600}
 
@@ -178,15 +178,15 @@ async def test_the_slots_life_is_not_the_works_life() -> None:
     await balancer.release(lease)
 
 
-async def test_one_eligibility_function() -> None:
-    """The door for those who know what they want forgets to ask whether it may be used."""
+async def test_every_way_to_acquire_checks_eligibility() -> None:
+    """A pick by name that does not check whether the account is eligible."""
     states: dict[str, Callable[[Selector], object]] = {
         "full": lambda selector: selector.try_acquire("1"),
         "paused": lambda selector: selector.pause("1"),
         "cooling_down": lambda selector: selector.cool_down("1", until=1e9),
         "removed": lambda selector: selector.update([Account("2", 1)]),
     }
-    doors: dict[str, Callable[[Selector], Lease | None]] = {
+    ways: dict[str, Callable[[Selector], Lease | None]] = {
         "any": Selector.try_acquire,
         "by name": lambda selector: selector.try_acquire("1"),
     }
@@ -195,22 +195,22 @@ async def test_one_eligibility_function() -> None:
         return channel or usable[0]
 
     assert [naive(["2"]), naive(["2"], "1")] == ["2", "1"]
-    for (state, bring_about), (door, knock) in itertools.product(states.items(), doors.items()):
+    for (state, bring_about), (way, acquire) in itertools.product(states.items(), ways.items()):
         for policy in ("random", "least_loaded", "two_choices", "round_robin", "weighted"):
             selector = Selector([Account("1", 1), Account("2", 1)], policy=policy, rng=random.Random(3))
             bring_about(selector)
             before = selector.in_flight("1") if state != "removed" else 0
             granted = None
-            with contextlib.suppress(UnknownChannel):  # as is right once it was removed
-                granted = knock(selector)
-            assert granted is None or granted.channel == "2", (state, door, policy)
+            with contextlib.suppress(UnknownChannel):  # correct for a removed account
+                granted = acquire(selector)
+            assert granted is None or granted.channel == "2", (state, way, policy)
             if state != "removed":
-                assert selector.in_flight("1") == before, (state, door, policy)
-                assert not selector.explain()["1"].eligible, (state, door, policy)
+                assert selector.in_flight("1") == before, (state, way, policy)
+                assert not selector.explain()["1"].eligible, (state, way, policy)
 
 
-async def test_our_own_refusal_is_not_blamed_on_the_account(world: World) -> None:
-    """Time-outs in our line, and callers that gave up, tell nothing of the account."""
+async def test_a_wait_without_a_slot_gives_the_account_no_cooldown(world: World) -> None:
+    """Timeouts in the wait queue and cancelled callers are no failures of the account."""
     async with begin(world, 1) as dispatcher:
         handle = await dispatcher.submit("create", prompt="a cat")
         errors = 0
@@ -228,7 +228,7 @@ async def test_our_own_refusal_is_not_blamed_on_the_account(world: World) -> Non
         await world.pass_time(120, lambda: handle.done)
         with pytest.raises(Exception, match="prompt"):
             await dispatcher.submit("create", prompt="a bad one")
-        assert errors >= 5  # in a row: what ejects an account by a naive count
+        assert errors >= 5  # in a row: enough for a naive count to eject the account
         assert world.cooling_down() is None
         assert world.in_flight() == 0
         assert world.service.channels[-1] == ONE
@@ -236,7 +236,7 @@ async def test_our_own_refusal_is_not_blamed_on_the_account(world: World) -> Non
 
 @attrs.frozen
 class Extreme:
-    """A random number generator that draws one number only."""
+    """A random number generator that always draws the same number."""
 
     draw: float
 
@@ -274,6 +274,6 @@ def test_edge_arithmetic() -> None:
     last = Selector(two, policy=lambda candidates: [float(c.channel == "1") for c in candidates])
     assert [lease and lease.channel for lease in (last.try_acquire() for _ in range(3))] == ["1"] * 3
 
-    # One slot left is room, none is not: at the cap itself a slip of one shows.
+    # An off-by-one error shows at the cap itself.
     exact = Selector([Account("1", 3)])
     assert [exact.try_acquire() is not None for _ in range(4)] == [True, True, True, False]

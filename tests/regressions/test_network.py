@@ -51,7 +51,7 @@ async def error_of(call: Awaitable[object]) -> BaseException:
     """Return what was raised."""
     try:
         await call
-    except Exception as error:  # noqa: BLE001 - which one is what the test is about
+    except Exception as error:  # noqa: BLE001 - the test checks which one
         return error
     raise AssertionError("nothing was raised")
 
@@ -93,7 +93,7 @@ def says(*pieces: bytes, stay: bool = False) -> Script:
 
 
 async def test_client_error_is_not_all_that_can_be_raised() -> None:
-    """Silence, letters that are none, depth without end, nothing at all: none of them is a `ClientError`."""
+    """A timeout, bad encoding, deep nesting and an empty body raise no `ClientError` in aiohttp."""
 
     async def naive(session: aiohttp.ClientSession, seconds: float) -> object:
         async with session.get("/jobs", timeout=aiohttp.ClientTimeout(total=seconds)) as response:
@@ -193,7 +193,7 @@ async def test_a_drip_outlasts_the_time_limit_of_a_read() -> None:
                 await response.read()
 
         endless = asyncio.create_task(naive())
-        async with asyncio.timeout(60):  # the whole drip takes longer
+        async with asyncio.timeout(60):  # the whole answer takes longer
             assert isinstance(await error_of(client.jobs()), RequestTimeout)
         await asyncio.sleep(0)
         assert not endless.done()

@@ -1,4 +1,4 @@
-"""Traps in tests themselves."""
+"""Regressions of tests themselves."""
 
 import ast
 import tomllib
@@ -25,7 +25,7 @@ async def test_the_mock_works_with_the_aiohttp_that_is_installed(mocked: aioresp
 
 
 async def test_a_mock_does_not_show_what_a_socket_does(mocked: aioresponses) -> None:
-    """The same broken answer, half of what it promises: a mock shrugs, a real connection breaks."""
+    """An answer shorter than its Content-Length passes in a mock and breaks a real connection."""
     promised = {"Content-Length": "1000"}
     mocked.get("http://pika.test/jobs", body=b"[]", headers=promised)
     async with PikaClient("token", base_url="http://pika.test") as client:
@@ -46,7 +46,7 @@ async def test_a_mock_does_not_show_what_a_socket_does(mocked: aioresponses) -> 
 
 
 def _asserts_when_raised(tree: ast.AST) -> list[int]:
-    """Return the lines of `try` blocks that check an error only if there happens to be one."""
+    """Return the lines of `try` blocks that check an error only if one is raised."""
     return [
         block.lineno
         for block in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""Traps in the line of those who wait."""
+"""Regressions of the wait queue."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ from pika_balancer.testing import settle
 
 
 class Naive:
-    """A line as one writes it first; `lets_pass` frees the slot and wakes a waiter, who looks again."""
+    """A naive wait queue; `lets_pass` makes a release free the slot and wake a waiter to check again."""
 
     def __init__(self, slots: int, *, lets_pass: bool = False, looks_first: bool = False) -> None:
         self.free = slots
@@ -19,12 +19,12 @@ class Naive:
         self.looks_first = looks_first
 
     async def acquire(self, channel: str | None = None, timeout: float | None = None) -> object:
-        del channel  # there is but one
+        del channel  # there is only one
         while self.free == 0:
             if timeout == 0:
                 raise NoCapacity("full")
             if self.looks_first:
-                await asyncio.sleep(0)  # between "full?" and the place in line
+                await asyncio.sleep(0)  # between the check and the queue
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.waiters.append(woken)
             await woken
@@ -34,7 +34,7 @@ class Naive:
         return object()
 
     async def release(self, lease: object) -> None:
-        del lease  # a number is all that it keeps
+        del lease  # it keeps only a number
         while self.waiters:
             woken = self.waiters.popleft()
             if not woken.done():
@@ -46,7 +46,7 @@ class Naive:
 
 
 class Ours:
-    """A balancer by the same two calls."""
+    """A balancer with the same two calls."""
 
     def __init__(self, slots: int) -> None:
         self.balancer = Balancer([Account("1", slots)])
@@ -60,7 +60,7 @@ class Ours:
 
 
 async def a_slot_survives(line: Naive | Ours) -> bool:
-    """Cancel a waiter in the very tick of its grant; return whether the slot can still be had."""
+    """Cancel a waiter in the tick of its grant; return whether the slot can still be acquired."""
     held = await line.acquire()
     waiter = asyncio.create_task(line.acquire())
     await settle()
@@ -80,7 +80,7 @@ async def test_cancelled_between_grant_and_return() -> None:
 
 
 async def order_of_service(line: Naive | Ours) -> list[str]:
-    """Let one wait, release, and have a newcomer ask before the waiter has run; return who came when."""
+    """Release a slot to a waiter, and acquire before the waiter has run; return the order of the grants."""
     served = list[str]()
 
     async def ask(name: str) -> None:
@@ -94,7 +94,7 @@ async def order_of_service(line: Naive | Ours) -> list[str]:
     await settle()
     await line.release(held)
     newcomer = asyncio.create_task(ask("newcomer"))
-    # A newcomer that runs at once, as one does that never had to wait: before the patient one is resumed.
+    # A newcomer that does not have to wait runs before the waiter is resumed.
     try:
         lease = await line.acquire(timeout=0)
     except NoCapacity:
@@ -113,7 +113,7 @@ async def test_barging() -> None:
 
 
 async def served_whenever(line: Naive | Ours, tick: int) -> bool:
-    """Release so many turns of the loop after a task has begun to ask; return whether it is served."""
+    """Release some iterations after a task has begun to acquire; return whether it is served."""
     held = await line.acquire()
     asking = asyncio.create_task(line.acquire())
     for _ in range(tick):
@@ -131,11 +131,11 @@ async def test_lost_wake_ups() -> None:
     assert all([await served_whenever(Ours(1), tick) for tick in range(6)])
 
 
-async def test_wishes_easy_to_grant_starve_others() -> None:
-    """Who waits for one channel of two is served by its next free slot, however many take any slot at all."""
+async def test_unpinned_waiters_do_not_starve_pinned_ones() -> None:
+    """A waiter for one channel of two gets its next free slot, however many accept any channel."""
     line = Balancer([Account("1", 1), Account("2", 1)])
     one, two = await line.acquire("1"), await line.acquire("2")
-    naive = min(["1"] + ["any"] * 10, key=lambda wish: wish != "any")  # a heap with the easiest wishes on top
+    naive = min(["1"] + ["any"] * 10, key=lambda pin: pin != "any")  # a heap with unpinned waiters on top
     choosy = asyncio.create_task(line.acquire("1"))
     await settle()
     easy = [asyncio.create_task(line.acquire()) for _ in range(10)]

@@ -1,4 +1,4 @@
-"""What is released, looked at before it is: `python -m tests.release`.
+"""Checks before a release: `python -m tests.release`.
 
 Builds the archives and goes through the steps below; with names, through those only. Exits with 0 if all have
 passed, and with 1 if one has failed or could not be carried out here, which the report says in so many words.

@@ -29,7 +29,7 @@ PYTHONS: Final = ("python3.11", "python3.12", "python3.13", "python3.14")
 
 
 def main() -> int:
-    """Go through the steps, report each as it ends, and return 1 unless all have passed."""
+    """Run the steps, report each, and return 1 unless all have passed."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.release",
         description=tests.release.__doc__,
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def report(name: str, shop: Workshop) -> str:
-    """Carry out a step and print what it found; return its status."""
+    """Run a step, print its findings, and return its status."""
     began = time.monotonic()
     try:
         found = STEPS[name](shop)

@@ -1,4 +1,4 @@
-"""The archives themselves: how they are made, and what is in them."""
+"""Build the archives and check their contents."""
 
 import shutil
 import subprocess
@@ -17,10 +17,10 @@ SHIPPED: Final = ("pika_balancer/", "tests/", "benchmarks/")
 BESIDE: Final = ("README.md", "pyproject.toml", ".gitignore")
 """Files of the checkout that are in the sdist."""
 NEEDED: Final = ("pika_balancer/py.typed", "pika_balancer/store/lua/acquire.lua", "tests/data/README.md")
-"""Not code, and nothing works, or may be passed on, without it."""
+"""Files other than code that must be in the wheel."""
 METADATA: Final = ("METADATA", "RECORD", "WHEEL", "entry_points.txt")
 LICENCE_FILES: Final = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
-"""How the files begin that go into both archives if there are any."""
+"""Prefixes of licence files, which go into both archives."""
 
 
 def build(shop: Workshop) -> Findings:
@@ -32,7 +32,7 @@ def build(shop: Workshop) -> Findings:
 
 
 def again(shop: Workshop) -> Findings:
-    """Make both once more from the unpacked sdist, in another folder and with other file times."""
+    """Build both again from the unpacked sdist, in another folder and with other file times."""
     found = Findings()
     folder = shop.folder / "again"
     source = unpacked(shop)
@@ -49,7 +49,7 @@ def again(shop: Workshop) -> Findings:
 
 
 def unpacked(shop: Workshop) -> Path:
-    """Return a folder with what is in the sdist."""
+    """Return a folder with the unpacked sdist."""
     folder = shop.folder / "unpacked"
     if not folder.exists():
         with tarfile.open(shop.sdist) as archive:
@@ -59,7 +59,7 @@ def unpacked(shop: Workshop) -> Path:
 
 
 def contents(shop: Workshop) -> Findings:
-    """Compare what is in the archives with what belongs there."""
+    """Compare the contents of the archives with the files of the project."""
     found = Findings()
     known = set(_tracked())
     own = [str(ROOT), sys.prefix, str(Path.home())]
@@ -80,12 +80,12 @@ def faults(files: Mapping[str, bytes], belongs: Iterable[str], own: Iterable[str
     Args:
         files: Name and content of each.
         belongs: The names that should be there.
-        own: Paths of this machine, which nobody else has any use for.
+        own: Paths of this machine, which must not be in an archive.
     """
     wanted = set(belongs)
     yield from (f"{name} is missing" for name in sorted(wanted - files.keys()))
     yield from (f"{name} does not belong there" for name in sorted(files.keys() - wanted))
-    # A home of / or a single letter would be found anywhere.
+    # A home of `/` or one letter would match anything.
     paths = [path.encode() for path in own if len(PurePosixPath(path).parts) > 1]
     for name, content in sorted(files.items()):
         yield from (
@@ -107,7 +107,7 @@ def in_sdist(sdist: Path) -> dict[str, bytes]:
 
 
 def for_wheel(known: Iterable[str], stem: str) -> set[str]:
-    """Return what belongs in a wheel, of a project with these files."""
+    """Return the names that a wheel of these files must have."""
     info = f"{stem}.dist-info"
     names = set(known)
     return (
@@ -118,13 +118,13 @@ def for_wheel(known: Iterable[str], stem: str) -> set[str]:
 
 
 def for_sdist(known: Iterable[str], stem: str) -> set[str]:
-    """Return what belongs in an sdist, of a project with these files."""
+    """Return the names that an sdist of these files must have."""
     names = {name for name in known if name.startswith((*SHIPPED, *LICENCE_FILES)) or name in BESIDE}
     return {f"{stem}/{name}" for name in (*names, "PKG-INFO")}
 
 
 def _tracked() -> Iterator[str]:
-    """Yield the files of the project: what is under version control, or all there is in an sdist."""
+    """Yield the files of the project: those under version control, or all files of an sdist."""
     if shutil.which("git") and (ROOT / ".git").exists():
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The archives in use: in empty environments, with the lowest versions, and under other interpreters."""
+"""Install the archives: in empty environments, with the lowest versions, and under other interpreters."""
 
 import json
 import os
@@ -24,7 +24,7 @@ QUICK: Final = (
     "tests/store/test_scripts.py",
     "tests/simulate/test_trace.py",
 )
-"""Tests that read samples, scripts and the like beside the code."""
+"""Tests that read data files, such as samples and scripts."""
 CORE: Final = (
     "tests/test_balancer.py",
     "tests/test_webhook.py",
@@ -50,11 +50,11 @@ ROOMS: Final = {
     "load": ("tests/loadtest",),
     "metrics": ("tests/test_metrics.py",),
 }
-"""The tests of what an extra is for."""
+"""The tests of each extra."""
 
 
 def metadata(shop: Workshop) -> Findings:
-    """Check what an index would show of the archives."""
+    """Check the metadata that an index shows."""
     found = Findings()
     run(found, sys.executable, "-m", "twine", "check", "--strict", shop.wheel, shop.sdist)
     (name,) = (name for name in in_wheel(shop.wheel) if name.endswith("/METADATA"))
@@ -71,13 +71,13 @@ def metadata(shop: Workshop) -> Findings:
 
 
 def licence(shop: Workshop) -> Findings:
-    """Look for the project's own licence, and for that of the data that are passed on."""
+    """Check the licence of the project and of its data files."""
     found = Findings()
     names = [name for name in in_wheel(shop.wheel) if name.rsplit("/", 1)[-1].startswith(LICENCE_FILES)]
     if names:
         found.facts.append(f"in the wheel: {', '.join(names)}")
     else:
-        found.open.append("the project has no licence file: nobody may use it until its owners choose one")
+        found.open.append("the project has no licence file; its owners must choose one before it can be used")
     notice = (unpacked(shop) / "tests" / "data" / "README.md").read_text()
     if "CC BY 4.0" not in notice or "Azure" not in notice:
         found.faults.append("tests/data/README.md does not tell source and licence of the recorded arrivals")
@@ -100,7 +100,7 @@ def bare(shop: Workshop) -> Findings:
 
 
 def sdist(shop: Workshop) -> Findings:
-    """Run some tests in the unpacked sdist, with what is installed here."""
+    """Run some tests in the unpacked sdist, with the packages installed here."""
     found = Findings()
     _tests(found, Path(sys.executable), shop, QUICK)
     return found
@@ -128,7 +128,7 @@ def pythons(shop: Workshop) -> Findings:
     for name in shop.interpreters:
         program = shutil.which(name)
         if program is None:
-            found.open.append(f"{name} is not to be had here")
+            found.open.append(f"{name} is not installed here")
             continue
         folder = shop.folder / f"env-{Path(name).name}-{len(found.facts)}"
         python = environment(found, folder, f"{shop.wheel}[test]", python=program)
@@ -142,13 +142,13 @@ def pythons(shop: Workshop) -> Findings:
 
 
 def _tests(found: Findings, python: Path, shop: Workshop, paths: Iterable[str]) -> None:
-    """Run tests of the unpacked sdist and note how many there were."""
+    """Run tests of the unpacked sdist and record their number."""
     told = run(
         found,
         python,
         *("-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *paths),
         cwd=unpacked(shop),
-        # Tests look for the programs of their own environment.
+        # Tests need the programs of their own environment.
         env={"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
     )
     if told is not None:

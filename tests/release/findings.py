@@ -1,4 +1,4 @@
-"""What a step finds, and how a step runs a command."""
+"""The findings of a step, and a helper that runs commands."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import attrs
 ROOT: Final = Path(__file__).parent.parent.parent
 """The checkout, or the unpacked sdist."""
 EPOCH: Final = "1700000000"
-"""`SOURCE_DATE_EPOCH` of the archives, so that they do not depend on the day."""
+"""`SOURCE_DATE_EPOCH` of the archives, for reproducible builds."""
 _LAST_LINES: Final = 15
 
 Status = Literal["passed", "failed", "open"]
@@ -20,33 +20,33 @@ Status = Literal["passed", "failed", "open"]
 
 @attrs.define
 class Findings:
-    """What one step has found."""
+    """The findings of one step."""
 
     facts: list[str] = attrs.Factory(list[str])
-    """What is so, for people to read."""
+    """Facts to print."""
     faults: list[str] = attrs.Factory(list[str])
-    """What is wrong."""
+    """Faults."""
     open: list[str] = attrs.Factory(list[str])
-    """What could not be looked at here, or is for people to decide."""
+    """Checks that could not run here, and decisions for people."""
 
     @property
     def status(self) -> Status:
-        """The worst of it in a word."""
+        """The worst finding as a word."""
         return "failed" if self.faults else "open" if self.open else "passed"
 
 
 @attrs.frozen
 class Workshop:
-    """Where the steps work, and what they work on."""
+    """The folders and interpreters that the steps use."""
 
     folder: Path
-    """For everything that is made; nobody else's."""
+    """Folder for all files that the steps create."""
     interpreters: tuple[str, ...] = ()
-    """Programs to try the wheel with."""
+    """Interpreters to test the wheel with."""
 
     @property
     def dist(self) -> Path:
-        """Where the archives are."""
+        """Folder of the archives."""
         return self.folder / "dist"
 
     def archive(self, ending: str) -> Path:
@@ -96,7 +96,7 @@ def run(
 def environment(
     findings: Findings, folder: Path, *requirements: str, python: str = sys.executable
 ) -> Path | None:
-    """Make an environment with these requirements; return its interpreter, or None if that fails, a fault."""
+    """Create an environment with these requirements; return its interpreter, or None and a fault."""
     if run(findings, python, "-m", "venv", folder) is None:
         return None
     made = folder / "bin" / "python"

@@ -1,4 +1,4 @@
-"""Licences of what the extras bring, and what is known against it."""
+"""Licences and known vulnerabilities of the dependencies."""
 
 import importlib.util
 import json
@@ -34,11 +34,11 @@ PERMISSIVE: Final = {
     "Unlicense",
     "Zlib",
 }
-"""Licences that ask for no more than that their text is passed on."""
+"""Licences whose only condition is that their text is passed on."""
 FOR_OURSELVES: Final = {"MPL-2.0"}
-"""Besides, for extras that only developers of the project install: they bind no more than their own files."""
+"""Licences allowed in extras for developers: they apply only to their own files."""
 DEVELOPERS: Final = {"test", "bench"}
-"""Those extras."""
+"""Extras for developers."""
 WORDS: Final = {
     "3-clause BSD License": "BSD-3-Clause",
     "Apache 2": "Apache-2.0",
@@ -56,13 +56,13 @@ WORDS: Final = {
     "The MIT License (MIT)": "MIT",
     "The Unlicense (Unlicense)": "Unlicense",
 }
-"""Other words for them, of classifiers and of the free text of older metadata."""
+"""SPDX names of licences in classifiers and in free text of older metadata."""
 ASK: Final = {"Ciw": "MIT", "python-dateutil": "Apache-2.0 OR BSD-3-Clause"}
-"""What metadata do not tell in words that a program understands: people looked it up in the files."""
+"""Licences that the metadata do not state; looked up in the files."""
 
 
 def licences(_shop: Workshop) -> Findings:
-    """List the licences of everything that each extra brings, as installed here."""
+    """List the licences of the dependencies of each extra, as installed here."""
     found = Findings()
     base, _ = closure("")
     for extra in ("", *sorted(_extras())):
@@ -79,7 +79,7 @@ def licences(_shop: Workshop) -> Findings:
 
 
 def refusals(told: Mapping[str, str | None], extra: str) -> Iterator[str]:
-    """Yield what is wrong with the licences that distributions state."""
+    """Yield a fault for each distribution whose licence is not allowed."""
     allowed = PERMISSIVE | FOR_OURSELVES if extra in DEVELOPERS else PERMISSIVE
     for name, words in told.items():
         if words is None:
@@ -89,7 +89,7 @@ def refusals(told: Mapping[str, str | None], extra: str) -> Iterator[str]:
 
 
 def permits(words: str, allowed: Iterable[str]) -> bool:
-    """Return whether an expression of licences can be met with those that are allowed."""
+    """Return whether the allowed licences satisfy an SPDX expression."""
     known = set(allowed)
     tokens = deque(re.findall(r"[()]|[^()\s]+(?:\s+WITH\s+[^()\s]+)?", words))
 
@@ -118,7 +118,7 @@ def permits(words: str, allowed: Iterable[str]) -> bool:
 
 
 def licence(distribution: metadata.Distribution) -> str | None:
-    """Return what a distribution says of its licence, in the words of SPDX; None if nothing is understood."""
+    """Return the SPDX expression of a distribution's licence; None if it states no known one."""
     facts = distribution.metadata
     stated = _field(facts, "License-Expression") or ASK.get(distribution.name)
     if stated:
@@ -135,12 +135,12 @@ def licence(distribution: metadata.Distribution) -> str | None:
 
 
 def _field(facts: metadata.PackageMetadata, name: str) -> str:
-    # It may be there and be None.
+    # The field may exist and be None.
     return "".join(part for part in facts.get_all(name) or () if part)
 
 
 def closure(extra: str) -> tuple[set[str], set[str]]:
-    """Return what an extra brings, by name: what is installed here, and what is not."""
+    """Return the names of an extra's dependencies: those installed here, and those missing."""
     wanted = [(PROJECT, extra)]
     seen: set[tuple[str, str]] = set()
     here: set[str] = set()
@@ -169,7 +169,7 @@ def _extras() -> set[str]:
 
 
 def audit(_shop: Workshop) -> Findings:
-    """Ask for known vulnerabilities of what is installed here."""
+    """Query known vulnerabilities of the installed packages."""
     found = Findings()
     if importlib.util.find_spec("pip_audit") is None:
         found.open.append("pip-audit is not installed: pip install --group audit")
@@ -190,7 +190,7 @@ def audit(_shop: Workshop) -> Findings:
 
 
 def judged(answer: Mapping[str, Any]) -> Findings:
-    """Return what the JSON of pip-audit says.
+    """Return the findings of pip-audit's JSON.
 
     It passes, and says that nothing is known, when its service knows none of the packages, as where an index
     is reached without it: then nothing was looked at.

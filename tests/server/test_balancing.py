@@ -45,16 +45,21 @@ async def test_the_same_seed_makes_the_same_choices() -> None:
     assert await choices(3) == await choices(3) != await choices(4)
 
 
-async def test_500_concurrent_submits_never_go_above_a_cap() -> None:
+@pytest.mark.deep
+async def test_concurrent_submits_never_go_above_a_cap() -> None:
+    submits = sized(150, 500)
     async with running("6,6,4") as rig:
         answers = await asyncio.gather(
-            *(rig.submit(**({"channel": (FIRST, SECOND, THIRD)[n % 3]} if n % 2 else {})) for n in range(500))
+            *(
+                rig.submit(**({"channel": (FIRST, SECOND, THIRD)[n % 3]} if n % 2 else {}))
+                for n in range(submits)
+            )
         )
         statistics = rig.server.statistics()
-    assert Counter(answer.status for answer in answers) == {200: 16, 429: 484}
+    assert Counter(answer.status for answer in answers) == {200: 16, 429: submits - 16}
     assert [seen.peak_in_flight for seen in statistics.channels.values()] == [6, 6, 4]
-    assert statistics.attempts_when_full == 484
-    assert 0 < sum(seen.refused for seen in statistics.channels.values()) < 484
+    assert statistics.attempts_when_full == submits - 16
+    assert 0 < sum(seen.refused for seen in statistics.channels.values()) < submits - 16
     assert all(answer.body["executingJobs"] for answer in answers if answer.status == 429)
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pika_balancer.server.answers import Refusal
-from pika_balancer.server.form import ReceivedFile as PikaUpload
-from pika_balancer.server.form import _multipart
+from pika_balancer.server.form import ReceivedFile, parse_multipart
+from tests.depth import examples
 from tests.server.conftest import FIRST, PNG, Rig, Upload, form, running
 
 GOOD: Mapping[str, Mapping[str, str | Upload]] = {
@@ -188,6 +188,8 @@ async def test_a_body_that_cannot_be_unpacked_is_400_and_not_an_error_here(
 CONTENT = st.binary(max_size=40) | st.sampled_from([b"\r\n", b"\r\n--", b"--", b"\r\n\r\n", b"-"])
 
 
+@pytest.mark.deep
+@examples(40, 200)
 @given(
     files=st.dictionaries(st.sampled_from(["image", "message"]), CONTENT),
     file_name=st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=20),
@@ -200,14 +202,16 @@ def test_what_aiohttp_writes_is_read_as_it_was_meant(
     payload = data()
     assert isinstance(payload, aiohttp.MultipartWriter)
     body = asyncio.run(payload.as_bytes())
-    read = _multipart(body, payload.boundary, files)
-    sizes = {name: value.size for name, value in read.items() if isinstance(value, PikaUpload)}
+    read = parse_multipart(body, payload.boundary, files)
+    sizes = {name: value.size for name, value in read.items() if isinstance(value, ReceivedFile)}
     assert sizes == {name: len(content) for name, content in files.items() if content}
     assert {name: read[name] for name in read.keys() - sizes} == {
         n: text for n, text in texts.items() if text
     }
 
 
+@pytest.mark.deep
+@examples(40, 200)
 @given(
     noise=st.binary(max_size=200),
     start=st.sampled_from([b"", b"--XX\r\n", b"--XX\r\n\r\n"]),
@@ -215,7 +219,7 @@ def test_what_aiohttp_writes_is_read_as_it_was_meant(
 )
 def test_any_body_is_either_read_or_refused(noise: bytes, start: bytes, end: bytes) -> None:
     with contextlib.suppress(Refusal):
-        _multipart(start + noise + end, "XX", ["image"])
+        parse_multipart(start + noise + end, "XX", ["image"])
 
 
 async def test_a_urlencoded_body_without_files_is_taken(rig: Rig) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pika_balancer.distributions import format_distribution, parse_distribution
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate import (
     Bursty,
@@ -55,14 +56,14 @@ from tests.depth import examples
             OnOff(900 / 3600, 600, 1800, 0.01),
         ),
         (notation.parse_arrivals, "daily:" + ",".join(["1"] * 23) + ",7.5", Daily([1.0] * 23 + [7.5])),
-        (notation.parse_distribution, "exp:180s", Exponential(180)),
-        (notation.parse_distribution, "exponential:3min", Exponential(180)),
-        (notation.parse_distribution, "fixed:1.5h", Constant(5400)),
-        (notation.parse_distribution, "constant:90", Constant(90)),
-        (notation.parse_distribution, "lognormal:mean=180s,cv=0.7", Lognormal(180, 0.7)),
-        (notation.parse_distribution, "lognormal:180s,0.7", Lognormal(180, 0.7)),
-        (notation.parse_distribution, "gamma:cv=2,mean=500ms", Gamma(0.5, 2)),
-        (notation.parse_distribution, "weibull:mean=1d,shape=.8", Weibull(86400, 0.8)),
+        (parse_distribution, "exp:180s", Exponential(180)),
+        (parse_distribution, "exponential:3min", Exponential(180)),
+        (parse_distribution, "fixed:1.5h", Constant(5400)),
+        (parse_distribution, "constant:90", Constant(90)),
+        (parse_distribution, "lognormal:mean=180s,cv=0.7", Lognormal(180, 0.7)),
+        (parse_distribution, "lognormal:180s,0.7", Lognormal(180, 0.7)),
+        (parse_distribution, "gamma:cv=2,mean=500ms", Gamma(0.5, 2)),
+        (parse_distribution, "weibull:mean=1d,shape=.8", Weibull(86400, 0.8)),
         (notation.parse_when_full, "loss", Loss()),
         (notation.parse_when_full, "queue", Queue()),
         (notation.parse_when_full, "queue:limit=50,patience=5min", Queue(50, Constant(300))),
@@ -132,7 +133,7 @@ accounts = st.lists(
     st.tuples(st.integers(1, 99), st.one_of(st.just(1.0), st.floats(0.01, 100))), min_size=1, max_size=8
 ).map(lambda rows: tuple(SimulatedAccount(str(i), cap, speed) for i, (cap, speed) in enumerate(rows, 1)))
 PAIRS: list[tuple[Callable[[str], Any], Callable[[Any], str], st.SearchStrategy[Any]]] = [
-    (notation.parse_distribution, notation.format_distribution, distributions),
+    (parse_distribution, format_distribution, distributions),
     (notation.parse_arrivals, notation.format_arrivals, arrivals),
     (notation.parse_when_full, notation.format_when_full, when_full),
     (notation.parse_target, notation.format_target, targets),
@@ -190,10 +191,10 @@ def test_any_other_text_is_refused_with_the_name_of_the_option(parse: Callable[.
         (notation.parse_arrivals, "daily:1,2,3", "24"),
         (notation.parse_arrivals, "500/h", "write it as poisson:500/h"),
         (notation.parse_arrivals, "da", "write it as poisson:500/h"),
-        (notation.parse_distribution, "lognormal:mean=180s,vc=0.7", "did you mean cv=0.7?"),
-        (notation.parse_distribution, "lognormal:mean=180s,mean=2s", "twice"),
-        (notation.parse_distribution, "exp:180s,4", "as in exp:30s"),
-        (notation.parse_distribution, "expo:180s", "did you mean exp:180s?"),
+        (parse_distribution, "lognormal:mean=180s,vc=0.7", "did you mean cv=0.7?"),
+        (parse_distribution, "lognormal:mean=180s,mean=2s", "twice"),
+        (parse_distribution, "exp:180s,4", "as in exp:30s"),
+        (parse_distribution, "expo:180s", "did you mean exp:180s?"),
         (notation.parse_when_full, "que", "did you mean queue"),
         (notation.parse_when_full, "retry", "did you mean retry:15s,80?"),
         (notation.parse_when_full, "retry:15s", "lacks attempts"),
@@ -236,4 +237,4 @@ def test_values_without_a_text_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="Trace cannot be written"):
         notation.format_arrivals(Trace([0.0, 1.0]))
     with pytest.raises(InvalidArgument, match="Empirical cannot be written"):
-        notation.format_distribution(Empirical([1.0]))
+        format_distribution(Empirical([1.0]))

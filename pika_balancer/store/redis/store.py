@@ -23,10 +23,9 @@ from pika_balancer.models import (
     Unavailability,
     guarded,
 )
-from pika_balancer.selection.errors import adopted_elsewhere, unknown_channel
+from pika_balancer.selection.errors import unknown_channel
 from pika_balancer.selection.policy import POLICIES, make_rule
 from pika_balancer.selection.selector import read_map
-from pika_balancer.selection.errors import unknown_channel
 from pika_balancer.store.redis.commands import Reply, Settings
 from pika_balancer.store.redis.endpoint import Endpoint
 from pika_balancer.store.redis.pool_status import (
