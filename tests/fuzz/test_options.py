@@ -136,7 +136,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> 
     def stopped(*_: object, **__: object) -> None:
         raise asyncio.CancelledError
 
-    for name in ("bench.ServerProcess.run", "demo.LocalServer", "simulate.replicate"):
+    demo = ("demo._run_here", "demo._run_processes", "demo._run_worker")
+    for name in ("bench.ServerProcess.run", "simulate.replicate", *demo):
         monkeypatch.setattr(f"pika_balancer.cli.{name}", stopped)
     # Nothing is compiled.
     monkeypatch.setitem(sys.modules, "numba", None)
