@@ -25,12 +25,13 @@ from pika_balancer.models import (
     Job,
     JobStatus,
     Secret,
-    unchecked_account,
 )
 from pika_balancer.secret import Redactor
 
 CAP_RANGE: Final = (1, 10)
 """The caps that the service allows, both ends included."""
+
+_LARGEST_BOUND: Final = 2**63 - 1  # of msgspec
 
 T = TypeVar("T")
 _MOST_FAULTS: Final = 1000
@@ -90,7 +91,6 @@ class _WireJob(Struct, rename="camel"):
     error_details: str | None = None
 
 
-_account_map: Final = msgspec.json.Decoder(dict[str, _WireAccount])
 _raw_map: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _account: Final = msgspec.json.Decoder(_WireAccount)
 _job: Final = msgspec.json.Decoder(_WireJob)
@@ -129,7 +129,7 @@ def read_account(
     problem = found if isinstance(found, _Fault) else _problem_of(found, channel, cap_range)
     if problem is None:
         wire = cast("_WireAccount", found)
-        return unchecked_account(channel, wire.max_jobs, wire.discord)
+        return Account(channel, wire.max_jobs, Secret(wire.discord) if wire.discord else None)
     error = _refusal("the account", body, secrets, [problem])
     del body, found
     raise error
@@ -199,19 +199,31 @@ def read_anything(body: bytes) -> tuple[dict[str, Any], set[str]]:
         return {}, set()
 
 
+@functools.lru_cache(maxsize=16)
+def _account_map(lowest: int, highest: int) -> "msgspec.json.Decoder[dict[str, Any]]":
+    """Return the decoder of the account map with caps in that range."""
+    cap = Annotated[int, Meta(ge=lowest, le=min(highest, _LARGEST_BOUND))]
+    fields = [("channel", str | UnsetType, UNSET), ("max_jobs", cap, DEFAULT_MAX_JOBS), ("discord", str, "")]
+    entry: Any = msgspec.defstruct("Entry", fields, rename="camel", gc=False)
+    return msgspec.json.Decoder(cast("Any", dict)[str, entry])
+
+
 def _valid_accounts(body: bytes, lowest: int, highest: int) -> dict[str, Account] | None:
     """Return the account map, or None if anything in the body is wrong."""
-    accounts: dict[str, Account] = {}
-    make = unchecked_account
     try:
-        for key, wire in _account_map.decode(body).items():
-            channel, cap = wire.channel, wire.max_jobs
-            if (channel != key and channel is not UNSET) or not lowest <= cap <= highest or not key:
-                return None
-            accounts[key] = make(key, cap, wire.discord)
+        entries = _account_map(lowest, highest).decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    return accounts
+    for key, entry in entries.items():
+        if entry.channel != key:
+            if entry.channel is not UNSET:
+                return None
+            entry.channel = key
+        entry.discord = Secret(entry.discord) if entry.discord else None
+    if "" in entries:
+        return None
+    # Without a call of Python per account, which would take as long as the decoder.
+    return msgspec.convert(entries, dict[str, Account], from_attributes=True)
 
 
 @attrs.frozen
