@@ -20,7 +20,7 @@ from typing import Any
 import redis
 
 _chance = random.Random()  # not the seeded one of a test: several processes look for ports
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_libc: ctypes.CDLL | None = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PATIENCE = 60.0
 
 BY_URL = "PIKA_TEST_REDIS_URL"

@@ -15,7 +15,7 @@ import time
 import traceback
 import tracemalloc
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -310,29 +310,14 @@ async def test_two_hundred_at_once_are_all_told() -> None:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"\$: is empty"),
-    "not JSON": (b"hello", r"\$: is not JSON"),
     "cut off": (GOOD[:-1], "is not JSON"),
     "HTML": (b"<html>", "is HTML or XML"),
-    "a form": (b"jobid=job%3A1&status=completed", "is not JSON"),
     "not UTF-8": (b'{"jobid": "\xff"}', "Invalid UTF-8"),
-    "NaN": (b'{"jobid": "j", "maxJobs": NaN}', "is not JSON"),
-    "infinite": (b'{"jobid": "j", "embeds": [{"x": -Infinity}]}', "is not JSON"),
     "very deep": (b"[" * 100_000, "must be an object, not a list"),
-    "many digits": (
-        b'{"jobid": "j", "code": ' + b"9" * 5000 + b"}",
-        r"\$.code: is wrong: Integer value out of range",
-    ),
     "an array": (b"[%b]" % GOOD, r"\$: must be an object, not a list"),
-    "null": (b"null", "must be an object, not null"),
-    "an empty object": (b"{}", r"\$.jobid: is missing"),
     "jobid null": (b'{"jobid": null}', r"\$.jobid: must be a string, not null"),
-    "jobid empty": (b'{"jobid": ""}', r"\$.jobid: must not be empty"),
     "jobid a number": (b'{"jobid": 7}', r"\$.jobid: must be a string, not a whole number"),
-    "attachments a string": (b'{"jobid": "j", "attachments": "x"}', r"\$.attachments: must be a list"),
     "four faults": (b'{"jobid": 1, "status": 2, "verb": 3, "channel": 4}', r"\$.jobid: must be a string"),
-    "a lone surrogate": (b'{"jobid": "\\ud800"}', "is not JSON"),
-    "a lone surrogate in a key": (b'{"jobid": "j", "\\udc00": 1}', "is not JSON"),
-    "a bare NUL": (b'{"jobid": "\x00"}', "is not JSON"),
 }
 
 
@@ -1118,92 +1103,6 @@ def test_whatever_the_bytes_on_the_wire_there_is_no_server_error() -> None:
         check()
 
     in_one_loop(rig, steps)
-
-
-@attrs.frozen
-class Turn:
-    """One step of a history of subscriptions."""
-
-    what: str
-    answer: bool | None = None
-    """For `join`: what the newcomer says; None raises."""
-    place: int = 0
-    """For `leave`: who, among those who ever joined."""
-
-
-TURNS = st.lists(
-    st.builds(Turn, st.just("join"), st.sampled_from([True, False, None]))
-    | st.builds(Turn, st.just("leave"), place=st.integers(0, 9))
-    | st.just(Turn("call")),
-    max_size=30,
-)
-
-
-class Model:
-    """What a plain list of subscribers would do."""
-
-    def __init__(self, at: Rig) -> None:
-        self._at = at
-        self._before = at.receiver.statistics()
-        self._asked: list[int] = []
-        self._ends: list[Callable[[], object]] = []
-        self._here: list[tuple[int, bool | None]] = []
-        self._expected = WebhookStatistics()
-
-    def join(self, turn: Turn) -> None:
-        number = len(self._ends)
-
-        def take(_job: Job) -> bool:
-            self._asked.append(number)
-            if turn.answer is None:
-                raise RuntimeError
-            return turn.answer
-
-        self._here.append((number, turn.answer))
-        self._ends.append(self._at.receiver.subscribe(take))
-
-    def leave(self, turn: Turn) -> None:
-        if turn.place < len(self._ends):
-            self._ends[turn.place]()
-            self._here = [entry for entry in self._here if entry[0] != turn.place]
-
-    async def call(self) -> None:
-        self._asked.clear()
-        assert (await self._at.post()).status == 200
-        answers = [answer for _, answer in self._here]
-        until = answers.index(True) + 1 if True in answers else len(answers)
-        assert self._asked == [number for number, _ in self._here[:until]]
-        self._expected = attrs.evolve(
-            self._expected,
-            matched=self._expected.matched + (True in answers),
-            unmatched=self._expected.unmatched + (True not in answers),
-            failed=self._expected.failed + answers[:until].count(None),
-        )
-
-    def end(self) -> None:
-        for end in self._ends:
-            end()
-        for name, value in attrs.asdict(self._at.receiver.statistics()).items():
-            assert value - getattr(self._before, name) == getattr(self._expected, name)
-
-
-@pytest.mark.deep
-def test_any_history_of_subscriptions_behaves_like_a_list() -> None:
-    def steps(runner: asyncio.Runner, at: Rig) -> None:
-        @examples(20, 60)
-        @given(TURNS)
-        def check(turns: Iterable[Turn]) -> None:
-            model = Model(at)
-            for turn in turns:
-                if turn.what == "call":
-                    runner.run(model.call())
-                else:
-                    (model.join if turn.what == "join" else model.leave)(turn)
-            model.end()
-
-        check()
-
-    in_one_loop(lambda: rig(takes=False), steps)
 
 
 # --- the local server ----------------------------------------------------------------------------------

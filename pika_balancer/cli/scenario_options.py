@@ -18,7 +18,7 @@ from pika_balancer.errors import InvalidArgument, InvalidResponse
 from pika_balancer.selection.policy import POLICIES
 from pika_balancer.simulate import notation
 from pika_balancer.simulate.arrivals import Arrivals
-from pika_balancer.simulate.report import FORMS, drawable, form_of
+from pika_balancer.simulate.report import check_name, drawable
 from pika_balancer.simulate.scenario import Scenario, SimulatedAccount, accounts_of
 from pika_balancer.simulate.trace import read_trace
 
@@ -126,7 +126,7 @@ def add_run(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
         "--report",
         type=_report,
         metavar="FILE",
-        help=f"write a report with pictures to this file: {', '.join(FORMS)}",
+        help="write a report with pictures to this HTML file",
     )
     return group
 
@@ -283,10 +283,7 @@ def _span(text: str) -> tuple[float, float]:
 
 def _report(text: str) -> Path:
     path = writable(text)
-    try:
-        form_of(path)
-    except InvalidArgument as error:
-        raise argparse.ArgumentTypeError(error.message) from None
+    reads(check_name)(text)
     if not drawable():
         raise argparse.ArgumentTypeError("reports need matplotlib: pip install 'pika-balancer[plot]'")
     return path

@@ -154,6 +154,16 @@ async def pool_status(run: CancelledRun) -> None:
         await both_free(store)
 
 
+@about("RedisStore.settled")
+async def settled(run: CancelledRun) -> None:
+    async with on_server(run) as store:
+        assert isinstance(store, RedisStore)
+        await store.update(ACCOUNTS)
+        store.release(await store.acquire(None, None))
+        await run.through(store.settled())
+        await both_free(store)
+
+
 @about("RedisStore.repair")
 async def repair(run: CancelledRun) -> None:
     async with on_server(run) as store:
@@ -164,7 +174,7 @@ async def repair(run: CancelledRun) -> None:
 
 
 async def connecting(run: CancelledRun) -> None:
-    """The connection to the server, whose task is cancelled when a program ends."""
+    """A connection of a program that ends while it is made."""
     endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
     connection = Connection(endpoint)
     await run.through(connection.connect(refresh=True))
@@ -175,7 +185,7 @@ async def connecting(run: CancelledRun) -> None:
 
 
 async def listening(run: CancelledRun) -> None:
-    """The connection of the subscriber, likewise."""
+    """The same for the connection on which messages arrive."""
     endpoint = Endpoint(Secret(run.server.url), "empty", timeout=SOON)
     connection = Connection(endpoint)
 

@@ -148,25 +148,6 @@ async def test_faults_in_a_row_double_the_cooldown_and_a_success_resets_it(world
         running.cancel()
 
 
-async def test_an_only_account_is_tried_again_after_each_cooldown_of_five_minutes_at_most(
-    world: World,
-) -> None:
-    async with begin(world, 1) as dispatcher:
-        world.service.script.extend([Answer(429)] * 8)
-        running = spawn(dispatcher.submit("create", prompt="a cat"))
-        cooldowns: list[float] = []
-        for posts in range(1, 9):
-            await world.until(lambda: len(world.service.posts) == posts and world.cooling_down() is not None)  # noqa: B023
-            cooldowns.append(world.cooling_down() or 0)
-            await world.clock.advance(cooldowns[-1])
-        assert 10 <= cooldowns[0] <= 30
-        assert 20 <= cooldowns[1] <= 60
-        assert cooldowns[-3:] == [300.0] * 3
-        await world.until(running.done)
-        assert len({*cooldowns[:3]}) == 3
-        assert (await running).channel == ONE
-
-
 async def test_submits_that_fail_together_are_one_fault(world: World) -> None:
     async with begin(world, 3) as dispatcher:
         gate = asyncio.Event()

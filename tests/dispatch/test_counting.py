@@ -13,7 +13,6 @@ from pika_balancer import (
     ServiceError,
     SubmissionUnknown,
 )
-from pika_balancer.dispatch.handle import REFERENCE
 from pika_balancer.models import Lease
 from pika_balancer.store import MemoryStore
 from tests.dispatch.conftest import ONE, TWO, Answer, ManualWebhook, World, begin, spawn
@@ -40,23 +39,6 @@ async def test_a_job_that_one_pass_misses_is_counted_again_by_the_next(world: Wo
         await world.pass_time(20, lambda: world.in_flight() == 2)
 
 
-async def test_a_slot_that_is_kept_anew_is_kept_for_the_whole_time_again(world: World) -> None:
-    world.service.take(ONE)
-    async with begin(world, 3):
-        key = f"{REFERENCE}elsewhere"
-        lease = await world.balancer.adopt(ONE, key)
-        await world.pass_time(100)
-        await world.balancer.release(lease)
-        await world.pass_time(40)
-        await world.balancer.adopt(ONE, key)
-        await world.pass_time(170)
-        assert key in world.balancer.adopted()
-        await world.pass_time(40, lambda: key not in world.balancer.adopted())
-        await world.balancer.adopt(ONE, key)
-        await world.pass_time(40)
-        assert key in world.balancer.adopted()
-
-
 @pytest.mark.parametrize(("resubmit_after", "limit"), [(None, 360), (10.0, 190)])
 async def test_an_incomplete_pass_decides_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, resubmit_after: float | None, limit: float
@@ -71,16 +53,6 @@ async def test_an_incomplete_pass_decides_nothing(
         with pytest.raises(SubmissionUnknown) as caught:
             await running
         assert (caught.value.slot_held, len(world.service.posts)) == (True, 1)
-
-
-async def test_no_more_of_others_jobs_are_counted_than_fill_the_channel(world: World) -> None:
-    async with begin(world, 1, 5, reconcile=False) as dispatcher:
-        others = [world.service.take(TWO) for _ in range(4)]
-        world.service.script.append(Answer(429, {"error": "full", "executingJobs": others}))
-        running = spawn(dispatcher.submit("create", prompt="a cat", channel=ONE))
-        await world.until(lambda: bool(world.told("Refused")))
-        assert world.in_flight(ONE) == 1
-        running.cancel()
 
 
 async def test_a_job_of_ours_in_a_refusal_stays_counted_where_it_runs(world: World) -> None:

@@ -26,6 +26,7 @@ from pika_balancer.simulate import (
     SimulatedAccount,
     Trace,
     simulate,
+    theory,
 )
 from tests.depth import sized
 
@@ -33,18 +34,6 @@ pytestmark = pytest.mark.no_cover  # millions of jobs; other tests run the same 
 
 STUDENT = 2.045
 """The 97.5 % quantile of Student's t for 30 batches."""
-
-
-def erlang_b(slots: int, load: float) -> float:
-    blocked = 1.0
-    for slot in range(1, slots + 1):
-        blocked = load * blocked / (slot + load * blocked)
-    return blocked
-
-
-def erlang_c(slots: int, load: float) -> float:
-    blocked = erlang_b(slots, load)
-    return blocked / (1 - load / slots * (1 - blocked))
 
 
 def errors(estimate: Estimate, truth: float) -> float:
@@ -61,7 +50,7 @@ def run(load: float, when_full: Loss | Queue | Retry | None = None, **more: Any)
 
 @pytest.mark.deep
 def test_the_figures_of_thirty_slots() -> None:
-    assert erlang_b(30, 25) == pytest.approx(0.052603, abs=5e-7)
+    assert theory.erlang_b(30, 25) == pytest.approx(0.052603, abs=5e-7)
     jobs, width = sized((400_000, 0.003), (4_000_000, 0.001))
     result = run(25.0, jobs=jobs)
     assert errors(result.refused_fraction, 0.052603) < 4
@@ -166,7 +155,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         "in flight": sum(r.in_flight.low <= 25 * (1 - 0.052603) <= r.in_flight.high for r in runs),
     }
     line = [run(24.0, Queue(), jobs=30_000, seed=seed) for seed in seeds]
-    mean = erlang_c(30, 24.0) / 6
+    mean = theory.erlang_c_wait(30, 24.0)
     covered["wait"] = sum(r.wait.mean.low <= mean <= r.wait.mean.high for r in line)
     # 95 % of them; a binomial count is below these bounds less than once in a thousand times.
     assert all(sized(42, 178) <= count for count in covered.values()), covered

@@ -70,12 +70,24 @@ class Weight:
     entries: int
     """What is in those keys."""
     census: Counter[str]
-    """Objects of the kinds that come and go with jobs."""
+    """Objects of the kinds that come and go with jobs, more than before the soak."""
 
 
-def weigh(share: float, seconds: float, jobs: int, *, server: int, keys: tuple[int, int]) -> Weight:
-    """Return what there is now; `server` is a process, `keys` the number of keys and of what is in them."""
+def weigh(
+    share: float, seconds: float, jobs: int, *, server: int, keys: tuple[int, int], before: Counter[str]
+) -> Weight:
+    """Return the weight now.
+
+    Args:
+        share: Of the way, what lies behind.
+        seconds: Since the beginning.
+        jobs: Jobs begun.
+        server: The server's process.
+        keys: Number of keys in the shared store, and of entries in them.
+        before: The census before the soak: earlier tests of the process may have left objects.
+    """
     census = take_census()
+    census.subtract(before)
     return Weight(
         share=share,
         seconds=seconds,

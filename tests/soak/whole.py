@@ -202,13 +202,13 @@ class Soak:
             self.patient, self.balancers, clock=self.clock, rng=self.rng, complain=self.complain
         )
         for place in range(WORKERS):
-            callbacks = None
+            webhook = None
             if place == 0:
                 # Its deadline for reading is no time of the service.
-                callbacks = Webhook()
-                await stack.enter_async_context(callbacks.run())
+                webhook = Webhook()
+                await stack.enter_async_context(webhook.run())
             balancer = self.balancers[place % len(self.balancers)]
-            self.workers.append(Worker(f"w{place}", self, balancer, callbacks))
+            self.workers.append(Worker(f"w{place}", self, balancer, webhook))
 
     async def _work(self) -> None:
         """Let the workers live, and end with them, or with whatever else ends."""
@@ -244,7 +244,14 @@ class Soak:
             keys, contents = self.shared.contents()
         seconds = time.monotonic() - self.began
         self.weights.append(
-            weigh(self.share, seconds, self.ledger.begun, server=self.service.process, keys=(keys, contents))
+            weigh(
+                self.share,
+                seconds,
+                self.ledger.begun,
+                server=self.service.process,
+                keys=(keys, contents),
+                before=self._census,
+            )
         )
 
     async def _listen(self) -> None:

@@ -28,11 +28,11 @@ ENTRIES: Final = 50
 class Worker:
     """One dispatcher after the other over one balancer, and its callers."""
 
-    def __init__(self, name: str, soak: "Soak", balancer: Balancer, callbacks: Webhook | None) -> None:
+    def __init__(self, name: str, soak: "Soak", balancer: Balancer, webhook: Webhook | None) -> None:
         self.name = name
         self.soak = soak
         self.balancer = balancer
-        self.callbacks = callbacks
+        self.webhook = webhook
         self.rng = random.Random(f"{soak.seed} {name}")
         self.stopped = asyncio.Event()
         self.lives = Counter[str]()
@@ -87,7 +87,7 @@ class Worker:
             self.soak.client,
             self.balancer,
             name=self.name,
-            webhook=self.callbacks,
+            webhook=self.webhook,
             rng=self.rng,
             clock=self.soak.clock,
         )

@@ -34,6 +34,17 @@ def test_every_operation_runs_on_declared_keys_alone(name: str, servers: Servers
         assert client.script_load(text) == script(name).sha
 
 
+def test_every_file_includes_what_it_calls_at_its_top() -> None:
+    folder = ROOT / "pika_balancer/store/redis/lua"
+    files = {path.name: path.read_text() for path in folder.glob("*.lua")}
+    shared = set(re.findall(r"^local function (\w+)", "\n".join(files.values()), re.MULTILINE))
+    for name, text in files.items():
+        whole = scripts._expand(text, set())
+        called = {function for function in shared if re.search(rf"\b{function}\(", text)}
+        assert called <= set(re.findall(r"local function (\w+)", whole)), name
+        assert "-- include" not in re.sub(r"\A(--.*\n)+", "", text), name
+
+
 def test_a_file_that_takes_other_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts, "KEYS", (*KEYS, "more"))
     with pytest.raises(ValueError, match="other KEYS"):

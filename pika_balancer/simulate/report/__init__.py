@@ -7,7 +7,7 @@ simulation_page, plan_page    its contents
 """
 
 from pika_balancer.simulate.report.canvas import available as drawable
-from pika_balancer.simulate.report.page import FORMS, Page, Picture, Table, form_of
+from pika_balancer.simulate.report.page import Page, Picture, Table, check_name
 from pika_balancer.simulate.report.simulation_page import report_of
 
-__all__ = ["FORMS", "Page", "Picture", "Table", "drawable", "form_of", "report_of"]
+__all__ = ["Page", "Picture", "Table", "check_name", "drawable", "report_of"]

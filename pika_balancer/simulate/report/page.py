@@ -15,9 +15,6 @@ from pika_balancer._util.text import printable
 from pika_balancer.errors import InvalidArgument
 from pika_balancer.simulate.report.canvas import Axes, Palette, svg
 
-FORMS: Final = (".html",)
-"""What the name of a report's file can end in."""
-
 _WIDTH: Final = 7.6
 _MOST_ROWS: Final = 40
 _LONGEST: Final = 2000
@@ -89,7 +86,7 @@ class Page:
             ImportError: matplotlib is missing.
             OSError: The file cannot be written.
         """
-        form_of(path)
+        check_name(path)
         path.write_text(self.html(), encoding="utf-8")
 
     def html(self) -> str:
@@ -121,16 +118,15 @@ class Page:
         yield f"<footer>{_safe(self.footer)}</footer>\n</main>\n</body>\n</html>"
 
 
-def form_of(path: Path) -> str:
-    """Return what the name of a report's file ends in.
+def check_name(name: str | Path) -> None:
+    """Check the name of a report's file.
 
     Raises:
-        InvalidArgument: It is none of `FORMS`.
+        InvalidArgument: It does not end in `.html`.
     """
-    form = path.suffix.lower()
-    if form not in FORMS:
-        raise InvalidArgument(f"a report ends in {', '.join(FORMS)}, not {path.name!r:.60}", field="report")
-    return form
+    path = Path(name)
+    if path.suffix.lower() != ".html":
+        raise InvalidArgument(f"a report ends in .html, not {path.name!r:.60}", field="report")
 
 
 def _safe(text: str) -> str:

@@ -1,6 +1,5 @@
 -- Find entries that disagree with each other: there are none unless the pool was edited by hand.
 -- include pool.lua
--- include helpers.lua
 -- include refresh_eligibility.lua
 
 -- Return the faults as texts; with `repair` correct them.

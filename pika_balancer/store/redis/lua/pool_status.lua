@@ -5,7 +5,6 @@
 -- channel), waiters (waiter, process, since, wanted) in queue order, processes (name, expiry, label), faults
 -- (text); then the accounts.
 -- include pool.lua
--- include helpers.lua
 -- include accounts.lua
 -- include check.lua
 local items = {}

@@ -6,6 +6,7 @@
 -- include handshake.lua
 -- include refresh_eligibility.lua
 -- include helpers.lua
+-- include enqueue.lua
 -- include queue.lua
 local refusal = handshake()
 if refusal then

@@ -4,7 +4,6 @@
 -- Returns the accounts.
 -- include pool.lua
 -- include handshake.lua
--- include helpers.lua
 -- include refresh_eligibility.lua
 -- include queue.lua
 -- include notify.lua
