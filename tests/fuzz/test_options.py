@@ -136,7 +136,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> 
     def stopped(*_: object, **__: object) -> None:
         raise asyncio.CancelledError
 
-    demo = ("demo._run_here", "demo._run_processes", "demo._run_worker")
+    demo = ("demo.LocalServer", "demo._run_worker")
     for name in ("bench.ServerProcess.run", "simulate.replicate", *demo):
         monkeypatch.setattr(f"pika_balancer.cli.{name}", stopped)
     # Nothing is compiled.
