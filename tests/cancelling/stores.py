@@ -154,6 +154,18 @@ async def pool_status(run: CancelledRun) -> None:
         await both_free(store)
 
 
+@about("RedisStore.settled")
+async def settled(run: CancelledRun) -> None:
+    async with on_server(run) as store:
+        assert isinstance(store, RedisStore)
+        await store.update(ACCOUNTS)
+        store.release(await store.acquire(None, None))
+        await run.through(store.settled())
+        await store.settled()
+        assert (await store.pool_status()).holders == ()
+        await both_free(store)
+
+
 @about("RedisStore.repair")
 async def repair(run: CancelledRun) -> None:
     async with on_server(run) as store:
