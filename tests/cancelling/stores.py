@@ -161,11 +161,6 @@ async def settled(run: CancelledRun) -> None:
         await store.update(ACCOUNTS)
         store.release(await store.acquire(None, None))
         await run.through(store.settled())
-<<<<<<< HEAD
-=======
-        await store.settled()
-        assert (await store.pool_status()).holders == ()
->>>>>>> r-redis
         await both_free(store)
 
 
