@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one more than there are processors: a test that waits for a process leaves one idle."""
-    return (os.cpu_count() or 1) + 1
+    """Return two more than there are processors: tests that wait for processes and timers leave them idle."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
