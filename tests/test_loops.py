@@ -44,7 +44,7 @@ REPRESENTATIVE = {
     "RedisStore.acquire",
     "Webhook.run",
     "LocalServer.run",
-    "Load.run",
+    "Driver.run",
 }
 """Together they run every module that uses an event loop."""
 
