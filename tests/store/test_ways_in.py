@@ -178,7 +178,7 @@ async def test_a_subscription_without_replies_is_made_again(pool: Pool) -> None:
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 async def test_a_store_can_be_closed_at_any_moment_while_it_connects(kind: str, servers: Servers) -> None:
     pool = Pool(servers[kind])
-    for turns in range(sized(15, 60)):
+    for turns in range(sized(8, 60)):
         store = pool.open()
         await store.update([Account("0", 1)])
         await settle(turns)
