@@ -16,7 +16,11 @@ SHIPPED: Final = ("pika_balancer/", "tests/", "benchmarks/")
 """Folders of the checkout that are in the sdist."""
 BESIDE: Final = ("README.md", "pyproject.toml", ".gitignore")
 """Files of the checkout that are in the sdist."""
-NEEDED: Final = ("pika_balancer/py.typed", "pika_balancer/store/lua/acquire.lua", "tests/data/README.md")
+NEEDED: Final = (
+    "pika_balancer/py.typed",
+    "pika_balancer/store/redis/lua/acquire.lua",
+    "tests/data/README.md",
+)
 """Files other than code that must be in the wheel."""
 METADATA: Final = ("METADATA", "RECORD", "WHEEL", "entry_points.txt")
 LICENCE_FILES: Final = ("LICENSE", "LICENCE", "COPYING", "NOTICE")

@@ -85,10 +85,13 @@ def licence(shop: Workshop) -> Findings:
 
 
 def bare(shop: Workshop) -> Findings:
-    """Install the wheel alone, with the lowest versions that it allows, and run the demo."""
+    """Install the wheel with the lowest versions that it allows: alone to import it, then to run the demo."""
     found = Findings()
-    lowest = [pinned for requirement in _requirements(shop) if (pinned := _lowest(requirement, extra=""))]
-    python = environment(found, shop.folder / "bare", str(shop.wheel), *lowest)
+    alone = environment(found, shop.folder / "alone", str(shop.wheel), *_lowest_of(shop, ""))
+    if alone is not None:
+        run(found, alone, "-W", "error", "-c", IMPORTS, cwd=shop.folder)
+    lowest = _lowest_of(shop, "", "cli")
+    python = environment(found, shop.folder / "bare", f"{shop.wheel}[cli]", *lowest)
     if python is None:
         return found
     version = run(found, python, "-W", "error", "-c", IMPORTS, cwd=shop.folder)
@@ -109,15 +112,10 @@ def sdist(shop: Workshop) -> Findings:
 def extras(shop: Workshop) -> Findings:
     """Run the tests of each extra with the lowest versions of all of them."""
     found = Findings()
-    lowest = [
-        pinned
-        for requirement in _requirements(shop)
-        for extra in ("", *ROOMS)
-        if (pinned := _lowest(requirement, extra=extra))
-    ]
-    python = environment(found, shop.folder / "lowest", f"{shop.wheel}[test]", *dict.fromkeys(lowest))
+    lowest = _lowest_of(shop, "", *ROOMS)
+    python = environment(found, shop.folder / "lowest", f"{shop.wheel}[test]", *lowest)
     if python is not None:
-        found.facts.append(", ".join(dict.fromkeys(lowest)))
+        found.facts.append(", ".join(lowest))
         _tests(found, python, shop, [path for paths in ROOMS.values() for path in paths])
     return found
 
@@ -159,6 +157,12 @@ def _requirements(shop: Workshop) -> list[Requirement]:
     (name,) = (name for name in in_wheel(shop.wheel) if name.endswith("/METADATA"))
     facts = Parser().parsestr(in_wheel(shop.wheel)[name].decode())
     return [Requirement(line) for line in facts.get_all("Requires-Dist") or ()]
+
+
+def _lowest_of(shop: Workshop, *extras: str) -> list[str]:
+    """Return the lowest version of each package that the wheel needs with these extras, "" for none."""
+    lowest = (_lowest(needed, extra=extra) for needed in _requirements(shop) for extra in extras)
+    return list(dict.fromkeys(pinned for pinned in lowest if pinned))
 
 
 def _lowest(requirement: Requirement, *, extra: str) -> str | None:
