@@ -537,3 +537,11 @@ def test_a_large_answer_costs_little_more_than_its_own_size() -> None:
         cost += time.process_time() - begin
     # A reader whose cost grows faster than the body takes hundreds of times as long as the parser.
     assert cost < 60 * plain
+
+
+def test_a_default_cap_is_outside_no_range() -> None:
+    assert read_account(b"{}", "5", cap_range=(1, 5)).max_jobs == 10
+    assert read_accounts(b'{"5": {}}', cap_range=(1, 5))["5"].max_jobs == 10
+    with pytest.raises(InvalidResponse) as caught:
+        read_accounts(b'{"5": {}, "6": {"maxJobs": 6}}', cap_range=(1, 5))
+    assert [fault.path for fault in caught.value.faults] == ["$['6'].maxJobs"]

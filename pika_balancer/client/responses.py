@@ -53,7 +53,7 @@ _List = Meta(max_length=1000)
 
 class _WireAccount(Struct, rename="camel", gc=False):
     channel: str | UnsetType = UNSET
-    max_jobs: int = DEFAULT_MAX_JOBS
+    max_jobs: int | UnsetType = UNSET
     discord: str = ""
 
 
@@ -129,7 +129,8 @@ def read_account(
     problem = found if isinstance(found, _Fault) else _problem_of(found, channel, cap_range)
     if problem is None:
         wire = cast("_WireAccount", found)
-        return Account(channel, wire.max_jobs, Secret(wire.discord) if wire.discord else None)
+        cap = DEFAULT_MAX_JOBS if wire.max_jobs is UNSET else wire.max_jobs
+        return Account(channel, cap, Secret(wire.discord) if wire.discord else None)
     error = _refusal("the account", body, secrets, [problem])
     del body, found
     raise error
@@ -291,7 +292,7 @@ def _problem_of(account: _WireAccount, key: str, cap_range: tuple[int, int]) -> 
     if account.channel is not UNSET and account.channel != key:
         return _Fault(("channel",), "differs from the channel that it stands for")
     lowest, highest = cap_range
-    if not lowest <= account.max_jobs <= highest:
+    if account.max_jobs is not UNSET and not lowest <= account.max_jobs <= highest:
         return _Fault(("maxJobs",), f"must be from {lowest} to {highest}")
     return None
 
